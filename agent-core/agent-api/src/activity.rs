@@ -1,0 +1,45 @@
+//! What the node did, newest first on the Dashboard.
+
+use serde::{Deserialize, Serialize};
+
+/// One line of the activity feed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Activity {
+    /// Grows by one per line; a key for lists.
+    pub id: i64,
+    pub at_ms: i64,
+    pub kind: ActivityKind,
+    /// One short sentence without a full stop.
+    pub text: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum ActivityKind {
+    NodeStarted,
+    ModelLoaded,
+    ModelUnloaded,
+    ModelFailed,
+    RequestDone,
+    RequestFailed,
+    RequestCancelled,
+    RunnerCrashed,
+    RunnerBack,
+    Paused,
+    Resumed,
+    SettingsChanged,
+    Warning,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_are_snake_case_on_the_wire() {
+        let json = serde_json::to_string(&ActivityKind::RunnerCrashed).expect("serializes");
+        assert_eq!(json, "\"runner_crashed\"");
+    }
+}

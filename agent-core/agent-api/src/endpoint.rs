@@ -1,0 +1,118 @@
+//! The table of the product's own paths. The router, the UI client, the command line and
+//! `/openapi.json` are all made from it, so that they cannot disagree.
+
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::{
+    models::{ModelList, ModelStatus, SwapModel},
+    node::{ActivityList, ActivityQuery, Health, LogLines, LogQuery, Pause, Serving, Status},
+    settings::{SettingsPatch, SettingsView},
+};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    Get,
+    Post,
+    Patch,
+}
+
+impl Method {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Post => "POST",
+            Self::Patch => "PATCH",
+        }
+    }
+}
+
+/// Who may call a path over HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Anyone on this computer.
+    Open,
+    /// Holders of the per-install token.
+    Token,
+}
+
+/// A typed path. `Request` is the JSON body of `POST` and `PATCH`, the query of `GET`.
+pub trait Endpoint {
+    const METHOD: Method;
+    const PATH: &'static str;
+    type Request: Serialize + DeserializeOwned;
+    type Response: Serialize + DeserializeOwned;
+}
+
+/// No parameters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Nothing {}
+
+/// One row of the table, without its types.
+#[derive(Clone, Copy, Debug)]
+pub struct EndpointInfo {
+    pub name: &'static str,
+    pub method: Method,
+    pub path: &'static str,
+    pub access: Access,
+    pub summary: &'static str,
+    #[cfg(feature = "schema")]
+    pub request_schema: fn(&mut schemars::SchemaGenerator) -> schemars::Schema,
+    #[cfg(feature = "schema")]
+    pub response_schema: fn(&mut schemars::SchemaGenerator) -> schemars::Schema,
+}
+
+macro_rules! endpoints {
+    ($( $(#[doc = $doc:literal])+ $name:ident = $method:ident $path:literal $access:ident, $request:ty => $response:ty; )+) => {
+        $(
+            $(#[doc = $doc])+
+            #[derive(Clone, Copy, Debug)]
+            pub struct $name;
+            impl Endpoint for $name {
+                const METHOD: Method = Method::$method;
+                const PATH: &'static str = $path;
+                type Request = $request;
+                type Response = $response;
+            }
+        )+
+        /// Every path of the table, in the order of this file.
+        pub const ENDPOINTS: &[EndpointInfo] = &[$(
+            EndpointInfo {
+                name: stringify!($name),
+                method: Method::$method,
+                path: $path,
+                access: Access::$access,
+                summary: concat!($($doc),+),
+                #[cfg(feature = "schema")]
+                request_schema: |g| g.subschema_for::<$request>(),
+                #[cfg(feature = "schema")]
+                response_schema: |g| g.subschema_for::<$response>(),
+            },
+        )+];
+    };
+}
+
+endpoints! {
+    /// Whether the node is up and what it is doing; small enough to poll.
+    GetHealth = Get "/health/runtime" Open, Nothing => Health;
+    /// Everything the Dashboard shows.
+    GetStatus = Get "/status" Token, Nothing => Status;
+    /// What the node did, newest first.
+    GetActivity = Get "/activity" Token, ActivityQuery => ActivityList;
+    /// The last lines of the node's log.
+    GetLogs = Get "/logs" Token, LogQuery => LogLines;
+    /// The owner's settings.
+    GetSettings = Get "/settings" Token, Nothing => SettingsView;
+    /// Change settings; only the fields that are sent.
+    PatchSettings = Patch "/settings" Token, SettingsPatch => SettingsView;
+    /// Stop taking work from other computers and free the model's memory.
+    PauseNode = Post "/orchestration/pause" Token, Pause => Serving;
+    /// Take work again.
+    ResumeNode = Post "/orchestration/resume" Token, Nothing => Serving;
+    /// Model files that this node can load.
+    ListModels = Get "/model/list" Token, Nothing => ModelList;
+    /// The active model and what the runner does with it.
+    GetModelStatus = Get "/model/status" Token, Nothing => ModelStatus;
+    /// Make another model the active one and load it; requests in flight finish first.
+    PostModelSwap = Post "/model/swap" Token, SwapModel => ModelStatus;
+}

@@ -1,0 +1,41 @@
+//! What the node announces. One enum, over SSE and over the desktop's channel.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Activity, Settings, Status, host::HostState};
+
+/// A fact for whoever listens. Subscribing gives a `Snapshot` first, then changes without a gap.
+/// A listener that falls behind gets `Resync` and asks again.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Event {
+    Snapshot {
+        status: Box<Status>,
+        /// The newest 50, newest first.
+        activity: Vec<Activity>,
+        settings: Box<Settings>,
+    },
+    /// At most once a second, and only while somebody listens.
+    Status { status: Box<Status> },
+    Activity { item: Activity },
+    /// The API key is blanked.
+    Settings { settings: Box<Settings> },
+    /// Sent by the host around the node, not by the node: it outlives it.
+    Host { state: HostState },
+    Resync,
+}
+
+impl Event {
+    /// The SSE event name; the same word as the `type` tag.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Snapshot { .. } => "snapshot",
+            Self::Status { .. } => "status",
+            Self::Activity { .. } => "activity",
+            Self::Settings { .. } => "settings",
+            Self::Host { .. } => "host",
+            Self::Resync => "resync",
+        }
+    }
+}
