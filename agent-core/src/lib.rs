@@ -1,1 +1,31 @@
+//! The EdgeCoder node as a library: no window, no user interface.
+//!
+//! A host (the desktop shell, the headless program, a test) makes a [`config::Config`], starts a
+//! [`node::Node`] or a [`supervisor::Supervisor`] around one, and talks to it through one door:
+//! the axum router of [`api`].
+//!
+//! Modules in reading order; each may use only those above it (a test in `tests/` checks):
+//!
+//! 1. `config`, `identity`, `events`, `logging`, `backoff`
+//! 2. `storage`
+//! 3. `models`, `machine`
+//! 4. `inference`
+//! 5. `node`
+//! 6. `api`
+//! 7. `supervisor`
 
+pub mod api;
+pub mod backoff;
+pub mod clock;
+pub mod config;
+pub mod events;
+pub mod identity;
+pub mod inference;
+pub mod logging;
+pub mod machine;
+pub mod models;
+pub mod node;
+pub mod storage;
+pub mod supervisor;
+
+pub use agent_api;

@@ -1,1 +1,5 @@
-fn main() {}
+//! The page: mounts the front end.
+
+fn main() {
+    edgecoder_page::mount();
+}

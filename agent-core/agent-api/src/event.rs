@@ -17,12 +17,20 @@ pub enum Event {
         settings: Box<Settings>,
     },
     /// At most once a second, and only while somebody listens.
-    Status { status: Box<Status> },
-    Activity { item: Activity },
+    Status {
+        status: Box<Status>,
+    },
+    Activity {
+        item: Activity,
+    },
     /// The API key is blanked.
-    Settings { settings: Box<Settings> },
+    Settings {
+        settings: Box<Settings>,
+    },
     /// Sent by the host around the node, not by the node: it outlives it.
-    Host { state: HostState },
+    Host {
+        state: HostState,
+    },
     Resync,
 }
 

@@ -12,7 +12,11 @@ pub enum HostState {
     Starting,
     Running,
     /// The node ended or did not start; it is started again at `retry_at_ms`.
-    Restarting { attempt: u32, retry_at_ms: i64, reason: String },
+    Restarting {
+        attempt: u32,
+        retry_at_ms: i64,
+        reason: String,
+    },
     /// The node is being stopped on purpose.
     Stopping,
     Stopped,
@@ -44,11 +48,21 @@ pub struct HostResponse {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum HostMessage {
-    Event { event: Event },
+    Event {
+        event: Event,
+    },
     /// A piece of a streamed answer, in order.
-    Chunk { stream: u32, text: String },
+    Chunk {
+        stream: u32,
+        text: String,
+    },
     /// The streamed answer is over; `error` if it broke off.
-    End { stream: u32, error: Option<String> },
+    End {
+        stream: u32,
+        error: Option<String>,
+    },
     /// The window should go to a panel, by its path (`/settings`): from the tray or a second start.
-    Navigate { path: String },
+    Navigate {
+        path: String,
+    },
 }

@@ -37,12 +37,21 @@ pub enum Command {
 #[serde(tag = "reply", rename_all = "snake_case")]
 pub enum Reply {
     /// The first frame, once.
-    Hello { protocol: u32, engine: String },
+    Hello {
+        protocol: u32,
+        engine: String,
+    },
     Loaded(Loaded),
-    LoadFailed { message: String },
+    LoadFailed {
+        message: String,
+    },
     Unloaded,
     /// The prompt has been processed; tokens follow.
-    Started { id: u64, prompt_tokens: u32, cached_tokens: u32 },
+    Started {
+        id: u64,
+        prompt_tokens: u32,
+        cached_tokens: u32,
+    },
     /// Newly generated text. Whole UTF-8 characters only; never a part of a stop string.
     Text {
         id: u64,
@@ -51,9 +60,21 @@ pub enum Reply {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         logprobs: Vec<TokenLogprob>,
     },
-    Done { id: u64, finish: FinishReason, usage: Usage, timings: Timings },
-    Embedded { id: u64, vectors: Vec<Vec<f32>>, prompt_tokens: u32 },
-    Failed { id: u64, error: RunnerError },
+    Done {
+        id: u64,
+        finish: FinishReason,
+        usage: Usage,
+        timings: Timings,
+    },
+    Embedded {
+        id: u64,
+        vectors: Vec<Vec<f32>>,
+        prompt_tokens: u32,
+    },
+    Failed {
+        id: u64,
+        error: RunnerError,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -89,10 +110,16 @@ pub struct Loaded {
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Prompt {
     /// Rendered with the model's own chat template. Messages and tools are OpenAI-shaped.
-    Chat { messages: Vec<Value>, tools: Vec<Value> },
+    Chat {
+        messages: Vec<Value>,
+        tools: Vec<Value>,
+    },
     Text(TextInput),
     /// Fill in the middle, where the model has the control tokens for it.
-    Infill { prefix: String, suffix: String },
+    Infill {
+        prefix: String,
+        suffix: String,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

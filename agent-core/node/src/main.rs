@@ -1,1 +1,36 @@
-fn main() {}
+//! `edgecoder-node`: the headless node and its command line. A thin shell around `agent-core`.
+
+// This is a command-line program: its job is to print.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+mod args;
+mod client;
+mod commands;
+mod run;
+
+use clap::{CommandFactory as _, Parser as _};
+
+use crate::args::{Args, Command};
+
+fn main() {
+    let args = Args::parse();
+    let result = match args.command {
+        Command::Run(run) => run::run(run),
+        Command::Completions { shell } => {
+            clap_complete::generate(
+                shell,
+                &mut Args::command(),
+                "edgecoder-node",
+                &mut std::io::stdout(),
+            );
+            Ok(())
+        }
+        Command::Status(status) => commands::block_on(commands::status(status)),
+        Command::Ask(ask) => commands::block_on(commands::ask(ask)),
+        Command::Logs(logs) => commands::block_on(commands::logs(logs)),
+    };
+    if let Err(e) = result {
+        eprintln!("edgecoder-node: {e:#}");
+        std::process::exit(1);
+    }
+}

@@ -1,0 +1,75 @@
+//! Talking to the node that runs on a data directory.
+
+use std::{fs, time::Duration};
+
+use agent_api::{ApiError, endpoint::Endpoint};
+use agent_core::{config::Config, node::Holder};
+use anyhow::{Context as _, bail};
+use reqwest::{Client as Http, RequestBuilder, Response, StatusCode};
+
+use crate::args::DataDir;
+
+pub(crate) struct Client {
+    http: Http,
+    url: String,
+    token: String,
+}
+
+impl Client {
+    /// Finds the running node through its lock file and token.
+    pub(crate) fn connect(data: DataDir) -> anyhow::Result<Self> {
+        let paths = Config::resolve(data.data_dir, None)?.paths;
+        let dir = paths.data_dir.display();
+        let holder: Option<Holder> = fs::read_to_string(paths.lock())
+            .ok()
+            .and_then(|text| serde_json::from_str(&text).ok())
+            .filter(|holder: &Holder| !holder.url.is_empty());
+        let Some(holder) = holder else {
+            bail!("no node runs on {dir}. Start one with: edgecoder-node run");
+        };
+        let token = fs::read_to_string(paths.token())
+            .with_context(|| format!("cannot read the token {}", paths.token().display()))?;
+        let http = Http::builder()
+            .no_proxy()
+            .connect_timeout(Duration::from_secs(3))
+            .build()
+            .context("cannot make an HTTP client")?;
+        Ok(Self { http, url: holder.url, token: token.trim().to_owned() })
+    }
+
+    pub(crate) async fn get<E: Endpoint>(&self, query: &E::Request) -> anyhow::Result<E::Response> {
+        let request = self.http.get(self.path(E::PATH)).query(query);
+        let response = self.send(request).await?;
+        response.json().await.context("the node's answer makes no sense; are both of one version?")
+    }
+
+    pub(crate) async fn post<T: serde::Serialize>(
+        &self,
+        path: &str,
+        body: &T,
+    ) -> anyhow::Result<Response> {
+        self.send(self.http.post(self.path(path)).json(body)).await
+    }
+
+    fn path(&self, path: &str) -> String {
+        format!("{}{path}", self.url)
+    }
+
+    async fn send(&self, request: RequestBuilder) -> anyhow::Result<Response> {
+        let response = request.bearer_auth(&self.token).send().await.with_context(|| {
+            format!("the node at {} does not answer. Start one with: edgecoder-node run", self.url)
+        })?;
+        if response.status() == StatusCode::OK {
+            return Ok(response);
+        }
+        let status = response.status();
+        let text = response.text().await.unwrap_or_default();
+        let own = serde_json::from_str::<ApiError>(&text).map(|e| e.message);
+        let openai =
+            serde_json::from_str::<agent_api::openai::ErrorBody>(&text).map(|e| e.error.message);
+        match own.or(openai) {
+            Ok(message) => bail!("{message}"),
+            Err(_) => bail!("the node answered {status}"),
+        }
+    }
+}

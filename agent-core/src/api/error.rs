@@ -1,0 +1,77 @@
+//! Every module's error to `{code, message, detail?}`, in one place.
+
+use std::any::Any;
+
+use agent_api::{ApiError, ErrorCode};
+use axum::{
+    Json,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+
+use crate::{config::SettingsError, inference::InferenceError, node::NodeError};
+
+/// An [`ApiError`] as a response.
+#[derive(Debug)]
+pub(super) struct Failure(pub(super) ApiError);
+
+impl Failure {
+    pub(super) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self(ApiError::new(code, message))
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.0.code.status());
+        (status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), Json(self.0)).into_response()
+    }
+}
+
+impl From<NodeError> for Failure {
+    fn from(error: NodeError) -> Self {
+        let code = match &error {
+            NodeError::Settings(SettingsError::Refused(_)) | NodeError::BadRequest(_) => {
+                ErrorCode::BadRequest
+            }
+            NodeError::Settings(_) | NodeError::Storage(_) => ErrorCode::Unavailable,
+            NodeError::NoSuchModel(_) => ErrorCode::NotFound,
+            NodeError::Inference(e) => return Self::new(inference_code(e), error.to_string()),
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+pub(super) fn inference_code(error: &InferenceError) -> ErrorCode {
+    match error {
+        InferenceError::NotActive { .. } => ErrorCode::NotFound,
+        InferenceError::QueueFull => ErrorCode::Busy,
+        InferenceError::BadRequest(_) | InferenceError::ContextOverflow(_) => ErrorCode::BadRequest,
+        InferenceError::Engine(_) | InferenceError::SlowClient => ErrorCode::Internal,
+        InferenceError::NoModel
+        | InferenceError::RunnerLost
+        | InferenceError::Unavailable(_)
+        | InferenceError::ShuttingDown => ErrorCode::Unavailable,
+    }
+}
+
+pub(super) async fn method_not_allowed() -> Response {
+    let error = ApiError::new(
+        ErrorCode::BadRequest,
+        "This path exists, but not with this method. /openapi.json lists the methods.",
+    );
+    (StatusCode::METHOD_NOT_ALLOWED, Json(error)).into_response()
+}
+
+/// A panic in a handler is our defect; it costs one answer.
+pub(super) fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
+    let what = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("no message");
+    tracing::error!("a request handler panicked: {what}");
+    let message =
+        "A defect in EdgeCoder broke this request. The log says more: edgecoder-node logs.";
+    Failure::new(ErrorCode::Internal, message).into_response()
+}

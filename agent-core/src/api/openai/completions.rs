@@ -1,0 +1,259 @@
+//! `POST /v1/completions`: text in, text on. With `suffix` it fills in the middle.
+
+use agent_api::{
+    openai::{CompletionChoice, CompletionLogprobs, CompletionRequest, CompletionResponse, Usage},
+    runner::{Generate, Prompt, TextInput, TokenLogprob},
+};
+use axum::{
+    Json,
+    body::Bytes,
+    extract::{State, rejection::BytesRejection},
+    response::{IntoResponse, Response},
+};
+use futures_util::StreamExt as _;
+
+use super::{
+    add_usage,
+    error::{OpenAiError, parse},
+    finish_text, new_id, now_s,
+    parameters::{Common, constraint, inputs, max_tokens},
+    stream, timings_of,
+};
+use crate::{
+    config::limits,
+    inference::{Answer, Piece, Work},
+    node::Node,
+    storage::RequestKind,
+};
+
+/// As OpenAI's API: an answer without `max_tokens` is short.
+const DEFAULT_MAX_TOKENS: u32 = 16;
+
+pub(super) async fn completions(
+    State(node): State<Node>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, OpenAiError> {
+    let request: CompletionRequest = parse(body)?;
+    let common = Common::read(&request.common)?;
+    let prompts = inputs("prompt", &request.prompt, limits::PROMPTS)?;
+    refuse(&request, &prompts, &common)?;
+    let mut answers = Vec::new();
+    let mut texts = Vec::new();
+    for prompt in &prompts {
+        for choice in 0..common.choices {
+            let generate = generate(&request, &common, prompt, choice)?;
+            let work = Work::Generate(Box::new(generate));
+            answers.push(node.submit(RequestKind::Completion, &request.model, work).await?);
+            // With `echo` each answer begins with its prompt.
+            texts.push(match (request.echo, prompt) {
+                (Some(true), TextInput::Text { text }) => text.clone(),
+                _ => String::new(),
+            });
+        }
+    }
+    let head = Head {
+        id: new_id("cmpl"),
+        created: now_s(),
+        model: node.active_model().unwrap_or(request.model),
+        choices_per_prompt: common.choices,
+    };
+    if common.stream {
+        return respond(head, answers, texts, common.include_usage).await;
+    }
+    whole(head, answers, texts).await
+}
+
+struct Head {
+    id: String,
+    created: i64,
+    model: String,
+    choices_per_prompt: u32,
+}
+
+impl Head {
+    fn response(&self, choices: Vec<CompletionChoice>) -> CompletionResponse {
+        CompletionResponse {
+            id: self.id.clone(),
+            object: "text_completion".into(),
+            created: self.created,
+            model: self.model.clone(),
+            choices,
+            usage: None,
+            timings: None,
+        }
+    }
+
+    /// Whether this choice is the first of its prompt, which counts the prompt's tokens.
+    fn is_first(&self, index: u32) -> bool {
+        index.is_multiple_of(self.choices_per_prompt)
+    }
+}
+
+fn refuse(
+    request: &CompletionRequest,
+    prompts: &[TextInput],
+    common: &Common,
+) -> Result<(), OpenAiError> {
+    if request.best_of.is_some_and(|best| best != i64::from(common.choices)) {
+        return Err(OpenAiError::invalid("best_of", "best_of is not supported; use n."));
+    }
+    let by_tokens = prompts.iter().any(|prompt| matches!(prompt, TextInput::Tokens { .. }));
+    if by_tokens && (request.echo == Some(true) || request.suffix.is_some()) {
+        let message = "echo and suffix need a prompt of text, not of token ids.";
+        return Err(OpenAiError::invalid("prompt", message));
+    }
+    if request.logprobs.is_some_and(|n| !(0..=20).contains(&n)) {
+        return Err(OpenAiError::invalid("logprobs", "logprobs is 0 to 20."));
+    }
+    Ok(())
+}
+
+fn generate(
+    request: &CompletionRequest,
+    common: &Common,
+    prompt: &TextInput,
+    choice: u32,
+) -> Result<Generate, OpenAiError> {
+    let prompt = match (&request.suffix, prompt) {
+        (Some(suffix), TextInput::Text { text }) if !suffix.is_empty() => {
+            Prompt::Infill { prefix: text.clone(), suffix: suffix.clone() }
+        }
+        (_, prompt) => Prompt::Text(prompt.clone()),
+    };
+    Ok(Generate {
+        prompt,
+        max_tokens: max_tokens("max_tokens", request.max_tokens)?.or(Some(DEFAULT_MAX_TOKENS)),
+        sampling: common.sampling_of(choice),
+        stop: common.stop.clone(),
+        constraint: constraint(None, common.grammar.clone())?,
+        logprobs: request.logprobs.and_then(|n| u32::try_from(n).ok()),
+    })
+}
+
+async fn whole(
+    head: Head,
+    answers: Vec<Answer>,
+    texts: Vec<String>,
+) -> Result<Response, OpenAiError> {
+    let mut response = head.response(Vec::new());
+    let mut total = Usage::default();
+    for ((index, mut answer), mut text) in (0..).zip(answers).zip(texts) {
+        let mut logprobs = Logprobs::after(&text);
+        loop {
+            match answer.next().await {
+                Some(Piece::Text { text: more, logprobs: tokens }) => {
+                    logprobs.add(tokens);
+                    text.push_str(&more);
+                }
+                Some(Piece::Done { finish, usage, timings }) => {
+                    add_usage(&mut total, &usage, head.is_first(index));
+                    response.timings = Some(timings_of(&usage, &timings));
+                    response.choices.push(CompletionChoice {
+                        index,
+                        text,
+                        finish_reason: Some(finish_text(finish).into()),
+                        logprobs: logprobs.take(),
+                    });
+                    break;
+                }
+                Some(Piece::Failed(error)) => return Err(error.into()),
+                Some(_) => {}
+                None => return Err(crate::inference::InferenceError::RunnerLost.into()),
+            }
+        }
+    }
+    response.usage = Some(total);
+    Ok(Json(response).into_response())
+}
+
+async fn respond(
+    head: Head,
+    answers: Vec<Answer>,
+    texts: Vec<String>,
+    include_usage: bool,
+) -> Result<Response, OpenAiError> {
+    let mut logprobs: Vec<Logprobs> = texts.iter().map(|text| Logprobs::after(text)).collect();
+    let mut open = answers.len();
+    let mut pieces = stream::merge(answers).await?;
+    let choice = |index, text, finish_reason, logprobs| CompletionChoice {
+        index,
+        text,
+        finish_reason,
+        logprobs,
+    };
+    let frames = async_stream::stream! {
+        let mut total = Usage::default();
+        for (index, text) in (0..).zip(texts) {
+            if !text.is_empty() {
+                yield stream::data(&head.response(vec![choice(index, text, None, None)]));
+            }
+        }
+        while let Some((index, piece)) = pieces.next().await {
+            match piece {
+                Piece::Text { text, logprobs: tokens } => {
+                    let tokens = logprobs.get_mut(index as usize).and_then(|known| {
+                        known.add(tokens);
+                        known.take()
+                    });
+                    yield stream::data(&head.response(vec![choice(index, text, None, tokens)]));
+                }
+                Piece::Done { finish, usage, timings } => {
+                    add_usage(&mut total, &usage, head.is_first(index));
+                    let finish = Some(finish_text(finish).to_owned());
+                    let mut last = head.response(vec![choice(index, String::new(), finish, None)]);
+                    last.timings = Some(timings_of(&usage, &timings));
+                    yield stream::data(&last);
+                    open -= 1;
+                    if open == 0 {
+                        break;
+                    }
+                }
+                Piece::Failed(error) => {
+                    yield stream::failed(&error.into());
+                    return;
+                }
+                Piece::Started { .. } | Piece::Embedded { .. } => {}
+            }
+        }
+        if include_usage {
+            let mut last = head.response(Vec::new());
+            last.usage = Some(total);
+            yield stream::data(&last);
+        }
+        yield stream::done();
+    };
+    Ok(stream::response(frames))
+}
+
+/// Collects logprobs in the older API's columns.
+struct Logprobs {
+    /// Characters before the next token.
+    offset: u32,
+    columns: CompletionLogprobs,
+}
+
+impl Logprobs {
+    fn after(text: &str) -> Self {
+        Self { offset: count_chars(text), columns: CompletionLogprobs::default() }
+    }
+
+    fn add(&mut self, tokens: Vec<TokenLogprob>) {
+        for token in tokens {
+            self.columns.text_offset.push(self.offset);
+            self.offset += count_chars(&token.token);
+            self.columns.tokens.push(token.token);
+            self.columns.token_logprobs.push(token.logprob.into());
+            let top = token.top.into_iter().map(|top| (top.token, f64::from(top.logprob)));
+            self.columns.top_logprobs.push(top.collect());
+        }
+    }
+
+    fn take(&mut self) -> Option<CompletionLogprobs> {
+        let columns = std::mem::take(&mut self.columns);
+        (!columns.tokens.is_empty()).then_some(columns)
+    }
+}
+
+fn count_chars(text: &str) -> u32 {
+    u32::try_from(text.chars().count()).unwrap_or(u32::MAX)
+}

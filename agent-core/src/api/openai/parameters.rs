@@ -1,0 +1,255 @@
+//! From OpenAI's parameters to the runner's, with every range checked.
+
+use agent_api::{
+    openai::{CommonParameters, ResponseFormat, StringOrList},
+    runner::{Constraint, Sampling, TextInput},
+};
+use serde_json::Value;
+
+use super::error::OpenAiError;
+use crate::config::limits;
+
+type Checked<T> = Result<T, OpenAiError>;
+
+/// What every kind of generation has.
+#[derive(Clone, Debug)]
+pub(super) struct Common {
+    pub(super) stream: bool,
+    pub(super) include_usage: bool,
+    pub(super) choices: u32,
+    pub(super) sampling: Sampling,
+    pub(super) stop: Vec<String>,
+    pub(super) grammar: Option<String>,
+}
+
+impl Common {
+    pub(super) fn read(given: &CommonParameters) -> Checked<Self> {
+        let choices = given.n.unwrap_or(1);
+        if !(1..=limits::CHOICES).contains(&choices) {
+            return Err(OpenAiError::invalid(
+                "n",
+                format!("n is 1 to {}, not {choices}.", limits::CHOICES),
+            ));
+        }
+        Ok(Self {
+            stream: given.stream.unwrap_or(false),
+            include_usage: given.stream_options.as_ref().is_some_and(|o| o.include_usage),
+            choices: u32::try_from(choices).unwrap_or(1),
+            sampling: sampling(given)?,
+            stop: stop(given.stop.as_ref())?,
+            grammar: given.grammar.clone(),
+        })
+    }
+
+    /// The parameters of one of several choices: a given seed is counted up, so that the choices
+    /// differ and can be repeated.
+    pub(super) fn sampling_of(&self, choice: u32) -> Sampling {
+        let mut sampling = self.sampling.clone();
+        sampling.seed = sampling.seed.map(|seed| seed.wrapping_add(choice));
+        sampling
+    }
+}
+
+fn sampling(given: &CommonParameters) -> Checked<Sampling> {
+    let default = Sampling::default();
+    Ok(Sampling {
+        temperature: range("temperature", given.temperature, 0.0, 2.0)?
+            .unwrap_or(default.temperature),
+        top_p: range("top_p", given.top_p, 0.0, 1.0)?.unwrap_or(default.top_p),
+        min_p: range("min_p", given.min_p, 0.0, 1.0)?.unwrap_or(default.min_p),
+        top_k: match given.top_k {
+            None => default.top_k,
+            Some(k @ 0..=1_000_000) => i32::try_from(k).unwrap_or(default.top_k),
+            Some(k) => {
+                return Err(OpenAiError::invalid(
+                    "top_k",
+                    format!("top_k is 0 to 1,000,000, not {k}."),
+                ));
+            }
+        },
+        repeat_penalty: range("repeat_penalty", given.repeat_penalty, 0.0, 10.0)?
+            .unwrap_or(default.repeat_penalty),
+        frequency_penalty: range("frequency_penalty", given.frequency_penalty, -2.0, 2.0)?
+            .unwrap_or(default.frequency_penalty),
+        presence_penalty: range("presence_penalty", given.presence_penalty, -2.0, 2.0)?
+            .unwrap_or(default.presence_penalty),
+        // OpenAI's seeds are 64 bits wide, llama.cpp's 32: the low ones count.
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "wanted")]
+        seed: given.seed.map(|seed| seed as u32),
+        logit_bias: logit_bias(given)?,
+    })
+}
+
+fn range(name: &str, value: Option<f64>, low: f64, high: f64) -> Checked<Option<f32>> {
+    match value {
+        None => Ok(None),
+        #[expect(clippy::cast_possible_truncation, reason = "the range is small")]
+        Some(value) if (low..=high).contains(&value) => Ok(Some(value as f32)),
+        Some(value) => {
+            Err(OpenAiError::invalid(name, format!("{name} is {low} to {high}, not {value}.")))
+        }
+    }
+}
+
+fn logit_bias(given: &CommonParameters) -> Checked<Vec<(i32, f32)>> {
+    let mut biases = Vec::new();
+    for (token, bias) in given.logit_bias.iter().flatten() {
+        let id = token.parse::<i32>().ok().filter(|id| *id >= 0).ok_or_else(|| {
+            OpenAiError::invalid("logit_bias", format!("{token:?} is not a token id."))
+        })?;
+        let bias = range("logit_bias", Some(*bias), -100.0, 100.0)?.unwrap_or(0.0);
+        biases.push((id, bias));
+    }
+    if biases.len() > 1_024 {
+        return Err(OpenAiError::invalid("logit_bias", "logit_bias has at most 1,024 entries."));
+    }
+    Ok(biases)
+}
+
+fn stop(given: Option<&StringOrList>) -> Checked<Vec<String>> {
+    let stop = match given {
+        None => Vec::new(),
+        Some(StringOrList::One(one)) => vec![one.clone()],
+        Some(StringOrList::Many(many)) => many.clone(),
+    };
+    if stop.len() > limits::STOP_STRINGS || stop.iter().any(|s| s.is_empty() || s.len() > 1_024) {
+        let message =
+            format!("stop has at most {} texts of 1 to 1,024 bytes.", limits::STOP_STRINGS);
+        return Err(OpenAiError::invalid("stop", message));
+    }
+    Ok(stop)
+}
+
+/// A positive number of tokens, if given.
+pub(super) fn max_tokens(name: &str, value: Option<i64>) -> Checked<Option<u32>> {
+    match value {
+        None => Ok(None),
+        Some(n) if n >= 1 => Ok(Some(u32::try_from(n).unwrap_or(u32::MAX))),
+        Some(n) => Err(OpenAiError::invalid(name, format!("{name} is at least 1, not {n}."))),
+    }
+}
+
+/// The constraint that a response format or a grammar asks for.
+pub(super) fn constraint(
+    format: Option<&ResponseFormat>,
+    grammar: Option<String>,
+) -> Checked<Option<Constraint>> {
+    let from_format = match format {
+        None | Some(ResponseFormat::Text) => None,
+        Some(ResponseFormat::JsonObject) => Some(Constraint::JsonObject),
+        Some(ResponseFormat::JsonSchema { json_schema }) => match &json_schema.schema {
+            Some(schema @ Value::Object(_)) => Some(Constraint::JsonSchema {
+                schema: schema.clone(),
+                before: String::new(),
+                after: String::new(),
+            }),
+            _ => {
+                let message = "response_format.json_schema.schema is a JSON schema (an object).";
+                return Err(OpenAiError::invalid("response_format", message));
+            }
+        },
+    };
+    match (from_format, grammar) {
+        (Some(_), Some(_)) => {
+            Err(OpenAiError::invalid("grammar", "Use grammar or response_format, not both."))
+        }
+        (Some(constraint), None) => Ok(Some(constraint)),
+        (None, Some(gbnf)) => Ok(Some(Constraint::Grammar { gbnf })),
+        (None, None) => Ok(None),
+    }
+}
+
+/// A prompt or an input: a string, a list of strings, token ids, or a list of those.
+pub(super) fn inputs(name: &str, value: &Value, max: usize) -> Checked<Vec<TextInput>> {
+    let wrong = || {
+        let message = format!(
+            "{name} is a text, a list of texts, a list of token ids, or a list of such lists."
+        );
+        OpenAiError::invalid(name, message)
+    };
+    let inputs = match value {
+        Value::String(text) => vec![TextInput::Text { text: text.clone() }],
+        Value::Array(items) if items.first().is_some_and(Value::is_number) => {
+            vec![TextInput::Tokens { tokens: tokens(items).ok_or_else(wrong)? }]
+        }
+        Value::Array(items) => items
+            .iter()
+            .map(|item| match item {
+                Value::String(text) => Ok(TextInput::Text { text: text.clone() }),
+                Value::Array(ids) => {
+                    Ok(TextInput::Tokens { tokens: tokens(ids).ok_or_else(wrong)? })
+                }
+                _ => Err(wrong()),
+            })
+            .collect::<Result<_, _>>()?,
+        _ => return Err(wrong()),
+    };
+    if inputs.is_empty() || inputs.len() > max {
+        return Err(OpenAiError::invalid(
+            name,
+            format!("{name} has 1 to {max} entries, not {}.", inputs.len()),
+        ));
+    }
+    Ok(inputs)
+}
+
+fn tokens(items: &[Value]) -> Option<Vec<i32>> {
+    items.iter().map(|id| id.as_i64().and_then(|id| i32::try_from(id).ok())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn read(body: Value) -> Checked<Common> {
+        Common::read(&serde_json::from_value(body).expect("the shape is right"))
+    }
+
+    #[test]
+    fn absurd_values_are_refused_by_name() {
+        for body in [
+            json!({"temperature": -1}),
+            json!({"temperature": 1e300}),
+            json!({"top_p": 1.5}),
+            json!({"n": 0}),
+            json!({"n": 1000}),
+            json!({"top_k": -4}),
+            json!({"frequency_penalty": 3}),
+            json!({"logit_bias": {"x": 1}}),
+            json!({"logit_bias": {"1": 500}}),
+            json!({"stop": vec!["x"; 17]}),
+            json!({"stop": ""}),
+        ] {
+            let name = body.as_object().and_then(|o| o.keys().next()).expect("one").clone();
+            let error = read(body.clone()).expect_err("refused").to_json();
+            assert!(error.contains(&name), "{body}: {error}");
+        }
+        assert!(max_tokens("max_tokens", Some(0)).is_err());
+        assert!(max_tokens("max_tokens", Some(i64::MIN)).is_err());
+        assert_eq!(max_tokens("max_tokens", Some(i64::MAX)).expect("clamped"), Some(u32::MAX));
+    }
+
+    #[test]
+    fn choices_with_a_seed_differ_and_repeat() {
+        let common = read(json!({"seed": 7, "n": 2})).expect("valid");
+        assert_eq!(common.sampling_of(0).seed, Some(7));
+        assert_eq!(common.sampling_of(1).seed, Some(8));
+    }
+
+    #[test]
+    fn prompts_come_in_four_shapes() {
+        let count = |value| inputs("prompt", &value, 10).map(|inputs| inputs.len()).ok();
+        assert_eq!(count(json!("a")), Some(1));
+        assert_eq!(count(json!(["a", "b"])), Some(2));
+        assert_eq!(count(json!([1, 2, 3])), Some(1));
+        assert_eq!(count(json!([[1, 2], [3]])), Some(2));
+        for bad in
+            [json!(null), json!([]), json!({"a": 1}), json!([1, "a"]), json!([1.5]), json!([true])]
+        {
+            assert_eq!(count(bad.clone()), None, "{bad}");
+        }
+        assert_eq!(count(json!(vec!["x"; 11])), None);
+    }
+}

@@ -1,0 +1,156 @@
+//! `/openapi.json`, made from the endpoint table and the types' own JSON schemas (OpenAPI 3.1 uses
+//! JSON Schema as it is).
+
+use agent_api::{
+    ApiError, Event,
+    endpoint::{Access, ENDPOINTS, Method},
+    openai::{
+        ChatRequest, ChatResponse, CompletionRequest, CompletionResponse, EmbeddingRequest,
+        EmbeddingResponse, ErrorBody, ModelObjects,
+    },
+};
+use axum::Json;
+use schemars::{JsonSchema, Schema, SchemaGenerator, generate::SchemaSettings};
+use serde_json::{Map, Value, json};
+
+pub(super) async fn document() -> Json<Value> {
+    Json(build())
+}
+
+fn build() -> Value {
+    let mut settings = SchemaSettings::draft2020_12();
+    settings.definitions_path = "/components/schemas".into();
+    let mut generator = settings.into_generator();
+    let mut paths = Map::new();
+    for row in ENDPOINTS {
+        let request = (row.request_schema)(&mut generator);
+        let response = (row.response_schema)(&mut generator);
+        let mut operation = json!({
+            "operationId": row.name,
+            "summary": row.summary.trim(),
+            "responses": responses(&response, &generator.subschema_for::<ApiError>()),
+        });
+        if row.access == Access::Token {
+            operation["security"] = json!([{"token": []}]);
+        }
+        match row.method {
+            Method::Get => operation["parameters"] = query_parameters(&request, &generator),
+            Method::Post | Method::Patch => operation["requestBody"] = body(&request),
+        }
+        add(&mut paths, row.path, row.method.as_str(), operation);
+    }
+    add_streams(&mut paths, &mut generator);
+    add_openai(&mut paths, &mut generator);
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "EdgeCoder node",
+            "version": env!("CARGO_PKG_VERSION"),
+            "description": "Control paths need the per-install token. /v1 is open on this computer and needs the API key from others.",
+        },
+        "paths": paths,
+        "components": {
+            "schemas": generator.take_definitions(true),
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+        },
+    })
+}
+
+fn add(paths: &mut Map<String, Value>, path: &str, method: &str, operation: Value) {
+    let item = paths.entry(path).or_insert_with(|| json!({}));
+    item[method.to_ascii_lowercase()] = operation;
+}
+
+fn body(schema: &Schema) -> Value {
+    json!({"required": true, "content": {"application/json": {"schema": schema}}})
+}
+
+fn responses(ok: &Schema, error: &Schema) -> Value {
+    json!({
+        "200": {"description": "OK", "content": {"application/json": {"schema": ok}}},
+        "default": {"description": "An error", "content": {"application/json": {"schema": error}}},
+    })
+}
+
+/// The fields of a query type as parameters.
+fn query_parameters(schema: &Schema, generator: &SchemaGenerator) -> Value {
+    let reference = schema.get("$ref").and_then(Value::as_str).unwrap_or_default();
+    let name = reference.rsplit('/').next().unwrap_or_default();
+    let definition = generator.definitions().get(name).or(Some(schema.as_value()));
+    let properties = definition.and_then(|d| d.get("properties")).and_then(Value::as_object);
+    let parameters = properties.into_iter().flatten().map(
+        |(name, schema)| json!({"name": name, "in": "query", "required": false, "schema": schema}),
+    );
+    Value::Array(parameters.collect())
+}
+
+fn add_streams(paths: &mut Map<String, Value>, generator: &mut SchemaGenerator) {
+    let event = generator.subschema_for::<Event>();
+    let stream = json!({"description": "Server-sent events: a snapshot, then changes", "content": {"text/event-stream": {"schema": event}}});
+    let text = json!({"description": "Metrics", "content": {"application/openmetrics-text": {"schema": {"type": "string"}}}});
+    for (path, id, summary, ok) in [
+        ("/events", "GetEvents", "A snapshot of the node, then every change.", stream),
+        ("/metrics", "GetMetrics", "Metrics for Prometheus.", text),
+    ] {
+        let operation = json!({"operationId": id, "summary": summary, "responses": {"200": ok}, "security": [{"token": []}]});
+        add(paths, path, "get", operation);
+    }
+}
+
+fn add_openai(paths: &mut Map<String, Value>, generator: &mut SchemaGenerator) {
+    fn post<Q: JsonSchema, A: JsonSchema>(
+        paths: &mut Map<String, Value>,
+        generator: &mut SchemaGenerator,
+        path: &str,
+        id: &str,
+    ) {
+        let request = generator.subschema_for::<Q>();
+        let answer = generator.subschema_for::<A>();
+        let error = generator.subschema_for::<ErrorBody>();
+        let operation = json!({
+            "operationId": id,
+            "summary": "As in OpenAI's API.",
+            "requestBody": body(&request),
+            "responses": responses(&answer, &error),
+        });
+        add(paths, path, "post", operation);
+    }
+    post::<ChatRequest, ChatResponse>(paths, generator, "/v1/chat/completions", "Chat");
+    post::<CompletionRequest, CompletionResponse>(paths, generator, "/v1/completions", "Complete");
+    post::<EmbeddingRequest, EmbeddingResponse>(paths, generator, "/v1/embeddings", "Embed");
+    let list = generator.subschema_for::<ModelObjects>();
+    let error = generator.subschema_for::<ErrorBody>();
+    let operation = json!({"operationId": "ListOpenAiModels", "summary": "As in OpenAI's API.", "responses": responses(&list, &error)});
+    add(paths, "/v1/models", "get", operation);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every `$ref` leads somewhere.
+    fn check_references(value: &Value, document: &Value) {
+        match value {
+            Value::Object(map) => {
+                if let Some(Value::String(reference)) = map.get("$ref") {
+                    let pointer = reference.strip_prefix('#').expect("local reference");
+                    assert!(document.pointer(pointer).is_some(), "{reference} leads nowhere");
+                }
+                map.values().for_each(|value| check_references(value, document));
+            }
+            Value::Array(items) => items.iter().for_each(|value| check_references(value, document)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn the_document_names_every_endpoint_and_no_missing_schema() {
+        let document = build();
+        for row in ENDPOINTS {
+            let operation = &document["paths"][row.path][row.method.as_str().to_lowercase()];
+            assert!(operation["summary"].is_string(), "{} is missing", row.path);
+        }
+        check_references(&document, &document);
+        assert_eq!(document["paths"]["/activity"]["get"]["parameters"][0]["in"], "query");
+    }
+}

@@ -1,0 +1,445 @@
+//! The node: the only place that puts the parts together and starts their tasks.
+//!
+//! [`Node::start`] opens everything in an order that fails early and cheaply: data directory, lock,
+//! identity, settings, database, port. [`Node::shutdown`] takes it down in the opposite order,
+//! within [`limits::SHUTDOWN`].
+
+mod lock;
+mod metrics;
+mod speed;
+mod start;
+mod status;
+
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
+
+use agent_api::{
+    Activity, ActivityKind, Event, NodeId, Settings,
+    models::{ModelList, ModelState, ModelStatus},
+    node::{Notice, Pause, Serving, Status},
+    settings::{SettingsPatch, SettingsView},
+};
+use futures_util::Stream;
+pub use lock::Holder;
+pub use metrics::Metrics;
+use speed::SpeedMeter;
+pub use start::StartError;
+use tokio::sync::{broadcast::error::RecvError, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    clock::now_ms,
+    config::{self, Config, SettingsError, limits},
+    events::EventBus,
+    inference::{Answer, Inference, InferenceError, LoadOptions, Work},
+    models::{Library, ModelFile},
+    storage::{DayCounts, RequestKind, SetState, Storage, StorageError, list_activity},
+};
+
+/// A running node. Clones share it; it runs until [`Node::shutdown`].
+#[derive(Clone, Debug)]
+pub struct Node {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    config: Config,
+    node_id: NodeId,
+    token: String,
+    listen: SocketAddr,
+    started: Instant,
+    started_at_ms: i64,
+    /// The listener until the API server takes it.
+    listener: Mutex<Option<std::net::TcpListener>>,
+    settings: RwLock<Settings>,
+    /// `listen` as it was at the start, to say what waits for the next one.
+    listen_at_start: String,
+    storage: Storage,
+    library: Library,
+    inference: Inference,
+    bus: EventBus,
+    meters: Mutex<Option<status::Machines>>,
+    speed: Mutex<SpeedMeter>,
+    today: Mutex<Today>,
+    pause: Mutex<Option<Paused>>,
+    notices: Mutex<Vec<Notice>>,
+    metrics: Metrics,
+    stopping: AtomicBool,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    failure: watch::Sender<Option<String>>,
+    /// Released when the last clone of the node is gone.
+    _lock: lock::DirLock,
+}
+
+/// Counters of the current day (UTC).
+#[derive(Clone, Copy, Debug)]
+struct Today {
+    day: i64,
+    counts: DayCounts,
+}
+
+/// The owner paused the node.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+struct Paused {
+    until_ms: Option<i64>,
+}
+
+/// Key of [`Paused`] in the table `node_state`.
+const PAUSE_KEY: &str = "pause";
+
+/// Why a call to the node failed.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    #[error(transparent)]
+    Inference(#[from] InferenceError),
+    #[error("there is no model {0:?} on this node. GET /model/list names what is installed")]
+    NoSuchModel(String),
+    #[error("{0}")]
+    BadRequest(String),
+}
+
+impl Node {
+    pub fn id(&self) -> &NodeId {
+        &self.inner.node_id
+    }
+
+    /// The token of the control paths.
+    pub fn token(&self) -> &str {
+        &self.inner.token
+    }
+
+    /// Where the API listens.
+    pub fn listen(&self) -> SocketAddr {
+        self.inner.listen
+    }
+
+    /// `http://` and the address; an unspecified address is named as loopback.
+    pub fn url(&self) -> String {
+        let mut listen = self.inner.listen;
+        if listen.ip().is_unspecified() {
+            listen.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+        }
+        format!("http://{listen}")
+    }
+
+    pub fn config(&self) -> &Config {
+        &self.inner.config
+    }
+
+    pub fn metrics(&self) -> &Metrics {
+        &self.inner.metrics
+    }
+
+    pub fn settings(&self) -> Settings {
+        self.inner.settings.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Settings as the API shows them: without the key.
+    pub fn settings_view(&self) -> SettingsView {
+        let settings = self.settings();
+        let mut after_restart = Vec::new();
+        if settings.listen != self.inner.listen_at_start && self.inner.config.listen.is_none() {
+            after_restart.push("listen".to_owned());
+        }
+        SettingsView {
+            api_key_set: settings.api_key.is_some(),
+            path: self.inner.config.paths.settings().display().to_string(),
+            after_restart,
+            settings: without_key(settings),
+        }
+    }
+
+    /// Changes settings: checked, written, then in force. Model options reload the model after
+    /// the requests in flight.
+    pub async fn patch_settings(&self, patch: SettingsPatch) -> Result<SettingsView, NodeError> {
+        self.change_settings(move |old| config::apply_patch(old, &patch)).await?;
+        Ok(self.settings_view())
+    }
+
+    async fn change_settings(
+        &self,
+        change: impl FnOnce(&Settings) -> Result<Settings, SettingsError> + Send + 'static,
+    ) -> Result<(), NodeError> {
+        let node = self.clone();
+        let changed = tokio::task::spawn_blocking(move || {
+            // Held over the write, so that two changes cannot overwrite each other.
+            let mut settings = node.inner.settings.write().unwrap_or_else(PoisonError::into_inner);
+            let new = change(&settings)?;
+            if new == *settings {
+                return Ok(None);
+            }
+            config::save_settings(&node.inner.config.paths.settings(), &new)?;
+            let old = std::mem::replace(&mut *settings, new.clone());
+            Ok::<_, SettingsError>(Some((old, new)))
+        })
+        .await
+        .map_err(|e| NodeError::BadRequest(format!("the change was interrupted: {e}")))??;
+        if let Some((old, new)) = changed {
+            if load_options(&old) != load_options(&new) || old.active_model != new.active_model {
+                self.choose_model(&new).await;
+            }
+            self.inner.bus.send(Event::Settings { settings: Box::new(without_key(new)) });
+        }
+        Ok(())
+    }
+
+    async fn choose_model(&self, settings: &Settings) {
+        let file = self.find_model(settings.active_model.clone()).await;
+        self.inner.inference.choose(file, load_options(settings)).await;
+    }
+
+    /// The chosen model; without a choice the first that can be loaded.
+    async fn find_model(&self, wanted: Option<String>) -> Option<ModelFile> {
+        let files = self.model_files().await;
+        let chosen = wanted.and_then(|id| files.iter().find(|file| file.id == id));
+        chosen.or_else(|| files.iter().find(|file| file.head.is_ok())).cloned()
+    }
+
+    async fn model_files(&self) -> Vec<ModelFile> {
+        let library = self.inner.library.clone();
+        tokio::task::spawn_blocking(move || library.list()).await.unwrap_or_default()
+    }
+
+    pub async fn list_models(&self) -> ModelList {
+        let active = self.active_model();
+        let models = self.model_files().await;
+        let models =
+            models.iter().map(|file| file.describe(active.as_ref() == Some(&file.id))).collect();
+        ModelList { models, folder: self.inner.library.folder().display().to_string() }
+    }
+
+    pub fn active_model_file(&self) -> Option<ModelFile> {
+        self.inner.inference.state().borrow().active.clone()
+    }
+
+    /// Id of the active model.
+    pub fn active_model(&self) -> Option<String> {
+        self.inner.inference.state().borrow().active.as_ref().map(|file| file.id.clone())
+    }
+
+    /// The active model's chat template, which only a loaded model tells: loads it if needed.
+    pub async fn chat_template(&self) -> Result<Option<Arc<str>>, InferenceError> {
+        self.inner.inference.load().await;
+        let mut state = self.inner.inference.state();
+        let settled = state.wait_for(|engine| match engine.state {
+            ModelState::Ready | ModelState::None | ModelState::Failed => true,
+            ModelState::Loading | ModelState::Unloaded | ModelState::Restarting => false,
+        });
+        match tokio::time::timeout(limits::RUNNER_WAIT, settled).await {
+            Ok(Ok(engine)) if engine.state == ModelState::Ready => Ok(engine.chat_template.clone()),
+            Ok(Ok(engine)) => Err(InferenceError::Unavailable(engine.reason.clone())),
+            Ok(Err(_)) => Err(InferenceError::ShuttingDown),
+            Err(_) => Err(InferenceError::Unavailable(
+                "The model is still being loaded. Try again in a moment.".into(),
+            )),
+        }
+    }
+
+    /// Makes a model the active one, now and at the next start. Choosing the active model again
+    /// tries a failed load once more.
+    pub async fn swap_model(&self, id: String) -> Result<ModelStatus, NodeError> {
+        let files = self.model_files().await;
+        let file = files.iter().find(|file| file.id == id);
+        let file = file.ok_or_else(|| NodeError::NoSuchModel(id.clone()))?;
+        if let Some(problem) = file.describe(false).problem {
+            return Err(NodeError::BadRequest(problem));
+        }
+        let again = self.settings().active_model.as_ref() == Some(&id);
+        self.change_settings(move |old| Ok(Settings { active_model: Some(id), ..old.clone() }))
+            .await?;
+        if again {
+            self.choose_model(&self.settings()).await;
+        }
+        Ok(self.model_status())
+    }
+
+    /// Queues work for the active model. An empty name means the active model.
+    pub async fn submit(
+        &self,
+        kind: RequestKind,
+        model: &str,
+        work: Work,
+    ) -> Result<Answer, InferenceError> {
+        let model = match (model, self.active_model()) {
+            ("", Some(active)) => active,
+            ("", None) => return Err(InferenceError::NoModel),
+            (named, _) => named.to_owned(),
+        };
+        self.inner.inference.submit(kind, model, work).await
+    }
+
+    /// Takes no more work from other computers, and frees the model when it is not used.
+    pub async fn pause(&self, pause: Pause) -> Result<Serving, NodeError> {
+        let until_ms = match pause.for_s {
+            Some(s) if s == 0 || s > limits::PAUSE_SECONDS => {
+                return Err(NodeError::BadRequest(
+                    "for_s is a number of seconds from 1 to 604,800 (a week); leave it out to pause until resumed".into(),
+                ));
+            }
+            Some(s) => Some(now_ms() + i64::try_from(s).unwrap_or(0) * 1000),
+            None => None,
+        };
+        let paused = Paused { until_ms };
+        let value = serde_json::to_string(&paused).unwrap_or_default();
+        self.inner.storage.write(SetState { key: PAUSE_KEY, value: Some(value) }).await?;
+        *self.inner.pause.lock().unwrap_or_else(PoisonError::into_inner) = Some(paused);
+        self.inner.inference.unload().await;
+        self.record(ActivityKind::Paused, "Paused by you".into()).await;
+        self.publish_status().await;
+        Ok(self.serving())
+    }
+
+    pub async fn resume(&self) -> Result<Serving, NodeError> {
+        self.inner.storage.write(SetState { key: PAUSE_KEY, value: None }).await?;
+        let was = self.inner.pause.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if was.is_some() {
+            self.choose_model(&self.settings()).await;
+            self.record(ActivityKind::Resumed, "Resumed".into()).await;
+        }
+        self.publish_status().await;
+        Ok(self.serving())
+    }
+
+    pub fn is_paused(&self) -> bool {
+        self.inner.pause.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// Writes a line of the activity feed, then announces it.
+    async fn record(&self, kind: ActivityKind, text: String) {
+        let add = crate::storage::AddActivity { at_ms: now_ms(), kind, text };
+        match self.inner.storage.write(add).await {
+            Ok(item) => self.inner.bus.send(Event::Activity { item }),
+            Err(e) => tracing::warn!("a line of the activity feed was lost: {e}"),
+        }
+    }
+
+    pub async fn activity(
+        &self,
+        limit: u32,
+        before: Option<i64>,
+    ) -> Result<Vec<Activity>, NodeError> {
+        Ok(list_activity(self.inner.storage.readers(), limit, before).await?)
+    }
+
+    /// A snapshot, then changes without a gap. `None` at capacity.
+    pub fn subscribe(&self) -> Option<impl Stream<Item = Event> + Send + use<>> {
+        if self.inner.bus.listeners() >= limits::EVENT_LISTENERS {
+            return None;
+        }
+        // Subscribed before the snapshot is taken: what happens in between comes twice, not never.
+        let mut changes = self.inner.bus.subscribe();
+        let node = self.clone();
+        let stop = self.inner.stop.clone();
+        Some(async_stream::stream! {
+            yield node.snapshot().await;
+            drop(node);
+            loop {
+                let change = tokio::select! {
+                    change = changes.recv() => change,
+                    () = stop.cancelled() => return,
+                };
+                match change {
+                    Ok(event) => yield event,
+                    Err(RecvError::Lagged(_)) => yield Event::Resync,
+                    Err(RecvError::Closed) => return,
+                }
+            }
+        })
+    }
+
+    async fn snapshot(&self) -> Event {
+        let activity = self.activity(50, None).await.unwrap_or_default();
+        Event::Snapshot {
+            status: Box::new(self.status().await),
+            activity,
+            settings: Box::new(without_key(self.settings())),
+        }
+    }
+
+    async fn publish_status(&self) {
+        if self.inner.bus.listeners() > 0 {
+            let status = Box::new(self.status().await);
+            self.inner.bus.send(Event::Status { status });
+        }
+    }
+
+    /// Resolves with the reason when the node cannot go on.
+    pub async fn failed(&self) -> String {
+        let mut failure = self.inner.failure.subscribe();
+        let reason = match failure.wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone(),
+            Err(_) => None,
+        };
+        reason.unwrap_or_else(|| "the node ended".into())
+    }
+
+    /// Cancelled when the node begins to stop.
+    pub fn stop_token(&self) -> CancellationToken {
+        self.inner.stop.clone()
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        self.inner.stopping.load(Ordering::Relaxed)
+    }
+
+    /// Stops taking requests, lets those in flight finish, writes everything down.
+    pub async fn shutdown(&self) {
+        if self.inner.stopping.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        tracing::info!("stopping");
+        let all = async {
+            // Refuses new work and drains, while the API still delivers the last answers.
+            self.inner.inference.shutdown().await;
+            self.inner.stop.cancel();
+            self.inner.tasks.close();
+            self.inner.tasks.wait().await;
+            self.inner.storage.close().await;
+        };
+        if tokio::time::timeout(limits::SHUTDOWN, all).await.is_err() {
+            tracing::warn!("some work did not stop in time and was cut off");
+            self.inner.stop.cancel();
+        }
+        self.inner._lock.release();
+        tracing::info!("stopped");
+    }
+
+    pub fn logs(&self) -> &crate::logging::LogRing {
+        &self.inner.config.logs
+    }
+
+    /// Where the page is, if it was built.
+    pub fn ui_dir(&self) -> Option<PathBuf> {
+        self.inner.config.ui_dir.clone().filter(|dir| dir.join("index.html").exists())
+    }
+
+    pub async fn status(&self) -> Status {
+        status::status(self).await
+    }
+}
+
+fn without_key(mut settings: Settings) -> Settings {
+    settings.api_key = None;
+    settings
+}
+
+fn load_options(settings: &Settings) -> LoadOptions {
+    LoadOptions {
+        context: settings.context_length,
+        slots: settings.parallel,
+        threads: settings.threads,
+    }
+}

@@ -1,0 +1,168 @@
+//! Counters for Prometheus. Names and labels are few and fixed: never a prompt, a path with an
+//! id, or a client's address.
+
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::{Registry, Unit},
+};
+
+use crate::inference::Finished;
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct RequestLabels {
+    kind: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct TokenLabels {
+    direction: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct HttpLabels {
+    route: String,
+    status: u16,
+}
+
+/// What changes between two readings, set when somebody reads.
+#[derive(Clone, Copy, Debug)]
+pub struct Gauges {
+    pub running: u32,
+    pub queued: u32,
+    pub tokens_per_s: f64,
+    pub uptime_s: f64,
+    pub model_ready: bool,
+    pub runner_crashes: u32,
+    pub node_memory_bytes: u64,
+    pub runner_memory_bytes: u64,
+}
+
+/// The node's metrics.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    requests: Family<RequestLabels, Counter>,
+    tokens: Family<TokenLabels, Counter>,
+    first_token: Histogram,
+    duration: Histogram,
+    http: Family<HttpLabels, Counter>,
+    running: Gauge,
+    queued: Gauge,
+    speed: Gauge<f64, AtomicU64>,
+    uptime: Gauge<f64, AtomicU64>,
+    model_ready: Gauge,
+    runner_crashes: Gauge,
+    node_memory: Gauge,
+    runner_memory: Gauge,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("edgecoder");
+        // 5 ms to 2 min, doubling-ish: from a cached prompt to a long answer on a slow machine.
+        let seconds = || {
+            Histogram::new([
+                0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1., 2.5, 5., 10., 30., 60., 120.,
+            ])
+        };
+        let metrics = Self {
+            requests: Family::default(),
+            tokens: Family::default(),
+            first_token: seconds(),
+            duration: seconds(),
+            http: Family::default(),
+            running: Gauge::default(),
+            queued: Gauge::default(),
+            speed: Gauge::default(),
+            uptime: Gauge::default(),
+            model_ready: Gauge::default(),
+            runner_crashes: Gauge::default(),
+            node_memory: Gauge::default(),
+            runner_memory: Gauge::default(),
+            registry: Registry::default(),
+        };
+        let m = &metrics;
+        registry.register("requests", "Inference requests that ended", m.requests.clone());
+        registry.register("tokens", "Tokens of requests that ended", m.tokens.clone());
+        registry.register_with_unit(
+            "first_token",
+            "From acceptance to the first token",
+            Unit::Seconds,
+            m.first_token.clone(),
+        );
+        registry.register_with_unit(
+            "request_duration",
+            "From acceptance to the end",
+            Unit::Seconds,
+            m.duration.clone(),
+        );
+        registry.register("http_requests", "HTTP requests by route and status", m.http.clone());
+        registry.register("requests_running", "Requests in the runner", m.running.clone());
+        registry.register("requests_queued", "Requests waiting for a slot", m.queued.clone());
+        registry.register("tokens_per_second", "Generation speed, last 2 s", m.speed.clone());
+        registry.register_with_unit("uptime", "Since the start", Unit::Seconds, m.uptime.clone());
+        registry.register("model_ready", "1 while a model is loaded", m.model_ready.clone());
+        registry.register(
+            "runner_crashes",
+            "Unexpected ends of the runner since the start",
+            m.runner_crashes.clone(),
+        );
+        registry.register_with_unit(
+            "node_memory",
+            "Resident memory of the node",
+            Unit::Bytes,
+            m.node_memory.clone(),
+        );
+        registry.register_with_unit(
+            "runner_memory",
+            "Resident memory of the runner",
+            Unit::Bytes,
+            m.runner_memory.clone(),
+        );
+        Self { registry, ..metrics }
+    }
+}
+
+impl Metrics {
+    pub(super) fn finished(&self, finished: &Finished) {
+        let Finished { kind, outcome, usage, first_token_ms, total_ms, .. } = finished;
+        let labels = RequestLabels { kind: kind.as_str(), outcome: outcome.as_str() };
+        self.requests.get_or_create(&labels).inc();
+        let tokens = |direction, count: u32| {
+            self.tokens.get_or_create(&TokenLabels { direction }).inc_by(count.into());
+        };
+        tokens("prompt", usage.prompt_tokens);
+        tokens("prompt_cached", usage.cached_tokens);
+        tokens("completion", usage.completion_tokens);
+        if let Some(ms) = first_token_ms {
+            self.first_token.observe(ms / 1e3);
+        }
+        self.duration.observe(total_ms / 1e3);
+    }
+
+    /// Counts an HTTP request. `route` is a pattern of the router, so that labels stay few.
+    pub fn http(&self, route: &str, status: u16) {
+        let labels = HttpLabels { route: route.to_owned(), status };
+        self.http.get_or_create(&labels).inc();
+    }
+
+    /// The text format that Prometheus reads.
+    pub fn render(&self, gauges: Gauges) -> String {
+        self.running.set(gauges.running.into());
+        self.queued.set(gauges.queued.into());
+        self.speed.set(gauges.tokens_per_s);
+        self.uptime.set(gauges.uptime_s);
+        self.model_ready.set(gauges.model_ready.into());
+        self.runner_crashes.set(gauges.runner_crashes.into());
+        self.node_memory.set(i64::try_from(gauges.node_memory_bytes).unwrap_or(i64::MAX));
+        self.runner_memory.set(i64::try_from(gauges.runner_memory_bytes).unwrap_or(i64::MAX));
+        let mut text = String::new();
+        // Writing to a string cannot fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+}

@@ -1,0 +1,360 @@
+//! Starting a node, and the tasks it runs.
+
+use std::{
+    fs, io,
+    net::{SocketAddr, TcpListener},
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError, RwLock, atomic::AtomicBool},
+    time::{Duration, Instant},
+};
+
+use agent_api::{ActivityKind, Settings, node::Notice};
+use tokio::sync::{mpsc, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    Inner, Metrics, Node, PAUSE_KEY, Paused, Today,
+    lock::{DirLock, Holder, LockError},
+    speed::SpeedMeter,
+};
+use crate::{
+    clock::{DAY_MS, now_ms},
+    config::{self, Config, SettingsError, limits},
+    events::EventBus,
+    identity::{Identity, IdentityError, load_or_create_secret},
+    inference::{Finished, Inference, Notable},
+    machine,
+    models::Library,
+    storage::{AddRequest, Outcome, Storage, StorageError, day_counts, get_state},
+};
+
+/// Why a node did not start. Each says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(
+        "cannot use the data directory {path}: {source}. Make it writable, free some disk space, or choose another with --data-dir"
+    )]
+    DataDir { path: PathBuf, source: io::Error },
+    #[error("another EdgeCoder already runs on {path}{}. Use that one, stop it, or choose another --data-dir", describe(.holder))]
+    AlreadyRunning { path: PathBuf, holder: Option<Holder> },
+    #[error("port {} of {} is in use by another program. Close that program, or choose another port with --listen or in settings.json", .listen.port(), .listen.ip())]
+    PortInUse { listen: SocketAddr },
+    #[error(
+        "cannot listen on {listen}: {source}. Choose another address with --listen or in settings.json"
+    )]
+    Listen { listen: SocketAddr, source: io::Error },
+    #[error(
+        "listening on {0} opens the API to other computers, which needs an API key: set api_key in settings.json first"
+    )]
+    ExposedWithoutKey(SocketAddr),
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+fn describe(holder: &Option<Holder>) -> String {
+    match holder {
+        Some(Holder { pid, url }) if !url.is_empty() => format!(" (process {pid}, {url})"),
+        Some(Holder { pid, .. }) => format!(" (process {pid})"),
+        None => String::new(),
+    }
+}
+
+impl Node {
+    /// Starts a node. It answers at its port once the host serves the API for it.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        let paths = &config.paths;
+        prepare_data_dir(&config)?;
+        let lock = take_lock(&config)?;
+        let identity = Identity::load_or_create(&paths.node_key())?;
+        let token = load_or_create_secret(&paths.token())?;
+        let mut settings = config::load_settings(&paths.settings())?;
+        if settings.node_name.is_empty() {
+            settings.node_name = machine::host_name();
+        }
+        let listener = bind(&config, &settings)?;
+        let listen = listener
+            .local_addr()
+            .map_err(|source| StartError::DataDir { path: paths.data_dir.clone(), source })?;
+        let opened = Storage::open(&paths.database()).await?;
+        let storage = opened.storage;
+        let now = now_ms();
+        let counts = day_counts(storage.readers(), now - now.rem_euclid(DAY_MS)).await?;
+        let pause = get_state(storage.readers(), PAUSE_KEY).await?;
+        let pause: Option<Paused> = pause.and_then(|text| serde_json::from_str(&text).ok());
+
+        let (inference, notables) = Inference::start(config.runner.clone());
+        let inner = Inner {
+            node_id: identity.node_id(),
+            token,
+            listen,
+            started: Instant::now(),
+            started_at_ms: now,
+            listener: Mutex::new(Some(listener)),
+            listen_at_start: settings.listen.clone(),
+            settings: RwLock::new(settings),
+            storage,
+            library: Library::new(config.assets_dir.clone(), config.paths.models()),
+            inference,
+            bus: EventBus::default(),
+            meters: Mutex::new(None),
+            speed: Mutex::new(SpeedMeter::new(Instant::now())),
+            today: Mutex::new(Today { day: now.div_euclid(DAY_MS), counts }),
+            pause: Mutex::new(pause),
+            notices: Mutex::new(Vec::new()),
+            metrics: Metrics::default(),
+            stopping: AtomicBool::new(false),
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            failure: watch::Sender::new(None),
+            _lock: lock,
+            config,
+        };
+        let node = Self { inner: Arc::new(inner) };
+        node.after_start(opened.set_aside, notables).await;
+        Ok(node)
+    }
+
+    async fn after_start(&self, set_aside: Option<PathBuf>, notables: mpsc::Receiver<Notable>) {
+        let holder = Holder { pid: std::process::id(), url: self.url() };
+        if let Err(e) = self.inner._lock.write(&holder) {
+            tracing::warn!("cannot write the lock file: {e}");
+        }
+        if let Some(kept) = set_aside {
+            let message = format!(
+                "The database was damaged. It is kept as {} and a new one was begun: the activity feed and today's counters start empty.",
+                kept.display()
+            );
+            self.notice("database_set_aside", &message);
+            self.record(ActivityKind::Warning, "Damaged database kept aside".into()).await;
+        }
+        self.spawn_critical("notables", self.clone().write_notables(notables));
+        self.spawn_critical("clock", self.clone().tick());
+        let settings = self.settings();
+        if self.is_paused() {
+            // Chosen but not loaded, so that the panels can name it.
+            self.choose_model(&settings).await;
+            self.inner.inference.unload().await;
+        } else {
+            self.choose_model(&settings).await;
+        }
+        self.record(ActivityKind::NodeStarted, "Node started".into()).await;
+        tracing::info!(node = self.id().fmt_short(), "node is up at {}", self.url());
+    }
+
+    /// The listener that was bound at the start, once.
+    pub fn take_listener(&self) -> Option<TcpListener> {
+        self.inner.listener.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Runs a task without which the node is not whole: when it ends before the node stops, the
+    /// node has failed.
+    pub fn spawn_critical(
+        &self,
+        name: &'static str,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let node = self.clone();
+        self.inner.tasks.spawn(async move {
+            let result = tokio::spawn(task).await;
+            if !node.is_stopping() {
+                let why = match result {
+                    Ok(()) => "it ended".to_owned(),
+                    Err(e) => e.to_string(),
+                };
+                tracing::error!("the task {name} failed: {why}");
+                node.inner.failure.send_replace(Some(format!("the task {name} failed: {why}")));
+            }
+        });
+    }
+
+    /// Adds or replaces a notice for the owner.
+    pub(super) fn notice(&self, id: &str, message: &str) {
+        let mut notices = self.inner.notices.lock().unwrap_or_else(PoisonError::into_inner);
+        notices.retain(|notice| notice.id != id);
+        notices.push(Notice { id: id.to_owned(), message: message.to_owned() });
+    }
+
+    pub(super) fn clear_notice(&self, id: &str) {
+        let mut notices = self.inner.notices.lock().unwrap_or_else(PoisonError::into_inner);
+        notices.retain(|notice| notice.id != id);
+    }
+
+    /// Once a second: the speed meter, the end of a timed pause, the status for listeners.
+    async fn tick(self) {
+        let mut seconds = tokio::time::interval(Duration::from_secs(1));
+        seconds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let engine = self.inner.inference.state();
+        let mut trouble = self.inner.storage.trouble();
+        let mut last_work = Instant::now();
+        loop {
+            tokio::select! {
+                _ = seconds.tick() => {}
+                () = self.inner.stop.cancelled() => return,
+            }
+            let (running, loaded) = {
+                let engine = engine.borrow();
+                (engine.running + engine.queued, engine.loaded.is_some())
+            };
+            let now = Instant::now();
+            if running > 0 {
+                last_work = now;
+            }
+            let tokens = self.inner.inference.tokens_generated();
+            self.inner.speed.lock().unwrap_or_else(PoisonError::into_inner).tick(now, tokens);
+            self.end_pause_when_due().await;
+            if loaded
+                && self.is_paused()
+                && now.duration_since(last_work) >= limits::PAUSED_KEEP_ALIVE
+            {
+                self.inner.inference.unload().await;
+            }
+            if trouble.has_changed().unwrap_or(false) {
+                match trouble.borrow_and_update().as_deref() {
+                    Some(why) => self.notice("database_write", &format!(
+                        "The database cannot be written ({why}). Requests still work; the activity feed and the counters miss what happens now. Free some disk space."
+                    )),
+                    None => self.clear_notice("database_write"),
+                }
+            }
+            self.publish_status().await;
+        }
+    }
+
+    async fn end_pause_when_due(&self) {
+        let due = {
+            let pause = self.inner.pause.lock().unwrap_or_else(PoisonError::into_inner);
+            pause.and_then(|pause| pause.until_ms).is_some_and(|until| until <= now_ms())
+        };
+        if due && let Err(e) = self.resume().await {
+            tracing::warn!("the pause is over but could not be ended: {e}");
+        }
+    }
+
+    /// Writes down what inference reports: rows first, events second.
+    async fn write_notables(self, mut notables: mpsc::Receiver<Notable>) {
+        loop {
+            let notable = tokio::select! {
+                notable = notables.recv() => notable,
+                // The actor ends at shutdown, after its last words.
+                () = self.inner.stop.cancelled() => notables.try_recv().ok(),
+            };
+            let Some(notable) = notable else { return };
+            let (kind, text) = match notable {
+                Notable::ModelLoaded { name, load_ms } => {
+                    (ActivityKind::ModelLoaded, format!("{name} loaded in {load_ms:.0} ms"))
+                }
+                Notable::ModelUnloaded { name } => {
+                    (ActivityKind::ModelUnloaded, format!("{name} unloaded"))
+                }
+                Notable::ModelFailed { reason } => (ActivityKind::ModelFailed, reason),
+                Notable::RunnerCrashed { reason } => {
+                    (ActivityKind::RunnerCrashed, format!("Runner stopped: {reason}"))
+                }
+                Notable::RunnerBack => (ActivityKind::RunnerBack, "Runner is back".into()),
+                Notable::Finished(finished) => self.finished(finished),
+            };
+            self.record(kind, text).await;
+            self.publish_status().await;
+        }
+    }
+
+    fn finished(&self, finished: Finished) -> (ActivityKind, String) {
+        self.inner.metrics.finished(&finished);
+        let at_ms = now_ms();
+        {
+            let mut today = self.inner.today.lock().unwrap_or_else(PoisonError::into_inner);
+            today.roll(at_ms);
+            match finished.outcome {
+                Outcome::Done => today.counts.done += 1,
+                Outcome::Failed => today.counts.failed += 1,
+                Outcome::Cancelled => {}
+            }
+            today.counts.tokens += i64::from(finished.usage.completion_tokens);
+        }
+        let kind = finished.kind.as_str();
+        let line = match finished.outcome {
+            Outcome::Done if finished.usage.completion_tokens > 0 => {
+                let tokens = finished.usage.completion_tokens;
+                (ActivityKind::RequestDone, format!("{kind} done, {tokens} tokens"))
+            }
+            Outcome::Done => (ActivityKind::RequestDone, format!("{kind} done")),
+            Outcome::Cancelled => (ActivityKind::RequestCancelled, format!("{kind} stopped")),
+            Outcome::Failed => {
+                let why = finished.error.as_deref().unwrap_or("unknown reason");
+                (ActivityKind::RequestFailed, format!("{kind} failed: {why}"))
+            }
+        };
+        self.inner.storage.write_behind(AddRequest {
+            at_ms,
+            kind: finished.kind,
+            model: finished.model,
+            outcome: finished.outcome,
+            prompt_tokens: finished.usage.prompt_tokens,
+            completion_tokens: finished.usage.completion_tokens,
+            first_token_ms: finished.first_token_ms,
+            total_ms: finished.total_ms,
+        });
+        line
+    }
+}
+
+impl Today {
+    /// Starts again at midnight UTC.
+    pub(super) fn roll(&mut self, now_ms: i64) {
+        let day = now_ms.div_euclid(DAY_MS);
+        if day != self.day {
+            *self = Self { day, counts: Default::default() };
+        }
+    }
+}
+
+fn prepare_data_dir(config: &Config) -> Result<(), StartError> {
+    let path = config.paths.data_dir.clone();
+    let prepare = || -> io::Result<()> {
+        fs::create_dir_all(&path)?;
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt as _;
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o700))?;
+        }
+        fs::create_dir_all(config.paths.models())?;
+        // Finds a read-only or full disk before anything half-exists.
+        tempfile::NamedTempFile::new_in(&path).and_then(|mut file| {
+            use io::Write as _;
+            file.write_all(&[0; 4096])?;
+            file.as_file().sync_all()
+        })
+    };
+    prepare().map_err(|source| StartError::DataDir { path: path.clone(), source })
+}
+
+fn take_lock(config: &Config) -> Result<DirLock, StartError> {
+    let path = config.paths.data_dir.clone();
+    DirLock::take(&config.paths.lock()).map_err(|e| match e {
+        LockError::Held(holder) => StartError::AlreadyRunning { path, holder },
+        LockError::Io(source) => StartError::DataDir { path, source },
+    })
+}
+
+fn bind(config: &Config, settings: &Settings) -> Result<TcpListener, StartError> {
+    let listen = match config.listen {
+        Some(listen) => listen,
+        None => settings.listen.parse().map_err(|_| {
+            SettingsError::Refused(format!("{:?} is not an address and a port", settings.listen))
+        })?,
+    };
+    if !listen.ip().is_loopback() && settings.api_key.is_none() {
+        return Err(StartError::ExposedWithoutKey(listen));
+    }
+    // std sets SO_REUSEADDR on Unix, so that a restart does not wait for old connections.
+    let listener = TcpListener::bind(listen).map_err(|source| match source.kind() {
+        io::ErrorKind::AddrInUse => StartError::PortInUse { listen },
+        _ => StartError::Listen { listen, source },
+    })?;
+    listener.set_nonblocking(true).map_err(|source| StartError::Listen { listen, source })?;
+    Ok(listener)
+}

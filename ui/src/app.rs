@@ -1,0 +1,241 @@
+//! What the whole page shares: the state, the panel in view, and what the owner can do.
+
+use agent_api::{
+    Status,
+    endpoint::{GetActivity, GetStatus, ListModels, Nothing, PauseNode, PostModelSwap, ResumeNode},
+    host::HostMessage,
+    models::{InstalledModel, ModelList, SwapModel},
+    node::{ActivityQuery, Pause, ServingState},
+};
+use leptos::{prelude::*, task::spawn_local};
+
+use crate::{
+    backend::{self, Delivery, Host},
+    chat::Chat,
+    keyboard::Action,
+    route::Panel,
+    state::{AppState, Link, Next},
+    storage,
+    theme::{self, Theme},
+};
+
+const SINGLE_KEYS: &str = "edgecoder-single-keys";
+
+/// A short message about something that was done or failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Toast {
+    pub failed: bool,
+    pub text: String,
+}
+
+#[derive(Clone, Copy)]
+pub struct App {
+    pub state: RwSignal<AppState>,
+    /// The node's clock, once a second.
+    pub now: RwSignal<i64>,
+    pub panel: RwSignal<Panel>,
+    pub theme: RwSignal<Theme>,
+    pub single_keys: RwSignal<bool>,
+    pub palette: RwSignal<bool>,
+    pub shortcuts: RwSignal<bool>,
+    pub toast: RwSignal<Option<Toast>>,
+    /// The last answer of `/model/list`, or why there is none.
+    pub models: RwSignal<Option<Result<ModelList, String>>>,
+    /// The model that is being swapped to.
+    pub swapping: RwSignal<Option<String>>,
+    pub chat: Chat,
+    pub desktop: bool,
+}
+
+impl App {
+    pub fn new() -> Self {
+        Self {
+            state: RwSignal::default(),
+            now: RwSignal::new(backend::now_ms()),
+            panel: RwSignal::new(Panel::from_path(&location_hash())),
+            theme: RwSignal::new(Theme::remembered()),
+            single_keys: RwSignal::new(storage::get(SINGLE_KEYS).as_deref() != Some("off")),
+            palette: RwSignal::new(false),
+            shortcuts: RwSignal::new(false),
+            toast: RwSignal::new(None),
+            models: RwSignal::new(None),
+            swapping: RwSignal::new(None),
+            chat: Chat::new(),
+            desktop: backend::host() == Host::Desktop,
+        }
+    }
+
+    /// A part of the last status that changes only when its value does.
+    pub fn part<T: PartialEq + Send + Sync + 'static>(
+        self,
+        read: impl Fn(&Status) -> T + Send + Sync + 'static,
+    ) -> Memo<Option<T>> {
+        Memo::new(move |_| self.state.with(|s| s.status.as_ref().map(&read)))
+    }
+
+    pub fn active_model(self) -> Memo<Option<InstalledModel>> {
+        Memo::new(move |_| self.state.with(|s| s.status.as_ref()?.model.active.clone()))
+    }
+
+    pub fn live(self) -> Memo<bool> {
+        Memo::new(move |_| self.state.with(|s| s.link == Link::Live))
+    }
+
+    pub fn take(self, delivery: Delivery) {
+        match delivery {
+            Delivery::Link(link) => self.state.update(|s| s.link = link),
+            Delivery::Message(HostMessage::Event { event }) => {
+                let next = self.state.try_update(|s| s.apply(event, backend::now_ms()));
+                if next == Some(Next::AskAgain) {
+                    self.ask_again();
+                }
+            }
+            Delivery::Message(HostMessage::Navigate { path }) => self.open(Panel::from_path(&path)),
+            Delivery::Message(HostMessage::Chunk { .. } | HostMessage::End { .. }) => {}
+        }
+    }
+
+    fn ask_again(self) {
+        spawn_local(async move {
+            // What fails here comes with the next snapshot.
+            if let Ok(status) = backend::call(GetStatus, &Nothing {}).await {
+                self.state.update(|s| s.set_status(status, backend::now_ms()));
+            }
+            if let Ok(list) = backend::call(GetActivity, &ActivityQuery::default()).await {
+                self.state.update(|s| s.set_activity(list.items));
+            }
+        });
+    }
+
+    pub fn open(self, panel: Panel) {
+        self.palette.set(false);
+        if let Some(window) = web_sys::window() {
+            // The change of the hash sets the panel; it fails only for an address that is not one.
+            let _ = window.location().set_hash(panel.path());
+        }
+    }
+
+    pub fn paused(self) -> bool {
+        self.state.with_untracked(|s| s.status.as_ref().is_some_and(|s| s.serving.state == ServingState::Paused))
+    }
+
+    pub fn pause(self, for_s: Option<u64>) {
+        spawn_local(async move {
+            match backend::call(PauseNode, &Pause { for_s }).await {
+                Ok(serving) => self.set_serving(serving),
+                Err(error) => self.failed(format!("Not paused. {error}")),
+            }
+        });
+    }
+
+    pub fn resume(self) {
+        spawn_local(async move {
+            match backend::call(ResumeNode, &Nothing {}).await {
+                Ok(serving) => self.set_serving(serving),
+                Err(error) => self.failed(format!("Not resumed. {error}")),
+            }
+        });
+    }
+
+    fn set_serving(self, serving: agent_api::node::Serving) {
+        self.state.update(|s| {
+            if let Some(status) = &mut s.status {
+                status.serving = serving;
+            }
+        });
+    }
+
+    pub fn load_models(self) {
+        spawn_local(async move {
+            let list = backend::call(ListModels, &Nothing {}).await.map_err(|e| e.to_string());
+            self.models.set(Some(list));
+        });
+    }
+
+    pub fn swap(self, model: InstalledModel) {
+        if self.swapping.with_untracked(Option::is_some) {
+            return;
+        }
+        self.swapping.set(Some(model.id.clone()));
+        spawn_local(async move {
+            match backend::call(PostModelSwap, &SwapModel { model: model.id }).await {
+                Ok(_) => self.done(format!("{} is the active model", model.name)),
+                Err(error) => self.failed(format!("Not swapped. {error}")),
+            }
+            self.swapping.set(None);
+            self.load_models();
+        });
+    }
+
+    pub fn retry_now(self) {
+        spawn_local(async move {
+            if let Err(error) = backend::retry_now().await {
+                self.failed(format!("Not restarted. {error}"));
+            }
+        });
+    }
+
+    pub fn set_theme(self, theme: Theme) {
+        self.theme.set(theme);
+        theme.apply();
+    }
+
+    pub fn toggle_theme(self) {
+        self.set_theme(self.theme.get_untracked().toggled(theme::system_dark()));
+    }
+
+    pub fn set_single_keys(self, on: bool) {
+        self.single_keys.set(on);
+        storage::set(SINGLE_KEYS, if on { "on" } else { "off" });
+    }
+
+    pub fn done(self, text: String) {
+        self.toast.set(Some(Toast { failed: false, text }));
+    }
+
+    pub fn failed(self, text: String) {
+        self.toast.set(Some(Toast { failed: true, text }));
+    }
+
+    pub fn act(self, action: Action) {
+        match action {
+            Action::Open(panel) => self.open(panel),
+            Action::Palette => self.palette.update(|open| *open = !*open),
+            Action::Shortcuts => self.shortcuts.set(true),
+            Action::PauseOrResume if self.paused() => self.resume(),
+            Action::PauseOrResume => self.pause(None),
+            Action::Theme => self.toggle_theme(),
+            Action::Search => self.focus_ask(),
+        }
+    }
+
+    /// Goes to the Ask box, from any panel.
+    pub fn focus_ask(self) {
+        self.open(Panel::Dashboard);
+        // The panel may only now be drawn.
+        set_timeout(
+            || {
+                let field = document().get_element_by_id("ask-input");
+                if let Some(field) = field.and_then(|f| wasm_bindgen::JsCast::dyn_into::<web_sys::HtmlElement>(f).ok()) {
+                    let _ = field.focus();
+                }
+            },
+            std::time::Duration::from_millis(50),
+        );
+    }
+}
+
+impl Default for App {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+pub fn location_hash() -> String {
+    web_sys::window().and_then(|w| w.location().hash().ok()).unwrap_or_default()
+}
+
+/// The shared state, from any component.
+pub fn use_app() -> App {
+    expect_context::<App>()
+}

@@ -1,0 +1,108 @@
+//! A button with a menu under it. Arrows move, Escape and a click elsewhere close, the focus goes
+//! back to the button.
+
+use leptos::{ev, html, prelude::*};
+use wasm_bindgen::JsCast;
+use web_sys::HtmlElement;
+
+use super::icon::{Icon, icon};
+use crate::keyboard;
+
+#[component]
+pub fn Menu(
+    #[prop(into)] label: Signal<String>,
+    /// Class of the button.
+    class: &'static str,
+    #[prop(optional)] id: &'static str,
+    /// Called when the menu opens.
+    #[prop(optional, into)]
+    on_open: Option<Callback<()>>,
+    open: RwSignal<bool>,
+    children: ChildrenFn,
+) -> impl IntoView {
+    let root = NodeRef::<html::Div>::new();
+    let button = NodeRef::<html::Button>::new();
+
+    let outside = window_event_listener(ev::pointerdown, move |event| {
+        let inside = || {
+            let target = event.target()?.dyn_into::<web_sys::Node>().ok()?;
+            Some(root.get_untracked()?.contains(Some(&target)))
+        };
+        if open.get_untracked() && inside() != Some(true) {
+            open.set(false);
+        }
+    });
+    on_cleanup(move || outside.remove());
+
+    let close = move || {
+        open.set(false);
+        if let Some(button) = button.get_untracked() {
+            // Focus can only fail on an element that is gone.
+            let _ = button.focus();
+        }
+    };
+    let toggle = move |_| {
+        open.update(|o| *o = !*o);
+        if open.get_untracked() {
+            if let Some(on_open) = on_open {
+                on_open.run(());
+            }
+            focus_item_soon(root, 0);
+        }
+    };
+    let keys = move |event: ev::KeyboardEvent| {
+        if !open.get_untracked() {
+            return;
+        }
+        let key = event.key();
+        if key == "Escape" {
+            event.prevent_default();
+            event.stop_propagation();
+            close();
+        } else if key == "Tab" {
+            open.set(false);
+        } else {
+            let items = items(root);
+            let current = items.iter().position(|i| Some(i.as_ref()) == document().active_element().as_ref());
+            if let Some(next) = keyboard::moved(&key, current.unwrap_or(items.len().saturating_sub(1)), items.len()) {
+                event.prevent_default();
+                let _ = items[next].focus();
+            }
+        }
+    };
+    let children = StoredValue::new(children);
+    view! {
+        <div class="pop" node_ref=root on:keydown=keys>
+            <button
+                class=class
+                id=(!id.is_empty()).then_some(id)
+                type="button"
+                node_ref=button
+                aria-haspopup="menu"
+                aria-expanded=move || open.get().to_string()
+                on:click=toggle
+            >
+                <span>{label}</span>
+                {icon(Icon::ChevronDown)}
+            </button>
+            <Show when=move || open.get()>
+                <ul class="menu" role="menu">{children.with_value(|c| c())}</ul>
+            </Show>
+        </div>
+    }
+}
+
+fn items(root: NodeRef<html::Div>) -> Vec<HtmlElement> {
+    let Some(root) = root.get_untracked() else { return Vec::new() };
+    let Ok(list) = root.query_selector_all("[role^=menuitem]") else { return Vec::new() };
+    (0..list.length()).filter_map(|i| list.get(i)?.dyn_into().ok()).collect()
+}
+
+fn focus_item_soon(root: NodeRef<html::Div>, place: usize) {
+    // The menu is not in the document before the next frame.
+    request_animation_frame(move || {
+        if let Some(item) = items(root).get(place) {
+            let _ = item.focus();
+        }
+    });
+}

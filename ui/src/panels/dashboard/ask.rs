@@ -1,0 +1,326 @@
+//! The Ask box: a conversation with the active model, streamed.
+
+use agent_api::models::ModelState;
+use leptos::{ev, html, prelude::*};
+
+use crate::{
+    app::{App, use_app},
+    chat::Turn,
+    components::{
+        answer::Answer as AnswerView,
+        icon::{Icon, icon},
+    },
+    conversation::{Answer, Phase},
+    format,
+};
+
+/// Within so many pixels of its end, the log follows what is written.
+const FOLLOW_PX: i32 = 48;
+
+#[component]
+pub(super) fn Ask() -> impl IntoView {
+    let app = use_app();
+    let model = app.active_model();
+    let usable = Memo::new(move |_| {
+        app.state.with(|s| s.status.as_ref().is_some_and(|s| {
+            s.model.active.is_some() && !matches!(s.model.state, ModelState::None | ModelState::Failed)
+        }))
+    });
+    let has_turns = Memo::new(move |_| app.chat.turns.with(|t| !t.is_empty()));
+    let hint = move || match model.get() {
+        Some(m) if m.demo => "Demo model: writes code-like text, not useful for real work".to_owned(),
+        Some(m) => format!("Try {}", m.name),
+        None => String::new(),
+    };
+    let fresh = move || {
+        has_turns.get().then(|| {
+            view! {
+                <button class="btn btn--sm btn--ghost" id="ask-new" type="button" on:click=move |_| app.chat.forget()>
+                    {icon(Icon::Plus)}<span>"New conversation"</span>
+                </button>
+            }
+        })
+    };
+    view! {
+        <section class="card ask" aria-labelledby="ask-title">
+            <div class="card-head card-head--line">
+                <h2 id="ask-title">"Ask"</h2><span class="faint trunc" id="ask-hint">{hint}</span>
+                <span class="push"></span>{fresh}
+            </div>
+            {move || if usable.get() || has_turns.get() {
+                view! { <Log/><Composer usable/> }.into_any()
+            } else {
+                view! { <NoModel/> }.into_any()
+            }}
+        </section>
+    }
+}
+
+/// Nothing can be asked: why, and what to do.
+#[component]
+fn NoModel() -> impl IntoView {
+    let app = use_app();
+    app.load_models();
+    let reason = app.part(|s| s.model.reason.clone());
+    let failed = app.part(|s| s.model.state == ModelState::Failed);
+    let folder = move || app.models.get().and_then(Result::ok).map(|l| view! { <code class="path">{l.folder}</code> });
+    view! {
+        <div class="empty">
+            <span class="glyph">{icon(Icon::Models)}</span>
+            <h3>{move || if failed.get() == Some(true) { "The model could not be loaded" } else { "No model to ask" }}</h3>
+            <p>{move || reason.get()}</p>
+            <p class="faint">"Put a GGUF file into this folder and choose it under Models."</p>
+            {folder}
+            <div class="row"><a class="btn btn--primary" href="#/models">{icon(Icon::Models)}<span>"Choose a model"</span></a></div>
+        </div>
+    }
+}
+
+#[component]
+fn Log() -> impl IntoView {
+    let app = use_app();
+    let log = NodeRef::<html::Div>::new();
+    let follow = RwSignal::new(true);
+    let on_scroll = move |_| {
+        if let Some(log) = log.get_untracked() {
+            let below = log.scroll_height() - log.scroll_top() - log.client_height();
+            follow.set(below < FOLLOW_PX);
+        }
+    };
+    Effect::new(move |before: Option<usize>| {
+        let count = app.chat.turns.with(Vec::len);
+        let last = app.chat.turns.with(|t| t.last().map(|t| t.answer.clone()));
+        if let Some(answer) = last {
+            answer.track();
+        }
+        let asked = before.is_some_and(|n| count > n);
+        if (asked || follow.get_untracked()) && let Some(log) = log.get() {
+            // After this frame's text is in place.
+            request_animation_frame(move || log.set_scroll_top(log.scroll_height()));
+        }
+        count
+    });
+    let busy = move || app.chat.busy().to_string();
+    let empty = move || app.chat.turns.with(Vec::is_empty);
+    view! {
+        <div
+            class="ask-log"
+            role="log"
+            tabindex="0"
+            aria-label="Conversation"
+            aria-busy=busy
+            node_ref=log
+            on:scroll=on_scroll
+        >
+            <Show when=empty><Invitation/></Show>
+            <For each=move || app.chat.turns.get() key=|t| t.id children=move |turn| view! { <TurnView turn/> }/>
+        </div>
+    }
+}
+
+#[component]
+fn Invitation() -> impl IntoView {
+    let app = use_app();
+    let url = app.part(|s| s.node.url.clone());
+    view! {
+        <div class="ask-start">
+            <p class="muted">"Questions are answered on this computer, by the model above."</p>
+            <p class="faint small">
+                "Editors and scripts use the same model: OpenAI API at "
+                <code>{move || url.get().map(|u| format!("{u}/v1"))}</code>
+            </p>
+        </div>
+    }
+}
+
+#[component]
+fn TurnView(turn: Turn) -> impl IntoView {
+    let app = use_app();
+    let id = turn.id;
+    let last = Memo::new(move |_| app.chat.turns.with(|t| t.last().is_some_and(|t| t.id == id)));
+    let answer = turn.answer;
+    let part = |read: fn(&Answer) -> bool| {
+        let answer = answer.clone();
+        Memo::new(move |_| answer.with(read))
+    };
+    let waiting = part(|a| a.phase == Phase::Waiting);
+    let writing = part(|a| a.phase == Phase::Writing);
+    let text = {
+        let answer = answer.clone();
+        Signal::derive(move || answer.with(|a| a.text.clone()))
+    };
+    let error = {
+        let answer = answer.clone();
+        Memo::new(move |_| answer.with(|a| a.error.clone()))
+    };
+    view! {
+        <div class="turn">
+            <p class="ask-q">{turn.question}</p>
+            <div class="ask-a" id=move || last.get().then_some("ask-answer")>
+                <Show when=move || waiting.get()>
+                    <p class="faint">"Waiting for the first token"<span class="caret" aria-hidden="true"></span></p>
+                </Show>
+                <AnswerView text writing/>
+            </div>
+            {move || error.get().map(|message| failure(app, message, last))}
+            <Footer answer last/>
+        </div>
+    }
+}
+
+fn failure(app: App, message: String, last: Memo<bool>) -> AnyView {
+    let again = move |_| {
+        if let Some(model) = app.active_model().get_untracked() {
+            app.chat.retry(&model);
+        }
+    };
+    view! {
+        <div class="banner banner--danger ask-error" role="alert">
+            {icon(Icon::Error)}<p>{message}</p>
+            <Show when=move || last.get()>
+                <span class="push">
+                    <button class="btn btn--sm" id="ask-retry" type="button" on:click=again>
+                        {icon(Icon::Refresh)}<span>"Retry"</span>
+                    </button>
+                </span>
+            </Show>
+        </div>
+    }
+    .into_any()
+}
+
+#[component]
+fn Footer(answer: ArcRwSignal<Answer>, last: Memo<bool>) -> impl IntoView {
+    let facts = Memo::new(move |_| answer.with(facts));
+    move || {
+        facts.get().map(|facts| {
+            let figures = facts.figures.into_iter().map(|f| view! { <span class="num">{f}</span> }).collect_view();
+            view! {
+                <p class="ask-meta" id=move || last.get().then_some("ask-footer")>
+                    {icon(Icon::Home)}
+                    <span>{facts.state}"Served by this node. Nothing left this computer."</span>
+                    <span class="push"></span>
+                    {figures}
+                </p>
+            }
+        })
+    }
+}
+
+/// What the line under an answer says.
+#[derive(Clone, Debug, PartialEq)]
+struct Facts {
+    state: &'static str,
+    figures: Vec<String>,
+}
+
+fn facts(answer: &Answer) -> Option<Facts> {
+    let state = match answer.phase {
+        Phase::Waiting | Phase::Failed => return None,
+        Phase::Stopped => "Stopped. ",
+        Phase::Done if answer.cut => "Cut at the length limit. ",
+        Phase::Writing | Phase::Done => "",
+    };
+    let mut figures = Vec::new();
+    // While it is written, only what is certain already: the rest would flicker.
+    if answer.phase != Phase::Writing {
+        figures.extend(answer.tokens_per_s().map(|r| format!("{}\u{202f}tok/s", format::rate(r))));
+    }
+    figures.extend(answer.first_token_ms.map(|ms| format!("first token {}", format::wait(ms))));
+    if answer.phase != Phase::Writing {
+        figures.extend(answer.tokens().map(|n| format::counted(u64::from(n), "token", "tokens")));
+    }
+    Some(Facts { state, figures })
+}
+
+#[component]
+fn Composer(usable: Memo<bool>) -> impl IntoView {
+    let app = use_app();
+    let live = app.live();
+    let model = app.active_model();
+    let field = NodeRef::<html::Textarea>::new();
+    let ready = move || live.get() && usable.get();
+    let send = move || {
+        if let Some(model) = model.get_untracked().filter(|_| live.get_untracked() && usable.get_untracked()) {
+            app.chat.send(&model);
+        }
+    };
+    // Grows with its text, up to the limit in the style sheet.
+    Effect::new(move |_| {
+        app.chat.draft.track();
+        if let Some(field) = field.get() {
+            let style = web_sys::HtmlElement::style(&field);
+            let _ = style.set_property("height", "auto");
+            let _ = style.set_property("height", &format!("{}px", field.scroll_height() + 2));
+        }
+    });
+    let keys = move |event: ev::KeyboardEvent| {
+        if event.key() == "Enter" && !event.shift_key() && !event.is_composing() {
+            event.prevent_default();
+            send();
+        }
+    };
+    let placeholder = move || match (live.get(), app.chat.turns.with(Vec::is_empty)) {
+        (false, _) => "The node is not answering",
+        (true, true) => "Ask something, for example: write a binary search in Rust",
+        (true, false) => "Ask a follow-up",
+    };
+    let blank = move || app.chat.draft.with(|d| d.trim().is_empty());
+    let submit = move |event: ev::SubmitEvent| {
+        event.prevent_default();
+        send();
+    };
+    let button = move || {
+        if app.chat.busy() {
+            view! {
+                <button class="btn" id="ask-stop" type="button" on:click=move |_| app.chat.stop()>
+                    {icon(Icon::Stop)}<span>"Stop"</span>
+                </button>
+            }
+            .into_any()
+        } else {
+            view! {
+                <button class="btn btn--primary" id="ask-send" type="submit" disabled=move || blank() || !ready()>
+                    {icon(Icon::Send)}<span>"Ask"</span>
+                </button>
+            }
+            .into_any()
+        }
+    };
+    view! {
+        <form class="ask-box" on:submit=submit>
+            <label class="vh" for="ask-input">"Question"</label>
+            <textarea
+                class="textarea"
+                id="ask-input"
+                rows="1"
+                title="Enter sends, Shift Enter starts a new line"
+                placeholder=placeholder
+                node_ref=field
+                prop:value=move || app.chat.draft.get()
+                on:input=move |event| app.chat.draft.set(event_target_value(&event))
+                on:keydown=keys
+            ></textarea>
+            {button}
+        </form>
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_footer_says_only_what_is_known() {
+        let mut answer = Answer::default();
+        assert_eq!(facts(&answer), None);
+        answer.phase = Phase::Stopped;
+        assert_eq!(facts(&answer), Some(Facts { state: "Stopped. ", figures: Vec::new() }));
+        answer.phase = Phase::Done;
+        answer.cut = true;
+        answer.first_token_ms = Some(210.0);
+        let shown = facts(&answer).expect("a footer");
+        assert_eq!(shown.state, "Cut at the length limit. ");
+        assert_eq!(shown.figures, ["first token 210\u{202f}ms"]);
+    }
+}

@@ -1,0 +1,262 @@
+//! Six figures in a row.
+
+use agent_api::{
+    Status,
+    models::{InstalledModel, ModelState},
+};
+use leptos::prelude::*;
+
+use crate::{
+    app::{App, use_app},
+    backend,
+    components::{
+        icon::{Icon, icon},
+        menu::Menu,
+        spark::Spark,
+    },
+    format::{self, LocalTime, UNKNOWN},
+    panels::models::why_not,
+};
+
+/// Ten minutes of ten-second averages.
+const HISTORY: usize = 60;
+
+#[component]
+pub(super) fn Strip() -> impl IntoView {
+    view! {
+        <section class="strip card" aria-label="Right now">
+            <ActiveModel/>
+            <SpeedNow/>
+            <Figure name="Requests today" read=requests/>
+            <Figure name="Running" read=running/>
+            <Uptime/>
+            <Figure name="Memory" read=memory/>
+        </section>
+    }
+}
+
+/// A cell: a large value with a small unit, and a line under it.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Cell {
+    big: String,
+    unit: String,
+    small: String,
+}
+
+#[component]
+fn Figure(name: &'static str, read: fn(&Status) -> Cell) -> impl IntoView {
+    let cell = use_app().part(read);
+    let part = move |pick: fn(Cell) -> String| cell.get().map(pick).unwrap_or_default();
+    view! {
+        <div class="strip-cell">
+            <h3>{name}</h3>
+            <p class="big num">{move || part(|c| c.big)}" "<small>{move || part(|c| c.unit)}</small></p>
+            <p class="small faint" title=move || part(|c| c.small)>{move || part(|c| c.small)}</p>
+        </div>
+    }
+}
+
+fn requests(status: &Status) -> Cell {
+    let r = &status.requests;
+    let tokens = format::counted(r.tokens_today, "token", "tokens");
+    let small = if r.failed_today == 0 { tokens } else { format!("{} failed, {tokens}", format::count(r.failed_today)) };
+    Cell { big: format::count(r.done_today), unit: String::new(), small }
+}
+
+fn running(status: &Status) -> Cell {
+    let r = &status.requests;
+    let small = match (r.queued, r.oldest_wait_ms) {
+        (0, _) => "none waiting".into(),
+        (n, Some(ms)) => format!("{n} waiting, {}", format::wait(ms as f64)),
+        (n, None) => format!("{n} waiting"),
+    };
+    let unit = if r.slots == 0 { String::new() } else { format!("of {}", r.slots) };
+    Cell { big: r.running.to_string(), unit, small }
+}
+
+fn memory(status: &Status) -> Cell {
+    let m = &status.machine;
+    let node = format::memory(m.node_memory_bytes);
+    let (total, small) = match m.runner_memory_bytes {
+        Some(runner) => (m.node_memory_bytes + runner, format!("runner {}", format::memory(runner))),
+        None => (m.node_memory_bytes, "no runner".into()),
+    };
+    let (big, small) = if m.node_memory_bytes == 0 {
+        (UNKNOWN.into(), String::new())
+    } else {
+        (format::memory(total), format!("node {node}, {small}"))
+    };
+    Cell { big, unit: String::new(), small }
+}
+
+#[component]
+fn Uptime() -> impl IntoView {
+    let app = use_app();
+    let started = app.part(|s| s.node.started_at_ms);
+    let crashes = app.part(|s| s.model.runner_crashes);
+    let up = Memo::new(move |_| started.get().map_or(UNKNOWN.into(), |at| format::duration(app.now.get() - at)));
+    let since = Memo::new(move |_| {
+        let offset = backend::local_offset_ms();
+        let now = LocalTime::new(app.now.get(), offset);
+        started.get().map_or(String::new(), |at| format!("since {}", LocalTime::new(at, offset).moment(now)))
+    });
+    let small = move || match crashes.get().unwrap_or(0) {
+        0 => since.get(),
+        n => format!("runner ended {}", format::counted(u64::from(n), "time", "times")),
+    };
+    view! {
+        <div class="strip-cell">
+            <h3>"Uptime"</h3>
+            <p class="big num">{up}</p>
+            <p class="small faint" title=move || since.get()>{small}</p>
+        </div>
+    }
+}
+
+#[component]
+fn SpeedNow() -> impl IntoView {
+    let app = use_app();
+    let rate = app.part(|s| format::rate(s.speed.tokens_per_s));
+    let history = app.part(|s| s.speed.history.clone());
+    let values = Signal::derive(move || history.get().unwrap_or_default());
+    let peak = move || {
+        let top = values.with(|v| v.iter().copied().fold(0.0, f64::max));
+        if top > 0.0 { format!("most in 10 min: {}", format::rate(top)) } else { "nothing in 10 min".into() }
+    };
+    view! {
+        <div class="strip-cell strip-tok">
+            <div>
+                <h3>"Speed now"</h3>
+                <p class="big num" id="speed-now">{move || rate.get().unwrap_or(UNKNOWN.into())}" "<small>"tok/s"</small></p>
+                <p class="small faint">{peak}</p>
+            </div>
+            <Spark values=values most=HISTORY/>
+        </div>
+    }
+}
+
+#[component]
+fn ActiveModel() -> impl IntoView {
+    let app = use_app();
+    let active = app.active_model();
+    let name = move || active.get().map_or("None".into(), |m| m.name);
+    let context = app.part(|s| s.model.loaded.as_ref().map(|l| l.context));
+    let state = app.part(|s| s.model.state);
+    let facts = move || {
+        let Some(model) = active.get() else { return "no model is chosen".to_owned() };
+        match state.get() {
+            Some(ModelState::Loading) => format!("{}, loading", model.quantization),
+            Some(ModelState::Unloaded) => format!("{}, not in memory", model.quantization),
+            Some(ModelState::Restarting) => format!("{}, starting again", model.quantization),
+            Some(ModelState::Failed) => format!("{}, did not load", model.quantization),
+            _ => match context.get().flatten() {
+                Some(n) => format!("{}, {} context", model.quantization, format::context(n)),
+                None => model.quantization,
+            },
+        }
+    };
+    view! {
+        <div class="strip-cell strip-model">
+            <h3>"Active model"</h3>
+            <p class="big trunc" id="model-name" title=move || active.get().map(|m| m.id)>{name}</p>
+            <div class="small faint strip-line"><span class="trunc" id="model-facts">{facts}</span><Swap/></div>
+        </div>
+    }
+}
+
+#[component]
+fn Swap() -> impl IntoView {
+    let app = use_app();
+    let open = RwSignal::new(false);
+    let live = app.live();
+    let label = move || if app.swapping.with(Option::is_some) { "Swapping" } else { "Swap" }.to_owned();
+    move || {
+        live.get().then(|| {
+            view! {
+                <Menu label=Signal::derive(label) class="linkbtn" id="swap-menu" open on_open=Callback::new(move |()| app.load_models())>
+                    {move || rows(app, open)}
+                </Menu>
+            }
+        })
+    }
+}
+
+fn rows(app: App, open: RwSignal<bool>) -> AnyView {
+    match app.models.get() {
+        None => view! { <li class="menu-note">"Looking for models"</li> }.into_any(),
+        Some(Err(why)) => view! { <li class="menu-note bad">{why}</li> }.into_any(),
+        Some(Ok(list)) => {
+            let folder = list.folder;
+            let models = list.models.into_iter().map(|m| row(app, open, m)).collect_view();
+            view! {
+                {models}
+                <li role="separator"><hr/></li>
+                <li class="menu-note">"GGUF files go to "<code>{folder}</code></li>
+            }
+            .into_any()
+        }
+    }
+}
+
+fn row(app: App, open: RwSignal<bool>, model: InstalledModel) -> AnyView {
+    let note = match why_not(&model) {
+        Some(why) => why.to_owned(),
+        None => format!("{}, {}", model.quantization, format::file_size(model.size_bytes)),
+    };
+    let (active, off) = (model.active, model.active || model.problem.is_some());
+    let name = model.name.clone();
+    let choose = move |_| {
+        open.set(false);
+        app.swap(model.clone());
+    };
+    view! {
+        <li role="none">
+            <button type="button" role="menuitemradio" aria-checked=active.to_string() disabled=off on:click=choose>
+                {if active { icon(Icon::Check) } else { icon(Icon::Models) }}
+                <span class="trunc">{name}</span><span class="faint small push">{note}</span>
+            </button>
+        </li>
+    }
+    .into_any()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::tests::status;
+
+    fn plain(text: &str) -> String {
+        text.replace('\u{202f}', " ")
+    }
+
+    #[test]
+    fn figures_say_what_is_wrong_only_when_something_is() {
+        let mut s = status(0);
+        s.requests.done_today = 1_840;
+        s.requests.tokens_today = 1;
+        assert_eq!(requests(&s), Cell { big: "1,840".into(), unit: String::new(), small: "1 token".into() });
+        s.requests.failed_today = 2;
+        assert_eq!(requests(&s).small, "2 failed, 1 token");
+    }
+
+    #[test]
+    fn waiting_requests_are_shown_with_the_longest_wait() {
+        let mut s = status(0);
+        s.requests.slots = 4;
+        s.requests.running = 3;
+        assert_eq!(running(&s), Cell { big: "3".into(), unit: "of 4".into(), small: "none waiting".into() });
+        s.requests.queued = 2;
+        s.requests.oldest_wait_ms = Some(9_000);
+        assert_eq!(plain(&running(&s).small), "2 waiting, 9.0 s");
+    }
+
+    #[test]
+    fn memory_is_the_sum_of_node_and_runner() {
+        let mut s = status(0);
+        assert_eq!(memory(&s).big, UNKNOWN);
+        s.machine.node_memory_bytes = 48 << 20;
+        assert_eq!(plain(&memory(&s).small), "node 48.0 MiB, no runner");
+        s.machine.runner_memory_bytes = Some(364 << 20);
+        assert_eq!(plain(&memory(&s).big), "412 MiB");
+    }
+}

@@ -1,0 +1,148 @@
+//! The frame around the panels: sidebar, top bar, banner, dialogs, keys, and the connection.
+
+mod gate;
+mod host_banner;
+mod palette;
+mod shortcuts;
+mod sidebar;
+mod toast;
+
+use std::time::Duration;
+
+use leptos::{ev, html, prelude::*};
+use wasm_bindgen::JsCast;
+
+use crate::{
+    app::{App, location_hash},
+    backend,
+    format::LocalTime,
+    keyboard::{self, Press},
+    panels::PanelView,
+    route::{self, Panel},
+    state::Link,
+};
+
+#[component]
+pub fn Shell() -> impl IntoView {
+    adopt_token();
+    let app = App::new();
+    provide_context(app);
+    backend::connect(move |delivery| app.take(delivery));
+    tick(app);
+    follow_address(app);
+    listen_to_keys(app);
+    Effect::new(move |_| document().set_title(&format!("{} · EdgeCoder", app.panel.get().title())));
+
+    let main = NodeRef::<html::Main>::new();
+    let skip = move |event: ev::MouseEvent| {
+        // The hash is the panel's address, so the link must not change it.
+        event.prevent_default();
+        if let Some(main) = main.get_untracked() {
+            let _ = main.focus();
+        }
+    };
+    let denied = Memo::new(move |_| match app.state.with(|s| s.link.clone()) {
+        Link::Denied { had_token } => Some(had_token),
+        _ => None,
+    });
+    let frame = move || match denied.get() {
+        Some(had_token) => view! { <gate::Gate had_token/> }.into_any(),
+        None => view! {
+            <a class="skip" href="#main" on:click=skip>"Skip to content"</a>
+            <div class="app">
+                <sidebar::Sidebar/>
+                <main class="main" id="main" tabindex="-1" node_ref=main>
+                    <Topbar/>
+                    <host_banner::HostBanner/>
+                    <PanelView/>
+                </main>
+            </div>
+            <palette::Palette/>
+            <shortcuts::Shortcuts/>
+            <toast::ToastRegion/>
+        }
+        .into_any(),
+    };
+    frame
+}
+
+#[component]
+fn Topbar() -> impl IntoView {
+    let app = crate::app::use_app();
+    let stale = move || {
+        let offset = backend::local_offset_ms();
+        let heard = app.state.with(|s| s.stale_since(app.now.get() - s.clock_offset_ms))?;
+        Some(format!("Last update {}", LocalTime::new(heard, offset).clock_with_seconds()))
+    };
+    let today = Memo::new(move |_| LocalTime::new(app.now.get(), backend::local_offset_ms()).long_date());
+    view! {
+        <header class="topbar">
+            <h1 id="panel-title">{move || app.panel.get().title()}</h1>
+            <p class="sub">{today}</p>
+            <p class="sub push" id="last-update">{stale}</p>
+        </header>
+    }
+}
+
+/// `edgecoder-node run` prints an address with the token: keep it, and take it out of sight.
+fn adopt_token() {
+    if let Some(token) = route::token_of(&location_hash()) {
+        backend::set_token(&token);
+        if let Some(window) = web_sys::window() {
+            let clean = Panel::default().href();
+            // Fails only across origins.
+            let _ = window.history().and_then(|h| {
+                h.replace_state_with_url(&wasm_bindgen::JsValue::NULL, "", Some(&clean))
+            });
+        }
+    }
+}
+
+fn tick(app: App) {
+    let tick = move || {
+        let offset = app.state.with_untracked(|s| s.clock_offset_ms);
+        app.now.set(backend::now_ms() + offset);
+    };
+    // The page lives as long as its clock; without one it still works, only counters stand.
+    let _ = set_interval_with_handle(tick, Duration::from_secs(1));
+}
+
+fn follow_address(app: App) {
+    let _ = window_event_listener(ev::hashchange, move |_| {
+        adopt_token();
+        app.panel.set(Panel::from_path(&location_hash()));
+        if let Some(main) = document().get_element_by_id("main") {
+            main.set_scroll_top(0);
+        }
+    });
+}
+
+fn listen_to_keys(app: App) {
+    let _ = window_event_listener(ev::keydown, move |event| {
+        if event.default_prevented() || event.is_composing() {
+            return;
+        }
+        let press = Press {
+            key: event.key(),
+            command: event.ctrl_key() || event.meta_key(),
+            alt: event.alt_key(),
+            shift: event.shift_key(),
+            typing: typing(),
+        };
+        if let Some(action) = keyboard::action(&press, app.single_keys.get_untracked()) {
+            event.prevent_default();
+            app.act(action);
+        }
+    });
+}
+
+/// A field has the focus, or a dialog is open.
+fn typing() -> bool {
+    let document = document();
+    let in_dialog = document.query_selector("dialog[open]").is_ok_and(|d| d.is_some());
+    let field = document.active_element().is_some_and(|e| {
+        let editable = e.dyn_ref::<web_sys::HtmlElement>().is_some_and(web_sys::HtmlElement::is_content_editable);
+        editable || matches!(e.tag_name().as_str(), "INPUT" | "TEXTAREA" | "SELECT")
+    });
+    in_dialog || field
+}

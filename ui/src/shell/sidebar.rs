@@ -1,0 +1,113 @@
+//! The sidebar: where to go, and the node's state wherever one is.
+
+use leptos::prelude::*;
+
+use crate::{
+    app::use_app,
+    backend,
+    components::icon::{Icon, icon, icon_class, mark},
+    headline::{self, Tone},
+    route::Panel,
+    state::Link,
+};
+
+#[component]
+pub(super) fn Sidebar() -> impl IntoView {
+    let app = use_app();
+    view! {
+        <aside class="sidebar" aria-label="EdgeCoder">
+            <div class="brand">{mark()}<span class="wordmark">"EdgeCoder"</span></div>
+            <button
+                class="jump"
+                type="button"
+                aria-keyshortcuts="Control+K"
+                title="Jump to (Ctrl K)"
+                aria-label="Jump to a panel or an action"
+                on:click=move |_| app.palette.set(true)
+            >
+                {icon(Icon::Search)}<span>"Jump to"</span><span class="keys"><kbd>"Ctrl"</kbd><kbd>"K"</kbd></span>
+            </button>
+            <nav aria-label="Panels">
+                <ul class="nav">{Panel::ALL.map(|panel| view! { <NavItem panel/> }).into_iter().collect_view()}</ul>
+            </nav>
+            <NodeCard/>
+        </aside>
+    }
+}
+
+#[component]
+fn NavItem(panel: Panel) -> impl IntoView {
+    let app = use_app();
+    let current = move || (app.panel.get() == panel).then_some("page");
+    let title = format!("{} ({})", panel.title(), panel.key());
+    view! {
+        <li>
+            <a href=panel.href() aria-current=current title=title aria-keyshortcuts=panel.key().to_string()>
+                {icon(panel.icon())}
+                <span class="nav-label">{panel.title()}</span>
+                <span class="nav-key" aria-hidden="true">{panel.key().to_string()}</span>
+            </a>
+        </li>
+    }
+}
+
+#[component]
+fn NodeCard() -> impl IntoView {
+    let app = use_app();
+    let card = Memo::new(move |_| {
+        app.state.with(|s| headline::card(s, app.now.get(), backend::local_offset_ms()))
+    });
+    let tone = Memo::new(move |_| card.get().0);
+    let light = move || match tone.get() {
+        Tone::Serving => view! { <span class="dot dot--live" aria-hidden="true"></span> }.into_any(),
+        Tone::Ready => view! { <span class="dot dot--ok" aria-hidden="true"></span> }.into_any(),
+        Tone::Waiting => view! { <span class="dot dot--off" aria-hidden="true"></span> }.into_any(),
+        Tone::Paused => icon_class(Icon::Pause, "i i-sm warn"),
+        Tone::Trouble => icon_class(Icon::Error, "i i-sm bad"),
+    };
+    let name = move || app.state.with(|s| s.status.as_ref().map(|s| s.node.name.clone()));
+    let word = Memo::new(move |_| card.get().1);
+    view! {
+        <div class="nodecard">
+            <div class="nodecard-row" role="status" aria-label="Node status">
+                {light}<strong id="node-state">{word}</strong><PauseKey/>
+            </div>
+            <p class="nodecard-meta trunc">{move || card.get().2}</p>
+            <div class="nodecard-id">
+                <span class="trunc">{name}</span>
+                <button
+                    class="ibtn ibtn--sm"
+                    type="button"
+                    aria-label="Switch between light and dark"
+                    title="Light or dark (T)"
+                    on:click=move |_| app.toggle_theme()
+                >
+                    {icon(Icon::Auto)}
+                </button>
+            </div>
+        </div>
+    }
+}
+
+#[component]
+fn PauseKey() -> impl IntoView {
+    let app = use_app();
+    let paused = Memo::new(move |_| {
+        app.state.with(|s| {
+            let status = s.status.as_ref().filter(|_| s.link == Link::Live)?;
+            Some(status.serving.state == agent_api::node::ServingState::Paused)
+        })
+    });
+    move || {
+        paused.get().map(|paused| {
+            let (label, shape) =
+                if paused { ("Resume this node", Icon::Play) } else { ("Pause this node", Icon::Pause) };
+            let act = move |_| if paused { app.resume() } else { app.pause(None) };
+            view! {
+                <button class="ibtn ibtn--sm" type="button" aria-label=label title=format!("{label} (P)") on:click=act>
+                    {icon(shape)}
+                </button>
+            }
+        })
+    }
+}
