@@ -24,13 +24,16 @@ use tauri::{
     menu::{Menu, MenuId, MenuItem, PredefinedMenuItem},
     tray::{TrayIcon, TrayIconBuilder},
 };
-use tokio::{sync::Notify, time::MissedTickBehavior};
+use tokio::sync::Notify;
 
 use crate::{app::Shell, door, quit, window};
 use state::{Glyph, Switch, TrayState};
 
 /// How often the node is asked; the product's specification names it.
 const POLL: Duration = Duration::from_secs(5);
+
+/// While the node starts or stops the next change is near, and a menu that lags looks broken.
+const POLL_SOON: Duration = Duration::from_secs(1);
 
 const HOUR_S: u64 = 60 * 60;
 
@@ -149,13 +152,16 @@ fn put_up(app: &AppHandle, paths: &Paths) -> tauri::Result<Tray> {
         app,
         &[&status, &open, &line()?, &model, &switch, &pause_hour, &line()?, &quit],
     )?;
+    let folder = icon_folder(paths, std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from));
+    // Each picture shown is a new file; those of a run that was killed are nobody's any more.
+    let _ = std::fs::remove_dir_all(&folder);
     let icon = TrayIconBuilder::with_id("edgecoder")
         .icon(picture(first.glyph))
         .icon_as_template(true)
         .tooltip(&first.status)
         .menu(&menu)
         .show_menu_on_left_click(true)
-        .temp_dir_path(icon_folder(paths, std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from)))
+        .temp_dir_path(folder)
         .on_menu_event(|app, event| {
             if let Ok(item) = TrayItem::try_from(event.id()) {
                 on_click(app, item);
@@ -171,7 +177,7 @@ fn put_up(app: &AppHandle, paths: &Paths) -> tauri::Result<Tray> {
 fn icon_folder(paths: &Paths, runtime_dir: Option<PathBuf>) -> PathBuf {
     runtime_dir
         .filter(|dir| dir.is_dir())
-        .map_or_else(|| paths.data_dir.join("tray"), |dir| dir.join("edgecoder"))
+        .map_or_else(|| paths.data_dir.join("tray"), |dir| dir.join("edgecoder-tray"))
 }
 
 fn on_click(app: &AppHandle, item: TrayItem) {
@@ -217,8 +223,6 @@ pub(crate) fn follow(app: &AppHandle) {
         let shell = app.state::<Shell>();
         let Some(tray) = &shell.tray else { return };
         let mut host = shell.supervisor.state();
-        let mut poll = tokio::time::interval(POLL);
-        poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut shown = None;
         loop {
             let now = host.borrow_and_update().clone();
@@ -226,9 +230,10 @@ pub(crate) fn follow(app: &AppHandle) {
             if let Err(error) = tray.show(&state, shown.as_ref()) {
                 tracing::warn!(%error, "the tray cannot be updated");
             }
+            let poll = if state.is_passing() { POLL_SOON } else { POLL };
             shown = Some(state);
             tokio::select! {
-                _ = poll.tick() => {}
+                () = tokio::time::sleep(poll) => {}
                 () = tray.look_again.notified() => {}
                 changed = host.changed() => if changed.is_err() { return },
             }
@@ -371,6 +376,6 @@ mod tests {
         assert_eq!(icon_folder(&paths, None), own);
         assert_eq!(icon_folder(&paths, Some("/no/such/folder".into())), own);
         let runtime = std::env::temp_dir();
-        assert_eq!(icon_folder(&paths, Some(runtime.clone())), runtime.join("edgecoder"));
+        assert_eq!(icon_folder(&paths, Some(runtime.clone())), runtime.join("edgecoder-tray"));
     }
 }

@@ -1,1 +1,18 @@
-#[test] fn t() {}
+//! The integration tests, in reading order. One binary, so that the programs are linked once.
+
+mod tidy;
+
+mod command_line;
+mod data_dir;
+mod door;
+mod openai;
+mod python_client;
+mod runner_failures;
+mod streams;
+
+mod browser;
+mod package;
+mod tray;
+mod window;
+
+mod support;

@@ -1,1 +1,6 @@
+//! What the integration tests share, as a library so that the benchmark uses it too: starting real
+//! nodes, talking to them, waiting for what they do.
 
+pub mod http;
+pub mod node;
+pub mod programs;

@@ -1,7 +1,7 @@
 //! What the whole page shares: the state, the panel in view, and what the owner can do.
 
 use agent_api::{
-    Status,
+    Event, Status,
     endpoint::{GetActivity, GetStatus, ListModels, Nothing, PauseNode, PostModelSwap, ResumeNode},
     host::HostMessage,
     models::{InstalledModel, ModelList, SwapModel},
@@ -60,7 +60,7 @@ impl App {
             toast: RwSignal::new(None),
             models: RwSignal::new(None),
             swapping: RwSignal::new(None),
-            chat: Chat::new(),
+            chat: Chat::default(),
             desktop: backend::host() == Host::Desktop,
         }
     }
@@ -81,7 +81,20 @@ impl App {
         Memo::new(move |_| self.state.with(|s| s.link == Link::Live))
     }
 
+    /// Sets the clock that everything on the page reads.
+    pub fn tick(self) {
+        let offset = self.state.with_untracked(|s| s.clock_offset_ms);
+        self.now.set(backend::now_ms() + offset);
+    }
+
     pub fn take(self, delivery: Delivery) {
+        // A countdown that begins now must not begin with the last second's clock.
+        if matches!(
+            delivery,
+            Delivery::Link(_) | Delivery::Message(HostMessage::Event { event: Event::Host { .. } })
+        ) {
+            self.tick();
+        }
         match delivery {
             Delivery::Link(link) => self.state.update(|s| s.link = link),
             Delivery::Message(HostMessage::Event { event }) => {
@@ -116,7 +129,9 @@ impl App {
     }
 
     pub fn paused(self) -> bool {
-        self.state.with_untracked(|s| s.status.as_ref().is_some_and(|s| s.serving.state == ServingState::Paused))
+        self.state.with_untracked(|s| {
+            s.status.as_ref().is_some_and(|s| s.serving.state == ServingState::Paused)
+        })
     }
 
     pub fn pause(self, for_s: Option<u64>) {
@@ -216,7 +231,9 @@ impl App {
         set_timeout(
             || {
                 let field = document().get_element_by_id("ask-input");
-                if let Some(field) = field.and_then(|f| wasm_bindgen::JsCast::dyn_into::<web_sys::HtmlElement>(f).ok()) {
+                if let Some(field) = field
+                    .and_then(|f| wasm_bindgen::JsCast::dyn_into::<web_sys::HtmlElement>(f).ok())
+                {
                     let _ = field.focus();
                 }
             },

@@ -177,7 +177,8 @@ pub(crate) fn monotonic_ms() -> f64 {
     let performance = js_sys::Reflect::get(&js_sys::global(), &"performance".into()).ok();
     performance
         .and_then(|p| {
-            let now: js_sys::Function = js_sys::Reflect::get(&p, &"now".into()).ok()?.dyn_into().ok()?;
+            let now: js_sys::Function =
+                js_sys::Reflect::get(&p, &"now".into()).ok()?.dyn_into().ok()?;
             now.call0(&p).ok()?.as_f64()
         })
         .unwrap_or_else(js_sys::Date::now)
@@ -200,7 +201,10 @@ mod tests {
     fn queries_skip_nulls_and_escape() {
         assert_eq!(query(&serde_json::json!({})), "");
         assert_eq!(query(&serde_json::json!({"limit": 50, "before": null})), "?limit=50");
-        assert_eq!(query(&serde_json::json!({"a": "x y&ü", "b": true})), "?a=x%20y%26%C3%BC&b=true");
+        assert_eq!(
+            query(&serde_json::json!({"a": "x y&ü", "b": true})),
+            "?a=x%20y%26%C3%BC&b=true"
+        );
     }
 
     #[test]
@@ -208,7 +212,8 @@ mod tests {
         let reply = |status, body: &str| Reply { status, body: body.into() };
         let own = reply(409, r#"{"code":"conflict","message":"The model is missing."}"#);
         assert_eq!(error_of(&own).to_string(), "The model is missing.");
-        let openai = reply(503, r#"{"error":{"message":"No model.","type":"x","param":null,"code":null}}"#);
+        let openai =
+            reply(503, r#"{"error":{"message":"No model.","type":"x","param":null,"code":null}}"#);
         assert_eq!(error_of(&openai).to_string(), "No model.");
         assert_eq!(error_of(&reply(401, "")), CallError::Denied);
         assert_eq!(error_of(&reply(502, "<html>")), CallError::Unreadable("status 502".into()));

@@ -35,8 +35,8 @@ pub struct Chat {
     next: StoredValue<u32>,
 }
 
-impl Chat {
-    pub fn new() -> Self {
+impl Default for Chat {
+    fn default() -> Self {
         Self {
             turns: RwSignal::default(),
             draft: RwSignal::default(),
@@ -44,7 +44,9 @@ impl Chat {
             next: StoredValue::new(0),
         }
     }
+}
 
+impl Chat {
     pub fn busy(self) -> bool {
         self.running.with(Option::is_some)
     }
@@ -88,7 +90,10 @@ impl Chat {
 
     fn ask(self, question: String, model: &InstalledModel) {
         let earlier: Vec<_> = self.turns.with_untracked(|turns| {
-            turns.iter().map(|t| (t.question.clone(), t.answer.with_untracked(|a| a.text.clone()))).collect()
+            turns
+                .iter()
+                .map(|t| (t.question.clone(), t.answer.with_untracked(|a| a.text.clone())))
+                .collect()
         });
         let request = conversation::request(&model.id, &earlier, &question);
         let id = self.next.get_value();

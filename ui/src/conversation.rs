@@ -1,7 +1,9 @@
 //! One question and its streamed answer, as a pure state machine over the stream's pieces; and
 //! what is sent to the node for a conversation.
 
-use agent_api::openai::{ChatChunk, ChatRequest, CommonParameters, ErrorBody, StreamOptions, Timings, Usage};
+use agent_api::openai::{
+    ChatChunk, ChatRequest, CommonParameters, ErrorBody, StreamOptions, Timings, Usage,
+};
 use serde_json::{Value, json};
 
 use crate::sse;
@@ -99,7 +101,10 @@ impl Answer {
     /// Tokens of the answer; for an answer that was stopped, the pieces that arrived are the best
     /// that is known, and a node sends one token per piece or a few.
     pub fn tokens(&self) -> Option<u32> {
-        self.usage.as_ref().map(|u| u.completion_tokens).or((self.pieces > 0).then_some(self.pieces))
+        self.usage
+            .as_ref()
+            .map(|u| u.completion_tokens)
+            .or((self.pieces > 0).then_some(self.pieces))
     }
 
     /// Tokens per second: as the node measured it, else as it looks from here.
@@ -186,7 +191,10 @@ mod tests {
         answer.stop();
         answer.take(&piece(" more"), 6.0);
         answer.end(Some("aborted".into()));
-        assert_eq!((answer.text.as_str(), answer.phase, answer.error), ("half", Phase::Stopped, None));
+        assert_eq!(
+            (answer.text.as_str(), answer.phase, answer.error),
+            ("half", Phase::Stopped, None)
+        );
     }
 
     #[test]
@@ -195,7 +203,10 @@ mod tests {
         answer.take(&piece("some"), 5.0);
         let error = json!({"error": {"message": "The runner ended.", "type": "server_error", "param": null, "code": null}});
         answer.take(&frame(&error.to_string()), 6.0);
-        assert_eq!((answer.phase, answer.error.as_deref()), (Phase::Failed, Some("The runner ended.")));
+        assert_eq!(
+            (answer.phase, answer.error.as_deref()),
+            (Phase::Failed, Some("The runner ended."))
+        );
         assert_eq!(answer.text, "some");
 
         let mut answer = Answer::default();
@@ -226,7 +237,9 @@ mod tests {
             .as_array()
             .expect("a list")
             .iter()
-            .map(|m| (m["role"].as_str().unwrap_or_default(), m["content"].as_str().unwrap_or_default()))
+            .map(|m| {
+                (m["role"].as_str().unwrap_or_default(), m["content"].as_str().unwrap_or_default())
+            })
             .collect();
         assert_eq!(messages, [("user", "one"), ("assistant", "1"), ("user", "two")]);
         assert_eq!(body["stream_options"]["include_usage"], true);

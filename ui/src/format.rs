@@ -13,7 +13,8 @@ const MINUTE: i64 = 60 * SECOND;
 const HOUR: i64 = 60 * MINUTE;
 const DAY: i64 = 24 * HOUR;
 
-const WEEKDAYS: [&str; 7] = ["Thursday", "Friday", "Saturday", "Sunday", "Monday", "Tuesday", "Wednesday"];
+const WEEKDAYS: [&str; 7] =
+    ["Thursday", "Friday", "Saturday", "Sunday", "Monday", "Tuesday", "Wednesday"];
 const MONTHS: [&str; 12] = [
     "January",
     "February",
@@ -45,6 +46,15 @@ pub fn count(n: u64) -> String {
 /// `1 request`, `2 requests`
 pub fn counted(n: u64, one: &str, many: &str) -> String {
     format!("{} {}", count(n), if n == 1 { one } else { many })
+}
+
+/// Large counts where space is short: `840`, `21.5k`, `3.2M`.
+pub fn compact(n: u64) -> String {
+    match n {
+        0..10_000 => count(n),
+        10_000..999_950 => format!("{}k", short(n as f64 / 1e3)),
+        _ => format!("{}M", short(n as f64 / 1e6)),
+    }
 }
 
 /// One decimal below 100, none above.
@@ -212,7 +222,11 @@ impl LocalTime {
 
     /// The clock for today, `21 Nov 08:00` for any other day.
     pub fn moment(self, now: Self) -> String {
-        if self.days == now.days { self.clock() } else { format!("{} {}", self.date(), self.clock()) }
+        if self.days == now.days {
+            self.clock()
+        } else {
+            format!("{} {}", self.date(), self.clock())
+        }
     }
 
     /// Year, month from 1, day from 1. Howard Hinnant's algorithm (`civil_from_days`).
@@ -220,7 +234,8 @@ impl LocalTime {
         let shifted = self.days + 719_468;
         let era = shifted.div_euclid(146_097);
         let day_of_era = shifted.rem_euclid(146_097);
-        let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+        let year_of_era =
+            (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
         let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
         let shifted_month = (5 * day_of_year + 2) / 153;
         let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
@@ -244,6 +259,10 @@ mod tests {
         assert_eq!(count(999), "999");
         assert_eq!(count(1_000), "1,000");
         assert_eq!(count(1_234_567), "1,234,567");
+        assert_eq!(
+            (compact(9_999), compact(21_480), compact(999_960)),
+            ("9,999".into(), "21.5k".into(), "1.0M".into())
+        );
         assert_eq!(counted(1, "request", "requests"), "1 request");
         assert_eq!(counted(1_200, "request", "requests"), "1,200 requests");
     }

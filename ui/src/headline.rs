@@ -44,16 +44,21 @@ pub struct Headline {
 /// The headline at `now` (the node's clock), in the time zone `offset_ms`.
 pub fn headline(state: &AppState, now_ms: i64, offset_ms: i64) -> Headline {
     let (tone, title, reason) = match (&state.link, &state.status) {
+        // The banner says why and counts down; here it is only that the rest is old.
         (Link::Lost { .. }, _) => {
-            (Tone::Trouble, "The node is not answering".into(), last_known(state, now_ms, offset_ms))
+            (Tone::Waiting, "Not connected".into(), last_known(state, now_ms, offset_ms))
         }
-        (Link::Stopped { stopping: true }, _) => {
-            (Tone::Waiting, "The node is stopping".into(), "Requests in flight finish first.".into())
-        }
+        (Link::Stopped { stopping: true }, _) => (
+            Tone::Waiting,
+            "The node is stopping".into(),
+            "Requests in flight finish first.".into(),
+        ),
         (Link::Stopped { .. }, _) => {
             (Tone::Waiting, "The node is stopped".into(), last_known(state, now_ms, offset_ms))
         }
-        (_, None) => (Tone::Waiting, "Connecting to the node".into(), "Waiting for its first answer.".into()),
+        (_, None) => {
+            (Tone::Waiting, "Connecting to the node".into(), "Waiting for its first answer.".into())
+        }
         (_, Some(status)) => of_status(status, now_ms, offset_ms),
     };
     Headline { tone, title, reason }
@@ -76,10 +81,18 @@ fn of_status(status: &Status, now_ms: i64, offset_ms: i64) -> (Tone, String, Str
         ServingState::Idle => (Tone::Ready, "Ready".into(), serving.reason.clone()),
         ServingState::Serving => {
             let running = u64::from(status.requests.running.max(1));
-            (Tone::Serving, format!("Serving {}", format::counted(running, "request", "requests")), serving.reason.clone())
+            (
+                Tone::Serving,
+                format!("Serving {}", format::counted(running, "request", "requests")),
+                serving.reason.clone(),
+            )
         }
-        ServingState::Paused => (Tone::Paused, paused_title(serving, now_ms, offset_ms), paused_reason(serving, now_ms)),
-        ServingState::Degraded => (Tone::Trouble, trouble_title(status).into(), trouble_reason(status, now_ms)),
+        ServingState::Paused => {
+            (Tone::Paused, paused_title(serving, now_ms, offset_ms), paused_reason(serving, now_ms))
+        }
+        ServingState::Degraded => {
+            (Tone::Trouble, trouble_title(status).into(), trouble_reason(status, now_ms))
+        }
         ServingState::Stopping => (Tone::Waiting, "Stopping".into(), serving.reason.clone()),
     }
 }
@@ -94,7 +107,9 @@ fn paused_title(serving: &Serving, now_ms: i64, offset_ms: i64) -> String {
 
 fn paused_reason(serving: &Serving, now_ms: i64) -> String {
     match serving.until_ms.filter(|until| *until > now_ms) {
-        Some(until) => format!("{} {} left.", serving.reason, format::duration(until - now_ms)).trim().into(),
+        Some(until) => {
+            format!("{} {} left.", serving.reason, format::duration(until - now_ms)).trim().into()
+        }
         None => serving.reason.clone(),
     }
 }
@@ -129,16 +144,27 @@ pub fn card(state: &AppState, now_ms: i64, offset_ms: i64) -> (Tone, &'static st
         (_, None) => (Tone::Waiting, "Connecting", String::new()),
         (_, Some(status)) => {
             let now = LocalTime::new(now_ms, offset_ms);
-            let model = || status.model.active.as_ref().map_or("no model".into(), |m| m.name.clone());
+            let model =
+                || status.model.active.as_ref().map_or("no model".into(), |m| m.name.clone());
             match status.serving.state {
                 ServingState::Starting => (Tone::Waiting, "Starting", String::new()),
                 ServingState::Idle => (Tone::Ready, "Ready", model()),
                 ServingState::Serving => (Tone::Serving, "Serving", busy(status)),
                 ServingState::Paused => {
-                    let until = status.serving.until_ms.map(|at| LocalTime::new(at, offset_ms).moment(now));
-                    (Tone::Paused, "Paused", until.map_or("until you resume".into(), |at| format!("until {at}")))
+                    let until =
+                        status.serving.until_ms.map(|at| LocalTime::new(at, offset_ms).moment(now));
+                    (
+                        Tone::Paused,
+                        "Paused",
+                        until.map_or("until you resume".into(), |at| format!("until {at}")),
+                    )
                 }
-                ServingState::Degraded => (Tone::Trouble, "Needs you", trouble_short(status).into()),
+                ServingState::Degraded if status.model.state == ModelState::Restarting => {
+                    (Tone::Trouble, "Recovering", trouble_short(status).into())
+                }
+                ServingState::Degraded => {
+                    (Tone::Trouble, "Needs you", trouble_short(status).into())
+                }
                 ServingState::Stopping => (Tone::Waiting, "Stopping", String::new()),
             }
         }
@@ -186,7 +212,10 @@ mod tests {
             s.speed.tokens_per_s = 61.8;
         });
         assert_eq!(headline(&serving, 0, 0).title, "Serving 2 requests");
-        assert_eq!(card(&serving, 0, 0), (Tone::Serving, "Serving", "2 of 4 slots, 61.8 tok/s".into()));
+        assert_eq!(
+            card(&serving, 0, 0),
+            (Tone::Serving, "Serving", "2 of 4 slots, 61.8 tok/s".into())
+        );
     }
 
     #[test]
@@ -202,9 +231,16 @@ mod tests {
         assert_eq!(shown.title, "Paused until 03:00");
         assert_eq!(plain(&shown.reason), "You paused it. 2 h left.");
         let open = live(|s| {
-            s.serving = Serving { state: ServingState::Paused, reason: "You paused it.".into(), until_ms: None };
+            s.serving = Serving {
+                state: ServingState::Paused,
+                reason: "You paused it.".into(),
+                until_ms: None,
+            };
         });
-        assert_eq!((headline(&open, 0, 0).title, card(&open, 0, 0).2), ("Paused".into(), "until you resume".into()));
+        assert_eq!(
+            (headline(&open, 0, 0).title, card(&open, 0, 0).2),
+            ("Paused".into(), "until you resume".into())
+        );
     }
 
     #[test]
@@ -231,7 +267,7 @@ mod tests {
         state.heard_at_ms = Some(14 * HOUR + 31 * 60_000);
         state.link = Link::Lost { attempt: 3, retry_at_ms: 15 * HOUR, reason: "It ended.".into() };
         let shown = headline(&state, 15 * HOUR - 6_000, 0);
-        assert_eq!(shown.title, "The node is not answering");
+        assert_eq!(shown.title, "Not connected");
         assert_eq!(shown.reason, "What you see is from 14:31.");
         assert_eq!(plain(&card(&state, 15 * HOUR - 6_000, 0).2), "next try in 6 s");
         assert_eq!(headline(&AppState::default(), 0, 0).title, "Connecting to the node");

@@ -46,7 +46,9 @@ pub fn action(press: &Press, single_keys: bool) -> Option<Action> {
         "t" | "T" => Some(Action::Theme),
         "/" => Some(Action::Search),
         "?" => Some(Action::Shortcuts),
-        key if !press.shift => Panel::ALL.into_iter().find(|p| key == p.key().to_string()).map(Action::Open),
+        key if !press.shift => {
+            Panel::ALL.into_iter().find(|p| key == p.key().to_string()).map(Action::Open)
+        }
         _ => None,
     }
 }

@@ -35,17 +35,38 @@ pub fn parse(text: &str) -> Vec<Block> {
     builder.finish()
 }
 
+/// The answer of a model that writes code without a fence: its line ends and indents matter.
+pub fn bare_code(text: &str) -> Vec<Block> {
+    let text = text.trim_start_matches('\n');
+    if text.is_empty() || text.contains("```") {
+        return parse(text);
+    }
+    vec![Block::Code { language: String::new(), text: text.trim_end().into() }]
+}
+
 /// A container that is still being filled.
 enum Open {
     Blocks(Vec<Block>),
     Quote(Vec<Block>),
-    List { first: Option<u64>, items: Vec<Vec<Block>> },
+    List {
+        first: Option<u64>,
+        items: Vec<Vec<Block>>,
+    },
     Item(Vec<Block>),
-    Paragraph { heading: bool, inlines: Vec<Inline> },
+    Paragraph {
+        heading: bool,
+        inlines: Vec<Inline>,
+    },
     Strong(Vec<Inline>),
     Emphasis(Vec<Inline>),
-    Code { language: String, text: String },
-    Link { url: String, inlines: Vec<Inline> },
+    Code {
+        language: String,
+        text: String,
+    },
+    Link {
+        url: String,
+        inlines: Vec<Inline>,
+    },
     /// Its content goes to what is around it.
     Transparent,
 }
@@ -77,7 +98,9 @@ impl Builder {
             Tag::BlockQuote(_) => Open::Quote(Vec::new()),
             Tag::List(first) => Open::List { first, items: Vec::new() },
             Tag::Item => Open::Item(Vec::new()),
-            Tag::Paragraph | Tag::HtmlBlock => Open::Paragraph { heading: false, inlines: Vec::new() },
+            Tag::Paragraph | Tag::HtmlBlock => {
+                Open::Paragraph { heading: false, inlines: Vec::new() }
+            }
             Tag::Heading { .. } => Open::Paragraph { heading: true, inlines: Vec::new() },
             Tag::CodeBlock(kind) => {
                 let language = match kind {
@@ -208,8 +231,18 @@ mod tests {
     #[test]
     fn a_code_block_that_is_still_open_is_a_code_block() {
         let blocks = parse("```rust,ignore\nfn main() {\n    let a = 1 < 2;");
-        let code = Block::Code { language: "rust".into(), text: "fn main() {\n    let a = 1 < 2;".into() };
+        let code =
+            Block::Code { language: "rust".into(), text: "fn main() {\n    let a = 1 < 2;".into() };
         assert_eq!(blocks, [code]);
+    }
+
+    #[test]
+    fn bare_code_keeps_its_indents_unless_it_has_a_fence() {
+        let text = "def f(n):\n    return n".to_owned();
+        let code = Block::Code { language: String::new(), text: text.clone() };
+        assert_eq!(bare_code(&format!("\n{text}\n")), [code]);
+        assert_eq!(bare_code("see `x`:\n```\ny\n```").len(), 2);
+        assert!(bare_code("\n").is_empty());
     }
 
     #[test]
@@ -222,7 +255,9 @@ mod tests {
 
     #[test]
     fn links_and_images_show_where_they_point() {
-        let blocks = parse("[docs](https://example.org/a) ![pixel](http://tracker/x.png) <https://example.org>");
+        let blocks = parse(
+            "[docs](https://example.org/a) ![pixel](http://tracker/x.png) <https://example.org>",
+        );
         assert_eq!(
             blocks,
             [Block::Paragraph(vec![text(
@@ -242,7 +277,10 @@ mod tests {
                     vec![Block::Paragraph(vec![text("three")])],
                     vec![
                         Block::Paragraph(vec![text("four")]),
-                        Block::List { first: None, items: vec![vec![Block::Paragraph(vec![text("inner")])]] },
+                        Block::List {
+                            first: None,
+                            items: vec![vec![Block::Paragraph(vec![text("inner")])]]
+                        },
                     ],
                 ],
             }]

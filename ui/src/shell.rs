@@ -45,7 +45,7 @@ pub fn Shell() -> impl IntoView {
         Link::Denied { had_token } => Some(had_token),
         _ => None,
     });
-    let frame = move || match denied.get() {
+    move || match denied.get() {
         Some(had_token) => view! { <gate::Gate had_token/> }.into_any(),
         None => view! {
             <a class="skip" href="#main" on:click=skip>"Skip to content"</a>
@@ -62,8 +62,7 @@ pub fn Shell() -> impl IntoView {
             <toast::ToastRegion/>
         }
         .into_any(),
-    };
-    frame
+    }
 }
 
 #[component]
@@ -74,11 +73,21 @@ fn Topbar() -> impl IntoView {
         let heard = app.state.with(|s| s.stale_since(app.now.get() - s.clock_offset_ms))?;
         Some(format!("Last update {}", LocalTime::new(heard, offset).clock_with_seconds()))
     };
-    let today = Memo::new(move |_| LocalTime::new(app.now.get(), backend::local_offset_ms()).long_date());
+    let today =
+        Memo::new(move |_| LocalTime::new(app.now.get(), backend::local_offset_ms()).long_date());
+    let sub = move || match app.panel.get() {
+        Panel::Dashboard => today.get(),
+        Panel::Models => {
+            let installed = app.models.with(|m| m.as_ref()?.as_ref().ok().map(|l| l.models.len()));
+            installed.map(|n| format!("{n} installed")).unwrap_or_default()
+        }
+        Panel::Settings => "Changes are saved as you make them".into(),
+        Panel::Mesh | Panel::Credits | Panel::Tasks => String::new(),
+    };
     view! {
         <header class="topbar">
             <h1 id="panel-title">{move || app.panel.get().title()}</h1>
-            <p class="sub">{today}</p>
+            <p class="sub">{sub}</p>
             <p class="sub push" id="last-update">{stale}</p>
         </header>
     }
@@ -99,12 +108,8 @@ fn adopt_token() {
 }
 
 fn tick(app: App) {
-    let tick = move || {
-        let offset = app.state.with_untracked(|s| s.clock_offset_ms);
-        app.now.set(backend::now_ms() + offset);
-    };
     // The page lives as long as its clock; without one it still works, only counters stand.
-    let _ = set_interval_with_handle(tick, Duration::from_secs(1));
+    let _ = set_interval_with_handle(move || app.tick(), Duration::from_secs(1));
 }
 
 fn follow_address(app: App) {
@@ -141,7 +146,9 @@ fn typing() -> bool {
     let document = document();
     let in_dialog = document.query_selector("dialog[open]").is_ok_and(|d| d.is_some());
     let field = document.active_element().is_some_and(|e| {
-        let editable = e.dyn_ref::<web_sys::HtmlElement>().is_some_and(web_sys::HtmlElement::is_content_editable);
+        let editable = e
+            .dyn_ref::<web_sys::HtmlElement>()
+            .is_some_and(web_sys::HtmlElement::is_content_editable);
         editable || matches!(e.tag_name().as_str(), "INPUT" | "TEXTAREA" | "SELECT")
     });
     in_dialog || field

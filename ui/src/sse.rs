@@ -47,7 +47,10 @@ impl Parser {
 
     fn end_of_line(&mut self, line: &str) -> Option<Frame> {
         if line.is_empty() {
-            let frame = Frame { event: std::mem::take(&mut self.event), data: std::mem::take(&mut self.data) };
+            let frame = Frame {
+                event: std::mem::take(&mut self.event),
+                data: std::mem::take(&mut self.data),
+            };
             let whole = !std::mem::take(&mut self.too_long);
             return (std::mem::take(&mut self.has_data) && whole).then_some(frame);
         }
@@ -79,17 +82,24 @@ mod tests {
     #[test]
     fn reads_names_data_and_comments() {
         let mut parser = Parser::default();
-        let frames = parser.push(": hello\n\nevent: status\ndata: {\"a\":1}\n\ndata: x\ndata:y\nid: 4\n\n");
+        let frames =
+            parser.push(": hello\n\nevent: status\ndata: {\"a\":1}\n\ndata: x\ndata:y\nid: 4\n\n");
         assert_eq!(frames, [frame("status", "{\"a\":1}"), frame("", "x\ny")]);
     }
 
     #[test]
     fn a_stream_cut_at_every_character_gives_the_same_events() {
         for ends in ["\n", "\r\n", "\r"] {
-            let stream = format!("event: a{ends}data: grün{ends}{ends}data: [DONE]{ends}{ends}data:{ends}{ends}");
+            let stream = format!(
+                "event: a{ends}data: grün{ends}{ends}data: [DONE]{ends}{ends}data:{ends}{ends}"
+            );
             let mut parser = Parser::default();
             let frames: Vec<_> = stream.chars().flat_map(|c| parser.push(&c.to_string())).collect();
-            assert_eq!(frames, [frame("a", "grün"), frame("", "[DONE]"), frame("", "")], "{ends:?}");
+            assert_eq!(
+                frames,
+                [frame("a", "grün"), frame("", "[DONE]"), frame("", "")],
+                "{ends:?}"
+            );
         }
     }
 

@@ -20,11 +20,19 @@ pub enum Link {
     Connecting,
     Live,
     /// The node does not answer; somebody tries again at `retry_at_ms`.
-    Lost { attempt: u32, retry_at_ms: i64, reason: String },
+    Lost {
+        attempt: u32,
+        retry_at_ms: i64,
+        reason: String,
+    },
     /// The node ended on purpose.
-    Stopped { stopping: bool },
+    Stopped {
+        stopping: bool,
+    },
     /// The browser has no token, or a wrong one.
-    Denied { had_token: bool },
+    Denied {
+        had_token: bool,
+    },
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -78,7 +86,9 @@ impl AppState {
         self.link = match state {
             HostState::Starting => Link::Connecting,
             HostState::Running => Link::Live,
-            HostState::Restarting { attempt, retry_at_ms, reason } => Link::Lost { attempt, retry_at_ms, reason },
+            HostState::Restarting { attempt, retry_at_ms, reason } => {
+                Link::Lost { attempt, retry_at_ms, reason }
+            }
             HostState::Stopping => Link::Stopped { stopping: true },
             HostState::Stopped => Link::Stopped { stopping: false },
         };
@@ -164,7 +174,11 @@ pub(crate) mod tests {
     }
 
     fn snapshot(at_ms: i64, activity: Vec<Activity>) -> Event {
-        Event::Snapshot { status: Box::new(status(at_ms)), activity, settings: Box::new(Settings::default()) }
+        Event::Snapshot {
+            status: Box::new(status(at_ms)),
+            activity,
+            settings: Box::new(Settings::default()),
+        }
     }
 
     fn ids(state: &AppState) -> Vec<i64> {
@@ -201,9 +215,13 @@ pub(crate) mod tests {
         let mut state = AppState::default();
         state.apply(snapshot(1_000, vec![line(1)]), 1_000);
         assert_eq!(state.stale_since(2_000), None);
-        let restarting = HostState::Restarting { attempt: 2, retry_at_ms: 9_000, reason: "It ended.".into() };
+        let restarting =
+            HostState::Restarting { attempt: 2, retry_at_ms: 9_000, reason: "It ended.".into() };
         state.apply(Event::Host { state: restarting }, 5_000);
-        assert_eq!(state.link, Link::Lost { attempt: 2, retry_at_ms: 9_000, reason: "It ended.".into() });
+        assert_eq!(
+            state.link,
+            Link::Lost { attempt: 2, retry_at_ms: 9_000, reason: "It ended.".into() }
+        );
         assert!(state.status.is_some());
         assert_eq!(state.stale_since(5_000), Some(1_000));
         assert_eq!(state.apply(Event::Host { state: HostState::Running }, 9_000), Next::AskAgain);

@@ -70,7 +70,8 @@ impl Theme {
 }
 
 pub fn system_dark() -> bool {
-    let query = web_sys::window().and_then(|w| w.match_media("(prefers-color-scheme: dark)").ok().flatten());
+    let query = web_sys::window()
+        .and_then(|w| w.match_media("(prefers-color-scheme: dark)").ok().flatten());
     query.is_some_and(|q| q.matches())
 }
 

@@ -45,15 +45,7 @@ impl Program {
 
     /// This xtask again, with a heavy library compiled in.
     pub(crate) fn xtask_with(workspace: &Workspace, feature: &str) -> Self {
-        Self::cargo(workspace).args([
-            "run",
-            "--quiet",
-            "--package",
-            "xtask",
-            "--features",
-            feature,
-            "--",
-        ])
+        Self::cargo(workspace).args(["run", "--package", "xtask", "--features", feature, "--"])
     }
 
     pub(crate) fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {

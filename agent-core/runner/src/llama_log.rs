@@ -79,8 +79,12 @@ impl Visit for Message<'_> {
 /// `RUST_LOG` says otherwise.
 pub(crate) fn install() -> LlamaErrors {
     let errors = LlamaErrors::default();
-    let filter =
-        EnvFilter::builder().with_default_directive(LevelFilter::WARN.into()).from_env_lossy();
+    // The binding warns about the progress dots that llama.cpp prints while loading.
+    let quiet = "llama_cpp_2::log=error".parse().expect("a valid directive");
+    let filter = EnvFilter::builder()
+        .with_default_directive(LevelFilter::WARN.into())
+        .from_env_lossy()
+        .add_directive(quiet);
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(false)

@@ -7,9 +7,12 @@ use std::{
     convert::Infallible,
     io::{self, BufReader},
     process,
-    sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+    sync::{
+        atomic::{AtomicI32, Ordering},
+        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+    },
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use agent_api::runner::{Command, PROTOCOL, Reply, read_frame};
@@ -26,6 +29,13 @@ const INBOX: usize = 512;
 /// Parsing of grammars, schemas and some tokenizers recurses natively, deeper than a usual thread
 /// allows. Only what is touched takes memory.
 const ENGINE_STACK_BYTES: usize = 128 << 20;
+
+/// How long a decode step may go on after the input ended. llama.cpp does not like to have its
+/// globals destroyed under its feet, so the engine may finish what it is at, but not for long.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// What the process ends with.
+static STATUS: AtomicI32 = AtomicI32::new(0);
 
 /// Exit status after input that is not the protocol.
 const BAD_INPUT: i32 = 2;
@@ -49,14 +59,14 @@ pub(crate) fn serve(errors: LlamaErrors) -> io::Result<Infallible> {
         .name("engine".into())
         .stack_size(ENGINE_STACK_BYTES)
         .spawn(move || run_engine(&inbox, engine_wire, &errors))?;
-    read_commands(&sender, wire)
+    read_commands(sender, wire)
 }
 
 /// The engine thread: the process does not outlive it.
 fn run_engine(inbox: &Receiver<Arrived>, mut wire: Wire, errors: &LlamaErrors) {
     let run = std::panic::AssertUnwindSafe(|| engine::run(inbox, &mut wire, errors));
     let status = match std::panic::catch_unwind(run) {
-        Ok(Ok(())) => 0,
+        Ok(Ok(())) => STATUS.load(Ordering::SeqCst),
         Ok(Err(error)) => {
             tracing::error!("replies cannot be written, so the runner ends: {error}");
             1
@@ -66,21 +76,33 @@ fn run_engine(inbox: &Receiver<Arrived>, mut wire: Wire, errors: &LlamaErrors) {
     process::exit(status)
 }
 
-fn read_commands(sender: &SyncSender<Arrived>, mut wire: Wire) -> ! {
+/// Ends the process: the engine does it when it finds its inbox closed, or else this thread.
+fn leave(inbox: SyncSender<Arrived>, status: i32) -> ! {
+    STATUS.store(status, Ordering::SeqCst);
+    drop(inbox);
+    let closed = Instant::now();
+    while let Some(left) = GRACE.checked_sub(closed.elapsed()) {
+        thread::park_timeout(left);
+    }
+    process::exit(status)
+}
+
+fn read_commands(sender: SyncSender<Arrived>, mut wire: Wire) -> ! {
     let mut input = BufReader::new(io::stdin());
     loop {
         let command = match read_frame::<Command>(&mut input) {
             Ok(Some(command)) => command,
-            Ok(None) => process::exit(0),
+            Ok(None) => leave(sender, 0),
             Err(error) => {
                 tracing::error!("the input is not a command frame, so the runner ends: {error}");
-                process::exit(BAD_INPUT)
+                leave(sender, BAD_INPUT)
             }
         };
         match sender.try_send(Arrived { at: Instant::now(), command }) {
             Ok(()) => {}
-            Err(TrySendError::Full(arrived)) => refuse_or_wait(sender, arrived, &mut wire),
-            Err(TrySendError::Disconnected(_)) => process::exit(DEFECT),
+            Err(TrySendError::Full(arrived)) => refuse_or_wait(&sender, arrived, &mut wire),
+            // The engine is ending the process.
+            Err(TrySendError::Disconnected(_)) => leave(sender, DEFECT),
         }
     }
 }

@@ -2,13 +2,13 @@
 //!
 //! Each decode step carries one token of every running answer and pieces of the prompts of
 //! requests that came in meanwhile. Commands are taken between steps, and all replies of a step
-//! are written at once.
+//! (of several, if they are very short) are written at once.
 
 use std::{
     collections::VecDeque,
     io,
     sync::mpsc::{Receiver, TryRecvError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use agent_api::runner::{
@@ -39,6 +39,10 @@ use crate::{
 const WAITING: usize = 256;
 /// Stop strings per request; each is looked for at every token.
 const MAX_STOPS: usize = 64;
+
+/// Steps shorter than this share a flush, for so long in all. Waking the node costs more than
+/// writing, and a small model makes a token in a tenth of the time a listener could notice.
+const HOLD_REPLIES: Duration = Duration::from_millis(4);
 
 /// Why a session ended.
 #[derive(Debug)]
@@ -125,9 +129,13 @@ impl<'m> Session<'m> {
                 return Ok(next);
             }
             self.admit();
+            let started = Instant::now();
             self.step(wire);
             self.embed(wire);
-            wire.flush()?;
+            let brief = started.elapsed() < HOLD_REPLIES && !self.has_long_work();
+            if !brief || wire.waited() >= HOLD_REPLIES {
+                wire.flush()?;
+            }
         }
     }
 
@@ -137,11 +145,18 @@ impl<'m> Session<'m> {
             && self.slots.iter().all(|slot| slot.running.is_none())
     }
 
+    /// Whether the next step may take longer than one for running answers alone.
+    fn has_long_work(&self) -> bool {
+        !self.jobs.is_empty()
+            || !self.waiting.is_empty()
+            || self.slots.iter().any(|slot| !slot.prompt_left().is_empty())
+    }
+
     /// Takes all commands that have come; waits for one when there is nothing to do.
     fn take_commands(&mut self, inbox: &Receiver<Arrived>, wire: &mut Wire) -> Option<Next> {
         loop {
             let arrived = if self.is_idle() {
-                // What was refused must not wait for the next command.
+                // Replies must not wait for the next command.
                 if wire.flush().is_err() {
                     return Some(Next::Closed);
                 }

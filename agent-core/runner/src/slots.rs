@@ -56,15 +56,22 @@ pub(crate) fn common_prefix(a: &[LlamaToken], b: &[LlamaToken]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 
-/// The free slot for a prompt: the longest common beginning wins, then the one that has been left
-/// alone for longest, so that what others may come back to stays.
+/// Common tokens that are worth preferring one slot over another: every prompt begins with the
+/// same few control tokens.
+const WORTH: usize = 32;
+
+/// The free slot for a prompt. One that the prompt continues wins (most of what it holds, or most
+/// of the prompt, is common); then an empty one; then, of those that lose what they hold, the one left alone for longest, so that what others may come
+/// back to stays.
 pub(crate) fn choose(slots: &[Slot], prompt: &[LlamaToken]) -> Option<usize> {
     let free = slots.iter().enumerate().filter(|(_, slot)| slot.running.is_none());
     free.max_by_key(|(_, slot)| {
         let common = common_prefix(&slot.cached, prompt);
-        // Losing nothing of the cache is better than losing something.
         let lost = slot.cached.len() - common;
-        (common, lost == 0, std::cmp::Reverse(slot.admission))
+        let continues = common >= lost || common * 2 >= prompt.len();
+        let continued = if continues { common } else { 0 };
+        let oldest = std::cmp::Reverse(slot.admission);
+        (continued, slot.cached.is_empty(), common / WORTH, oldest)
     })
     .map(|(index, _)| index)
 }
@@ -91,6 +98,8 @@ mod tests {
     fn a_prompt_goes_where_it_began_before() {
         let slots = [slot(&[1, 2, 9], 1), slot(&[1, 2, 3], 2), slot(&[], 0)];
         assert_eq!(choose(&slots, &tokens(&[1, 2, 3, 4])), Some(1));
+        let answered = [slot(&[1, 2, 3, 7, 7, 7, 7, 7, 7, 7], 1), slot(&[], 0)];
+        assert_eq!(choose(&answered, &tokens(&[1, 2, 3])), Some(0), "asked once more");
     }
 
     #[test]
@@ -98,6 +107,13 @@ mod tests {
         let slots = [slot(&[5, 6], 1), slot(&[7], 3), slot(&[], 2)];
         assert_eq!(choose(&slots, &tokens(&[1, 2])), Some(2));
         assert_eq!(choose(&slots[..2], &tokens(&[1, 2])), Some(0));
+    }
+
+    #[test]
+    fn the_control_token_all_prompts_begin_with_is_no_reason_to_forget_a_conversation() {
+        let slots = [slot(&[1, 5, 6, 7], 2), slot(&[1, 8, 9, 10], 1), slot(&[], 0)];
+        assert_eq!(choose(&slots, &tokens(&[1, 2, 3])), Some(2), "an empty slot");
+        assert_eq!(choose(&slots[..2], &tokens(&[1, 2, 3])), Some(1), "the oldest");
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::{
     fs::File,
     io::{self, Write},
     sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use agent_api::runner::{Reply, encode_frame};
@@ -15,18 +16,20 @@ use crate::failure;
 pub(crate) struct Wire {
     out: Arc<Mutex<File>>,
     frames: Vec<u8>,
+    /// When the oldest of the frames was added.
+    since: Option<Instant>,
 }
 
 impl Wire {
     /// Over this process's standard output. A plain file, because the standard library's own
     /// handle looks for line ends in binary frames.
     pub(crate) fn stdout() -> io::Result<Self> {
-        Ok(Self { out: Arc::new(Mutex::new(stdout_file()?)), frames: Vec::new() })
+        Ok(Self { out: Arc::new(Mutex::new(stdout_file()?)), frames: Vec::new(), since: None })
     }
 
     /// The same output with a buffer of its own, for another thread.
     pub(crate) fn another(&self) -> Self {
-        Self { out: Arc::clone(&self.out), frames: Vec::new() }
+        Self { out: Arc::clone(&self.out), frames: Vec::new(), since: None }
     }
 
     /// Adds a reply; nothing is written before [`flush`](Self::flush).
@@ -36,12 +39,21 @@ impl Wire {
             encode_frame(&too_large(reply))
         });
         match frame {
-            Ok(frame) => self.frames.extend_from_slice(&frame),
+            Ok(frame) => {
+                self.frames.extend_from_slice(&frame);
+                self.since.get_or_insert_with(Instant::now);
+            }
             Err(error) => tracing::error!("a reply cannot be written: {error}"),
         }
     }
 
+    /// How long the oldest frame has been waiting.
+    pub(crate) fn waited(&self) -> Duration {
+        self.since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
     pub(crate) fn flush(&mut self) -> io::Result<()> {
+        self.since = None;
         if self.frames.is_empty() {
             return Ok(());
         }

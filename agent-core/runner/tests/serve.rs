@@ -354,6 +354,32 @@ fn a_request_is_cancelled_running_and_waiting() {
 }
 
 #[test]
+fn more_requests_than_can_wait_are_refused_at_once() {
+    let mut runner = Runner::start();
+    runner.load(demo(), 1_024, 1).expect("loads");
+    let endless = Sampling {
+        logit_bias: (0..8).map(|token| (token, -100.0)).collect(),
+        ..Sampling::default()
+    };
+    let long = Generate { max_tokens: None, sampling: endless, ..text(CODE) };
+    for id in 0..300 {
+        runner.send(&Command::Generate { id, request: Box::new(long.clone()) });
+    }
+    let mut refused = Vec::new();
+    while refused.last() != Some(&299) {
+        match runner.read() {
+            Reply::Failed { id, error } => {
+                assert_eq!(error.kind, RunnerErrorKind::Busy);
+                refused.push(id);
+            }
+            Reply::Started { .. } | Reply::Text { .. } | Reply::Done { .. } => {}
+            other => panic!("unexpected reply {other:?}"),
+        }
+    }
+    assert!(refused.iter().all(|&id| id >= 256), "{refused:?}");
+}
+
+#[test]
 fn json_is_generated_as_a_schema_wants_it() {
     let mut runner = Runner::with_model();
     let schema = json!({

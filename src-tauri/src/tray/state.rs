@@ -55,7 +55,7 @@ impl TrayState {
     fn of_node(health: &Health) -> Self {
         let Serving { state, reason, .. } = &health.serving;
         let (glyph, word, switch) = match state {
-            ServingState::Starting => (Glyph::Offline, "Starting", Switch::Off),
+            ServingState::Starting => (Glyph::Offline, "Starting", Switch::Pause),
             ServingState::Idle => (Glyph::Idle, "Idle", Switch::Pause),
             ServingState::Serving => (Glyph::Serving, "Serving", Switch::Pause),
             ServingState::Paused => (Glyph::Paused, "Paused", Switch::Resume),
@@ -63,25 +63,41 @@ impl TrayState {
             ServingState::Stopping => (Glyph::Offline, "Stopping", Switch::Off),
         };
         let model = health.model.as_deref().unwrap_or("none");
-        Self { glyph, status: line(word, reason), model: line("Model", model), switch }
+        Self { glyph, status: status(word, reason), model: line("Model", model), switch }
     }
 
     fn without_node(glyph: Glyph, word: &str, reason: &str) -> Self {
         // A value that is not known is a dash, never "none".
-        Self { glyph, status: line(word, reason), model: line("Model", "–"), switch: Switch::Off }
+        let model = line("Model", "–");
+        Self { glyph, status: status(word, reason), model, switch: Switch::Off }
+    }
+
+    /// Whether this is about to change by itself, so that it is worth looking again soon.
+    pub(crate) fn is_passing(&self) -> bool {
+        self.glyph == Glyph::Offline
     }
 }
 
-/// `word: rest` on one line, without a full stop, cut to [`LINE_CHARS`].
+/// The state with the first sentence of its reason; the rest is for the Dashboard.
+fn status(word: &str, reason: &str) -> String {
+    let reason = reason.split_once(". ").map_or(reason, |(first, _)| first);
+    let says_the_word = reason.get(..word.len()).is_some_and(|s| s.eq_ignore_ascii_case(word));
+    if says_the_word { cut(reason) } else { line(word, reason) }
+}
+
 fn line(word: &str, rest: &str) -> String {
-    let rest = rest.split_whitespace().collect::<Vec<_>>().join(" ");
-    let rest = rest.trim_end_matches('.');
-    let text = if rest.is_empty() { word.to_owned() } else { format!("{word}: {rest}") };
+    if rest.is_empty() { word.to_owned() } else { cut(&format!("{word}: {rest}")) }
+}
+
+/// On one line, without a full stop, at most [`LINE_CHARS`].
+fn cut(text: &str) -> String {
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let text = text.trim_end_matches('.');
     if text.chars().count() <= LINE_CHARS {
-        return text;
+        return text.to_owned();
     }
-    let cut: String = text.chars().take(LINE_CHARS - 1).collect();
-    format!("{}…", cut.trim_end())
+    let kept: String = text.chars().take(LINE_CHARS - 1).collect();
+    format!("{}…", kept.trim_end())
 }
 
 #[cfg(test)]
@@ -130,6 +146,9 @@ mod tests {
         let paused = shown(ServingState::Paused, "You paused it until 14:30");
         assert_eq!((paused.glyph, paused.switch), (Glyph::Paused, Switch::Resume));
         assert_eq!(paused.status, "Paused: You paused it until 14:30");
+        // The state is not said twice, and the menu has room for one sentence.
+        let paused = shown(ServingState::Paused, "Paused by you. Requests of this computer work.");
+        assert_eq!(paused.status, "Paused by you");
     }
 
     #[test]

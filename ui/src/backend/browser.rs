@@ -13,7 +13,10 @@ use futures_util::{
 use js_sys::{Function, Promise, Reflect, Uint8Array};
 use wasm_bindgen::{JsCast, JsValue};
 use wasm_bindgen_futures::{JsFuture, spawn_local};
-use web_sys::{AbortController, Headers, ReadableStreamDefaultReader, RequestInit, Response, TextDecodeOptions, TextDecoder};
+use web_sys::{
+    AbortController, Headers, ReadableStreamDefaultReader, RequestInit, Response,
+    TextDecodeOptions, TextDecoder,
+};
 
 use super::{BACKOFF_S, CallError, Delivery, Reply, TextStream, error_of, now_ms, words};
 use crate::{sse, state::Link, storage};
@@ -77,7 +80,11 @@ impl Drop for Abort {
     }
 }
 
-async fn fetch(method: &str, path: &str, body: Option<&str>) -> Result<(Response, Abort), CallError> {
+async fn fetch(
+    method: &str,
+    path: &str,
+    body: Option<&str>,
+) -> Result<(Response, Abort), CallError> {
     let token = storage::get(TOKEN).ok_or(CallError::Denied)?;
     let call = || -> Result<(Promise, Abort), JsValue> {
         let headers = Headers::new()?;
@@ -96,7 +103,8 @@ async fn fetch(method: &str, path: &str, body: Option<&str>) -> Result<(Response
     };
     let unreachable = |e: JsValue| CallError::Unreachable(words(&e));
     let (promise, abort) = call().map_err(unreachable)?;
-    let response: Response = JsFuture::from(promise).await.and_then(JsCast::dyn_into).map_err(unreachable)?;
+    let response: Response =
+        JsFuture::from(promise).await.and_then(JsCast::dyn_into).map_err(unreachable)?;
     Ok((response, abort))
 }
 
@@ -105,7 +113,11 @@ async fn text_of(response: &Response) -> Result<String, JsValue> {
     Ok(text.as_string().unwrap_or_default())
 }
 
-pub(super) async fn request(method: &str, path: &str, body: Option<&str>) -> Result<Reply, CallError> {
+pub(super) async fn request(
+    method: &str,
+    path: &str,
+    body: Option<&str>,
+) -> Result<Reply, CallError> {
     let (response, _abort) = fetch(method, path, body).await?;
     let body = text_of(&response).await.map_err(|e| CallError::Unreachable(words(&e)))?;
     Ok(Reply { status: response.status(), body })
@@ -137,7 +149,10 @@ async fn open(method: &str, path: &str, body: Option<&str>) -> Result<TextStream
 }
 
 /// The next piece as text; characters that are cut in two wait for the next piece.
-async fn read(reader: &ReadableStreamDefaultReader, decoder: &TextDecoder) -> Result<Option<String>, JsValue> {
+async fn read(
+    reader: &ReadableStreamDefaultReader,
+    decoder: &TextDecoder,
+) -> Result<Option<String>, JsValue> {
     let item = JsFuture::from(reader.read()).await?;
     if Reflect::get(&item, &"done".into())?.is_truthy() {
         return Ok(None);
@@ -183,7 +198,9 @@ async fn listen(deliver: &dyn Fn(Delivery)) -> (bool, Option<String>) {
     let mut events = match open("GET", "/events", None).await {
         Ok(events) => events,
         Err(CallError::Denied) => return (false, None),
-        Err(CallError::Unreachable(_)) => return (false, Some("Nothing answers at this address.".into())),
+        Err(CallError::Unreachable(_)) => {
+            return (false, Some("Nothing answers at this address.".into()));
+        }
         Err(error) => return (false, Some(error.to_string())),
     };
     let mut parser = sse::Parser::default();
@@ -192,7 +209,9 @@ async fn listen(deliver: &dyn Fn(Delivery)) -> (bool, Option<String>) {
         let (silence, _) = timer(SILENCE_MS);
         let text = match select(events.next(), JsFuture::from(silence)).await {
             Either::Left((Some(Ok(text)), _)) => text,
-            Either::Left((Some(Err(_)) | None, _)) => return (heard, Some("The node closed the connection.".into())),
+            Either::Left((Some(Err(_)) | None, _)) => {
+                return (heard, Some("The node closed the connection.".into()));
+            }
             Either::Right(_) => return (heard, Some("The node has been silent for 30 s.".into())),
         };
         for frame in parser.push(&text) {

@@ -9,7 +9,9 @@ use js_sys::{Array, Function, Object, Promise, Reflect};
 use wasm_bindgen::{JsCast, JsValue, prelude::Closure};
 use wasm_bindgen_futures::{JsFuture, spawn_local};
 
-use super::{BACKOFF_S, CallError, Delivery, Reply, TextStream, browser::sleep, error_of, now_ms, words};
+use super::{
+    BACKOFF_S, CallError, Delivery, Reply, TextStream, browser::sleep, error_of, now_ms, words,
+};
 use crate::state::Link;
 
 /// Pieces of one answer that wait for the page, which takes them as they come; so many only pile up
@@ -73,7 +75,9 @@ pub(super) fn connect(deliver: impl Fn(Delivery) + 'static) {
     });
 }
 
-async fn open_channel<F: Fn(Delivery) + 'static>(deliver: &std::rc::Rc<F>) -> Result<(), CallError> {
+async fn open_channel<F: Fn(Delivery) + 'static>(
+    deliver: &std::rc::Rc<F>,
+) -> Result<(), CallError> {
     let deliver = std::rc::Rc::clone(deliver);
     let on_message = Closure::<dyn Fn(JsValue)>::new(move |value: JsValue| {
         if let Some(message) = parse(&value) {
@@ -108,7 +112,10 @@ fn parse(value: &JsValue) -> Option<HostMessage> {
 fn dispatch(message: HostMessage, deliver: &dyn Fn(Delivery)) {
     match message {
         HostMessage::Chunk { stream, text } => STREAMS.with_borrow_mut(|streams| {
-            let full = streams.open.get_mut(&stream).is_some_and(|pieces| pieces.try_send(Ok(text)).is_err());
+            let full = streams
+                .open
+                .get_mut(&stream)
+                .is_some_and(|pieces| pieces.try_send(Ok(text)).is_err());
             if full {
                 streams.open.remove(&stream);
             }
@@ -119,7 +126,9 @@ fn dispatch(message: HostMessage, deliver: &dyn Fn(Delivery)) {
                 let _ = pieces.try_send(Err(error));
             }
         }),
-        HostMessage::Event { .. } | HostMessage::Navigate { .. } => deliver(Delivery::Message(message)),
+        HostMessage::Event { .. } | HostMessage::Navigate { .. } => {
+            deliver(Delivery::Message(message))
+        }
     }
 }
 
@@ -140,7 +149,11 @@ fn host_request(method: &str, path: &str, body: Option<&str>, stream: Option<u32
     HostRequest { method: method.into(), path: path.into(), body: body.map(Into::into), stream }
 }
 
-pub(super) async fn request(method: &str, path: &str, body: Option<&str>) -> Result<Reply, CallError> {
+pub(super) async fn request(
+    method: &str,
+    path: &str,
+    body: Option<&str>,
+) -> Result<Reply, CallError> {
     api(&host_request(method, path, body, None)).await
 }
 

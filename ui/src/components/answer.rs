@@ -12,8 +12,15 @@ use crate::{
 };
 
 #[component]
-pub fn Answer(#[prop(into)] text: Signal<String>, #[prop(into)] writing: Signal<bool>) -> impl IntoView {
-    let blocks = Memo::new(move |_| text.with(|t| markdown::parse(t)));
+pub fn Answer(
+    #[prop(into)] text: Signal<String>,
+    #[prop(into)] writing: Signal<bool>,
+    /// The model writes code without saying so.
+    bare_code: bool,
+) -> impl IntoView {
+    let blocks = Memo::new(move |_| {
+        text.with(|t| if bare_code { markdown::bare_code(t) } else { markdown::parse(t) })
+    });
     let numbered = move || blocks.get().into_iter().enumerate().collect::<Vec<_>>();
     view! {
         <div class="answer" class:is-writing=move || writing.get()>

@@ -1,6 +1,7 @@
 //! A native modal dialog: the browser keeps the focus inside and gives it back on closing.
 
 use leptos::{html, prelude::*};
+use wasm_bindgen::JsCast;
 
 use super::icon::{Icon, icon};
 
@@ -28,7 +29,9 @@ pub fn Dialog(
     // A click on the dialog element itself is a click on the backdrop.
     let backdrop = move |event: leptos::ev::MouseEvent| {
         let target = event.target().map(wasm_bindgen::JsValue::from);
-        let dialog = node.get_untracked().map(|d| wasm_bindgen::JsValue::from(d.unchecked_ref::<web_sys::Element>().clone()));
+        let dialog = node
+            .get_untracked()
+            .map(|d| wasm_bindgen::JsValue::from(d.unchecked_ref::<web_sys::Element>().clone()));
         if target.is_some() && target == dialog {
             open.set(false);
         }
@@ -43,7 +46,6 @@ pub fn Dialog(
             </div>
         }
     });
-    use wasm_bindgen::JsCast;
     view! {
         <dialog
             class=format!("dialog-box {class}")

@@ -63,8 +63,11 @@ pub fn Menu(
             open.set(false);
         } else {
             let items = items(root);
-            let current = items.iter().position(|i| Some(i.as_ref()) == document().active_element().as_ref());
-            if let Some(next) = keyboard::moved(&key, current.unwrap_or(items.len().saturating_sub(1)), items.len()) {
+            let current =
+                items.iter().position(|i| Some(i.as_ref()) == document().active_element().as_ref());
+            if let Some(next) =
+                keyboard::moved(&key, current.unwrap_or(items.len().saturating_sub(1)), items.len())
+            {
                 event.prevent_default();
                 let _ = items[next].focus();
             }
@@ -94,7 +97,9 @@ pub fn Menu(
 
 fn items(root: NodeRef<html::Div>) -> Vec<HtmlElement> {
     let Some(root) = root.get_untracked() else { return Vec::new() };
-    let Ok(list) = root.query_selector_all("[role^=menuitem]") else { return Vec::new() };
+    let Ok(list) = root.query_selector_all("[role^=menuitem]:not([disabled])") else {
+        return Vec::new();
+    };
     (0..list.length()).filter_map(|i| list.get(i)?.dyn_into().ok()).collect()
 }
 

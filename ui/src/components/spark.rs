@@ -34,7 +34,11 @@ fn finding(values: &[f64]) -> String {
     if high <= 0.0 {
         return "Tokens per second, last 10 minutes: nothing was generated".into();
     }
-    format!("Tokens per second, last 10 minutes, between {} and {}", format::rate(low), format::rate(high))
+    format!(
+        "Tokens per second, last 10 minutes, between {} and {}",
+        format::rate(low),
+        format::rate(high)
+    )
 }
 
 /// A line of up to `most` values.
@@ -77,7 +81,10 @@ mod tests {
 
     #[test]
     fn the_label_says_what_the_line_shows() {
-        assert_eq!(finding(&[39.0, 64.2]), "Tokens per second, last 10 minutes, between 39.0 and 64.2");
+        assert_eq!(
+            finding(&[39.0, 64.2]),
+            "Tokens per second, last 10 minutes, between 39.0 and 64.2"
+        );
         assert!(finding(&[0.0, 0.0]).contains("nothing"));
         assert!(finding(&[]).contains("nothing"));
     }

@@ -12,7 +12,7 @@ pub(super) fn Credits() -> impl IntoView {
             glyph=Icon::Credits
             title="No credits"
             why="Credits are earned by serving other nodes. This version serves this computer only, and your own requests cost nothing."
-            about="The panel is for the balance of a node and the receipts behind it."
+            about="This panel is for the balance of a node and the receipts behind it."
         >
             <a class="btn" href="#/">{icon(Icon::Dashboard)}<span>"What this node does now"</span></a>
         </Empty>

@@ -12,10 +12,9 @@ pub(super) fn Mesh() -> impl IntoView {
             glyph=Icon::Mesh
             title="This node is not part of a mesh"
             why="This version serves this computer only. It looks for no other nodes, and none can find it."
-            about="The panel is for the peers of a node: where they are, how they are reached, and what they offer."
+            about="This panel is for the peers of a node: where they are, how they are reached, and what they offer."
         >
             <a class="btn" href="#/">{icon(Icon::Chat)}<span>"Ask this node"</span></a>
-            <a class="btn" href="#/settings">{icon(Icon::Settings)}<span>"Who can reach this node"</span></a>
         </Empty>
     }
 }

@@ -59,7 +59,7 @@ fn nothing_installed(list: &ModelList) -> AnyView {
         <section class="card empty">
             <span class="glyph">{icon(Icon::Models)}</span>
             <h2>"No models"</h2>
-            <p>"The node found no GGUF file. Put one into this folder; it appears here."</p>
+            <p>"The node found no GGUF file. Put one into this folder, then look again."</p>
             <code class="path">{list.folder.clone()}</code>
         </section>
     }
@@ -78,8 +78,7 @@ fn table(app: App, models: Vec<InstalledModel>) -> AnyView {
                             <th scope="col" class="th-title">
                                 <h2 id="installed-title">"Installed "<span class="count">{count}</span></h2>
                             </th>
-                            <th scope="col">"Quant, trained context"</th>
-                            <th scope="col" class="num">"Weights"</th>
+                            <th scope="col">"Quant, context"</th>
                             <th scope="col" class="num">"Size"</th>
                             <th scope="col"><span class="vh">"Actions"</span></th>
                         </tr>
@@ -94,12 +93,16 @@ fn table(app: App, models: Vec<InstalledModel>) -> AnyView {
 
 fn row(app: App, model: InstalledModel) -> AnyView {
     let facts = format!("{}, {}", model.quantization, format::context(model.context_train));
-    let weights = model.parameters.map_or(format::UNKNOWN.into(), format::parameters);
     let under = match why_not(&model) {
         Some(why) => view! { <p class="small bad">{why.to_owned()}</p> }.into_any(),
         None => {
+            let weights = model
+                .parameters
+                .map(|n| format!(", {} weights", format::parameters(n)))
+                .unwrap_or_default();
             let license = model.license.as_ref().map(|l| format!(", {l}")).unwrap_or_default();
-            view! { <p class="small faint"><code>{model.id.clone()}</code>{license}</p> }.into_any()
+            view! { <p class="small faint"><code>{model.id.clone()}</code>{weights}{license}</p> }
+                .into_any()
         }
     };
     let badges = view! {
@@ -128,7 +131,6 @@ fn row(app: App, model: InstalledModel) -> AnyView {
         <tr class:is-active=model.active title=model.path.clone()>
             <td><span class="row"><span class="strong nowrap">{model.name.clone()}</span>{badges}</span>{under}</td>
             <td class="faint nowrap">{facts}</td>
-            <td class="num">{weights}</td>
             <td class="num">{format::file_size(model.size_bytes)}</td>
             <td class="right">{action}</td>
         </tr>
@@ -145,9 +147,16 @@ fn Runner() -> impl IntoView {
     let facts = move || {
         let model = model.get()?;
         let mut rows = model.loaded.as_ref().map(loaded).unwrap_or_default();
-        rows.push(("Process", model.runner_pid.map_or(format::UNKNOWN.into(), |pid| pid.to_string())));
-        rows.push(("Ended unexpectedly", format::counted(u64::from(model.runner_crashes), "time", "times")));
-        Some(rows.into_iter().map(|(k, v)| view! { <div><dt>{k}</dt><dd>{v}</dd></div> }).collect_view())
+        rows.push((
+            "Process",
+            model.runner_pid.map_or(format::UNKNOWN.into(), |pid| pid.to_string()),
+        ));
+        rows.push(("Ended unexpectedly", times(model.runner_crashes)));
+        Some(
+            rows.into_iter()
+                .map(|(k, v)| view! { <div><dt>{k}</dt><dd>{v}</dd></div> })
+                .collect_view(),
+        )
     };
     view! {
         <section class="card" aria-labelledby="runner-title">
@@ -158,6 +167,10 @@ fn Runner() -> impl IntoView {
             </div>
         </section>
     }
+}
+
+fn times(n: u32) -> String {
+    if n == 0 { "never".into() } else { format::counted(u64::from(n), "time", "times") }
 }
 
 fn word(state: ModelState) -> &'static str {
@@ -175,7 +188,7 @@ fn loaded(model: &LoadedModel) -> Vec<(&'static str, String)> {
     let yes = |b: bool| if b { "yes" } else { "no" }.to_owned();
     vec![
         ("In memory", model.id.clone()),
-        ("Context per request", format!("{} tokens", format::count(u64::from(model.context)))),
+        ("Context", format!("{} tokens", format::count(u64::from(model.context)))),
         ("Requests at a time", model.slots.to_string()),
         ("Loaded in", format::wait(model.load_ms)),
         ("Chat template", yes(model.has_chat_template)),

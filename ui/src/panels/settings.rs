@@ -70,7 +70,9 @@ pub(super) fn Settings() -> impl IntoView {
     Effect::new(move |_| {
         if live.get() {
             spawn_local(async move {
-                view.set(Some(backend::call(GetSettings, &Nothing {}).await.map_err(|e| e.to_string())));
+                view.set(Some(
+                    backend::call(GetSettings, &Nothing {}).await.map_err(|e| e.to_string()),
+                ));
             });
         }
     });
@@ -86,13 +88,15 @@ pub(super) fn Settings() -> impl IntoView {
         }
     };
     let ready = Memo::new(move |_| view.with(|v| v.as_ref().map(|v| v.as_ref().err().cloned())));
-    let body = move || match (section.get(), ready.get()) {
+    let body = move || {
+        match (section.get(), ready.get()) {
         (Section::Appearance, _) => view! { <Appearance/> }.into_any(),
         (_, None) => view! { <section class="card skcard late" aria-busy="true"><span class="sk" style:width="60%"></span></section> }.into_any(),
         (_, Some(Some(why))) => view! { <Banner kind="danger" text=why/> }.into_any(),
         (Section::Node, _) => view! { <Node view/> }.into_any(),
         (Section::Api, _) => view! { <Api view/> }.into_any(),
         (Section::Inference, _) => view! { <Inference view/> }.into_any(),
+    }
     };
     view! {
         <div class="page">
@@ -250,7 +254,8 @@ fn Appearance() -> impl IntoView {
             </label>
         }
     };
-    let themes = Theme::ALL.into_iter().zip([Icon::Auto, Icon::Sun, Icon::Moon]).map(option).collect_view();
+    let themes =
+        Theme::ALL.into_iter().zip([Icon::Auto, Icon::Sun, Icon::Moon]).map(option).collect_view();
     view! {
         <section class="card">
             <div class="sets">

@@ -12,7 +12,7 @@ pub(super) fn Tasks() -> impl IntoView {
             glyph=Icon::Tasks
             title="No tasks"
             why="Tasks travel between nodes, and this version serves this computer only. Requests from the Ask box and from your editor are answered directly; the Dashboard lists them under Activity."
-            about="The panel is for work that this node sends to others or does for them."
+            about="This panel is for work that this node sends to others or does for them."
         >
             <a class="btn" href="#/">{icon(Icon::Clock)}<span>"Recent requests"</span></a>
         </Empty>

@@ -17,7 +17,9 @@ pub(super) fn Gate(had_token: bool) -> impl IntoView {
         let pasted = field.get_untracked().map(|f| f.value()).unwrap_or_default();
         match route::token_in(&pasted) {
             Some(token) => backend::set_token(&token),
-            None => problem.set(Some("There is no token in this. Paste the whole address, or the one word in the file.")),
+            None => problem.set(Some(
+                "There is no token in this. Paste the whole address, or the one word in the file.",
+            )),
         }
     };
     let why = if had_token {

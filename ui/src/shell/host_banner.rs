@@ -17,7 +17,9 @@ pub(super) fn HostBanner() -> impl IntoView {
     // The countdown changes every second; the banner itself must not be made anew each time.
     let shown = Memo::new(move |_| match link.get() {
         Link::Lost { attempt, reason, .. } => Some((Some(attempt), reason)),
-        Link::Stopped { stopping: true } => Some((None, "The node is stopping. Requests in flight finish first.".into())),
+        Link::Stopped { stopping: true } => {
+            Some((None, "The node is stopping. Requests in flight finish first.".into()))
+        }
         Link::Stopped { stopping: false } => Some((None, "The node is stopped.".into())),
         Link::Connecting | Link::Live | Link::Denied { .. } => None,
     });
@@ -44,7 +46,7 @@ pub(super) fn HostBanner() -> impl IntoView {
                 }
             });
             view! {
-                <div class="banner banner--danger hostbanner" id="host-banner" role="alert">
+                <div class="banner banner--danger hostbanner" id="host-banner" role="alert" aria-atomic="false">
                     {icon(Icon::Error)}
                     <div>
                         <b>{title}</b>

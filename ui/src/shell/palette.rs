@@ -34,12 +34,19 @@ fn entries(app: App) -> Vec<Entry> {
             run: Callback::new(move |()| app.open(panel)),
         })
         .collect();
-    let mut add = |icon, label: &str, keys, run: Callback<()>| list.push(Entry { icon, label: label.into(), keys, run });
+    let mut add = |icon, label: &str, keys, run: Callback<()>| {
+        list.push(Entry { icon, label: label.into(), keys, run })
+    };
     if app.state.with_untracked(|s| s.link == Link::Live) {
         if app.paused() {
             add(Icon::Play, "Resume this node", "P", Callback::new(move |()| app.resume()));
         } else {
-            add(Icon::Pause, "Pause until you resume", "P", Callback::new(move |()| app.pause(None)));
+            add(
+                Icon::Pause,
+                "Pause until you resume",
+                "P",
+                Callback::new(move |()| app.pause(None)),
+            );
         }
         for hours in [1, 3, 6, 12] {
             let label = format!("Pause for {}", crate::format::counted(hours, "hour", "hours"));
@@ -52,17 +59,37 @@ fn entries(app: App) -> Vec<Entry> {
             }
         }
     } else {
-        add(Icon::Refresh, "Try to reach the node now", "", Callback::new(move |()| app.retry_now()));
+        add(
+            Icon::Refresh,
+            "Try to reach the node now",
+            "",
+            Callback::new(move |()| app.retry_now()),
+        );
     }
     add(Icon::Chat, "Ask", "/", Callback::new(move |()| app.focus_ask()));
-    add(Icon::Plus, "New conversation", "", Callback::new(move |()| {
-        app.chat.forget();
-        app.focus_ask();
-    }));
+    add(
+        Icon::Plus,
+        "New conversation",
+        "",
+        Callback::new(move |()| {
+            app.chat.forget();
+            app.focus_ask();
+        }),
+    );
     for (theme, icon) in Theme::ALL.into_iter().zip([Icon::Auto, Icon::Sun, Icon::Moon]) {
-        add(icon, &format!("Theme: {}", theme.label().to_lowercase()), "", Callback::new(move |()| app.set_theme(theme)));
+        add(
+            icon,
+            &format!("Theme: {}", theme.label().to_lowercase()),
+            "",
+            Callback::new(move |()| app.set_theme(theme)),
+        );
     }
-    add(Icon::Keyboard, "Keyboard shortcuts", "?", Callback::new(move |()| app.shortcuts.set(true)));
+    add(
+        Icon::Keyboard,
+        "Keyboard shortcuts",
+        "?",
+        Callback::new(move |()| app.shortcuts.set(true)),
+    );
     list
 }
 
@@ -94,7 +121,9 @@ fn Search() -> impl IntoView {
     let chosen = RwSignal::new(0_usize);
     let all = Memo::new_with_compare(move |_| entries(app), |_, _| true);
     let found = Signal::derive(move || {
-        all.with(|all| all.iter().filter(|e| typed.with(|t| matches(&e.label, t))).cloned().collect::<Vec<_>>())
+        all.with(|all| {
+            all.iter().filter(|e| typed.with(|t| matches(&e.label, t))).cloned().collect::<Vec<_>>()
+        })
     });
     let run = move |entry: Entry| {
         app.palette.set(false);

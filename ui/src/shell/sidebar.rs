@@ -59,7 +59,9 @@ fn NodeCard() -> impl IntoView {
     });
     let tone = Memo::new(move |_| card.get().0);
     let light = move || match tone.get() {
-        Tone::Serving => view! { <span class="dot dot--live" aria-hidden="true"></span> }.into_any(),
+        Tone::Serving => {
+            view! { <span class="dot dot--live" aria-hidden="true"></span> }.into_any()
+        }
         Tone::Ready => view! { <span class="dot dot--ok" aria-hidden="true"></span> }.into_any(),
         Tone::Waiting => view! { <span class="dot dot--off" aria-hidden="true"></span> }.into_any(),
         Tone::Paused => icon_class(Icon::Pause, "i i-sm warn"),

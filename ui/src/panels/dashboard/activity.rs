@@ -16,7 +16,8 @@ pub(super) fn Feed() -> impl IntoView {
     let lines = Memo::new(move |_| app.state.with(|s| s.activity.clone()));
     let empty = Memo::new(move |_| lines.with(Vec::is_empty));
     // Changes once a day: then the clocks become dates.
-    let today = Memo::new(move |_| LocalTime::new(app.now.get(), backend::local_offset_ms()).date());
+    let today =
+        Memo::new(move |_| LocalTime::new(app.now.get(), backend::local_offset_ms()).date());
     view! {
         <section class="card grow feedcard" aria-labelledby="activity-title">
             <div class="card-head"><h2 id="activity-title">"Activity"</h2></div>
@@ -55,7 +56,9 @@ fn shape(kind: ActivityKind) -> (Icon, &'static str) {
     match kind {
         ActivityKind::NodeStarted => (Icon::Power, "i"),
         ActivityKind::ModelLoaded | ActivityKind::ModelUnloaded => (Icon::Models, "i"),
-        ActivityKind::ModelFailed | ActivityKind::RequestFailed | ActivityKind::RunnerCrashed => (Icon::Error, "i bad"),
+        ActivityKind::ModelFailed | ActivityKind::RequestFailed | ActivityKind::RunnerCrashed => {
+            (Icon::Error, "i bad")
+        }
         ActivityKind::RequestDone => (Icon::Check, "i"),
         ActivityKind::RequestCancelled => (Icon::Stop, "i"),
         ActivityKind::RunnerBack => (Icon::Refresh, "i"),

@@ -22,21 +22,26 @@ pub(super) fn Ask() -> impl IntoView {
     let app = use_app();
     let model = app.active_model();
     let usable = Memo::new(move |_| {
-        app.state.with(|s| s.status.as_ref().is_some_and(|s| {
-            s.model.active.is_some() && !matches!(s.model.state, ModelState::None | ModelState::Failed)
-        }))
+        app.state.with(|s| {
+            s.status.as_ref().is_some_and(|s| {
+                s.model.active.is_some()
+                    && !matches!(s.model.state, ModelState::None | ModelState::Failed)
+            })
+        })
     });
     let has_turns = Memo::new(move |_| app.chat.turns.with(|t| !t.is_empty()));
     let hint = move || match model.get() {
-        Some(m) if m.demo => "Demo model: writes code-like text, not useful for real work".to_owned(),
+        Some(m) if m.demo => {
+            "Demo model: writes code-like text, not useful for real work".to_owned()
+        }
         Some(m) => format!("Try {}", m.name),
         None => String::new(),
     };
     let fresh = move || {
         has_turns.get().then(|| {
             view! {
-                <button class="btn btn--sm btn--ghost" id="ask-new" type="button" on:click=move |_| app.chat.forget()>
-                    {icon(Icon::Plus)}<span>"New conversation"</span>
+                <button class="btn btn--sm btn--ghost" id="ask-new" type="button" title="New conversation" on:click=move |_| app.chat.forget()>
+                    {icon(Icon::Plus)}<span>"New"<span class="vh">" conversation"</span></span>
                 </button>
             }
         })
@@ -44,7 +49,7 @@ pub(super) fn Ask() -> impl IntoView {
     view! {
         <section class="card ask" aria-labelledby="ask-title">
             <div class="card-head card-head--line">
-                <h2 id="ask-title">"Ask"</h2><span class="faint trunc" id="ask-hint">{hint}</span>
+                <h2 id="ask-title">"Ask"</h2><span class="faint trunc" id="ask-hint" title=hint>{hint}</span>
                 <span class="push"></span>{fresh}
             </div>
             {move || if usable.get() || has_turns.get() {
@@ -61,17 +66,24 @@ pub(super) fn Ask() -> impl IntoView {
 fn NoModel() -> impl IntoView {
     let app = use_app();
     app.load_models();
-    let reason = app.part(|s| s.model.reason.clone());
     let failed = app.part(|s| s.model.state == ModelState::Failed);
-    let folder = move || app.models.get().and_then(Result::ok).map(|l| view! { <code class="path">{l.folder}</code> });
+    // Without a model the headline says it all; a failure has details.
+    let reason =
+        app.part(|s| (s.model.state == ModelState::Failed).then(|| s.model.reason.clone()));
+    let folder = move || {
+        app.models
+            .get()
+            .and_then(Result::ok)
+            .map(|l| view! { <code class="path">{l.folder}</code> })
+    };
     view! {
         <div class="empty">
             <span class="glyph">{icon(Icon::Models)}</span>
             <h3>{move || if failed.get() == Some(true) { "The model could not be loaded" } else { "No model to ask" }}</h3>
-            <p>{move || reason.get()}</p>
-            <p class="faint">"Put a GGUF file into this folder and choose it under Models."</p>
+            {move || reason.get().flatten().map(|why| view! { <p>{why}</p> })}
+            <p>"Put a GGUF file into this folder and choose it under Models."</p>
             {folder}
-            <div class="row"><a class="btn btn--primary" href="#/models">{icon(Icon::Models)}<span>"Choose a model"</span></a></div>
+            <div class="row"><a class="btn" href="#/models">{icon(Icon::Models)}<span>"Open Models"</span></a></div>
         </div>
     }
 }
@@ -94,7 +106,9 @@ fn Log() -> impl IntoView {
             answer.track();
         }
         let asked = before.is_some_and(|n| count > n);
-        if (asked || follow.get_untracked()) && let Some(log) = log.get() {
+        if (asked || follow.get_untracked())
+            && let Some(log) = log.get()
+        {
             // After this frame's text is in place.
             request_animation_frame(move || log.set_scroll_top(log.scroll_height()));
         }
@@ -118,13 +132,34 @@ fn Log() -> impl IntoView {
     }
 }
 
+/// Prompts to begin with: for a model that writes code, and for one that only continues it.
+const EXAMPLES: [&str; 3] = [
+    "Write a binary search in Rust",
+    "Explain what a mutex is for",
+    "Write tests for a function that parses dates",
+];
+const DEMO_EXAMPLES: [&str; 3] = ["fn binary_search(", "def fibonacci(n):", "impl Iterator for"];
+
 #[component]
 fn Invitation() -> impl IntoView {
     let app = use_app();
     let url = app.part(|s| s.node.url.clone());
+    let demo = app.part(|s| s.model.active.as_ref().is_some_and(|m| m.demo));
+    let example = move |text: &'static str| {
+        let take = move |_| {
+            app.chat.draft.set(text.into());
+            app.focus_ask();
+        };
+        view! { <button class="chip" type="button" on:click=take>{text}</button> }
+    };
+    let examples = move || {
+        let list = if demo.get() == Some(true) { DEMO_EXAMPLES } else { EXAMPLES };
+        list.map(example).into_iter().collect_view()
+    };
     view! {
         <div class="ask-start">
-            <p class="muted">"Questions are answered on this computer, by the model above."</p>
+            <p class="muted">"Questions are answered on this computer, by the active model."</p>
+            <div class="chips" role="group" aria-label="Examples">{examples}</div>
             <p class="faint small">
                 "Editors and scripts use the same model: OpenAI API at "
                 <code>{move || url.get().map(|u| format!("{u}/v1"))}</code>
@@ -160,7 +195,7 @@ fn TurnView(turn: Turn) -> impl IntoView {
                 <Show when=move || waiting.get()>
                     <p class="faint">"Waiting for the first token"<span class="caret" aria-hidden="true"></span></p>
                 </Show>
-                <AnswerView text writing/>
+                <AnswerView text writing bare_code=turn.demo/>
             </div>
             {move || error.get().map(|message| failure(app, message, last))}
             <Footer answer last/>
@@ -194,13 +229,16 @@ fn Footer(answer: ArcRwSignal<Answer>, last: Memo<bool>) -> impl IntoView {
     let facts = Memo::new(move |_| answer.with(facts));
     move || {
         facts.get().map(|facts| {
-            let figures = facts.figures.into_iter().map(|f| view! { <span class="num">{f}</span> }).collect_view();
+            let figures = facts
+                .figures
+                .into_iter()
+                .map(|f| view! { <span class="num">{f}</span> })
+                .collect_view();
             view! {
                 <p class="ask-meta" id=move || last.get().then_some("ask-footer")>
                     {icon(Icon::Home)}
                     <span>{facts.state}"Served by this node. Nothing left this computer."</span>
-                    <span class="push"></span>
-                    {figures}
+                    <span class="ask-figures push">{figures}</span>
                 </p>
             }
         })
@@ -241,7 +279,9 @@ fn Composer(usable: Memo<bool>) -> impl IntoView {
     let field = NodeRef::<html::Textarea>::new();
     let ready = move || live.get() && usable.get();
     let send = move || {
-        if let Some(model) = model.get_untracked().filter(|_| live.get_untracked() && usable.get_untracked()) {
+        if let Some(model) =
+            model.get_untracked().filter(|_| live.get_untracked() && usable.get_untracked())
+        {
             app.chat.send(&model);
         }
     };
@@ -262,7 +302,7 @@ fn Composer(usable: Memo<bool>) -> impl IntoView {
     };
     let placeholder = move || match (live.get(), app.chat.turns.with(Vec::is_empty)) {
         (false, _) => "The node is not answering",
-        (true, true) => "Ask something, for example: write a binary search in Rust",
+        (true, true) => "Ask something",
         (true, false) => "Ask a follow-up",
     };
     let blank = move || app.chat.draft.with(|d| d.trim().is_empty());

@@ -19,7 +19,9 @@ enum Offer {
     Nothing,
     Pause,
     /// `until_ms` of a timed pause.
-    Resume { until_ms: Option<i64> },
+    Resume {
+        until_ms: Option<i64>,
+    },
     ChooseModel,
 }
 
@@ -41,10 +43,14 @@ pub(super) fn Hero() -> impl IntoView {
             Some(status) if s.link == Link::Live => match status.serving.state {
                 ServingState::Idle | ServingState::Serving => Offer::Pause,
                 ServingState::Paused => Offer::Resume { until_ms: status.serving.until_ms },
-                ServingState::Degraded if matches!(status.model.state, ModelState::None | ModelState::Failed) => {
+                ServingState::Degraded
+                    if matches!(status.model.state, ModelState::None | ModelState::Failed) =>
+                {
                     Offer::ChooseModel
                 }
-                ServingState::Degraded | ServingState::Starting | ServingState::Stopping => Offer::Nothing,
+                ServingState::Degraded | ServingState::Starting | ServingState::Stopping => {
+                    Offer::Nothing
+                }
             },
             _ => Offer::Nothing,
         })

@@ -63,7 +63,8 @@ fn gpu_meters(place: usize, name: &str) -> AnyView {
         let part = app.part(move |s| s.machine.gpus.get(place).map(read));
         Signal::derive(move || part.get().flatten().unwrap_or_else(Reading::unknown))
     };
-    let has_temperature = app.part(move |s| s.machine.gpus.get(place).is_some_and(|g| g.temperature_celsius.is_some()));
+    let has_temperature = app
+        .part(move |s| s.machine.gpus.get(place).is_some_and(|g| g.temperature_celsius.is_some()));
     let spoken = name.to_owned();
     view! {
         <Meter glyph=Icon::Gpu label="GPU" name=name.to_owned() reading=reading(busy)/>

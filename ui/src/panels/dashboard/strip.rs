@@ -41,6 +41,8 @@ struct Cell {
     big: String,
     unit: String,
     small: String,
+    /// The same with all figures, where `small` leaves some out.
+    hint: String,
 }
 
 #[component]
@@ -51,42 +53,58 @@ fn Figure(name: &'static str, read: fn(&Status) -> Cell) -> impl IntoView {
         <div class="strip-cell">
             <h3>{name}</h3>
             <p class="big num">{move || part(|c| c.big)}" "<small>{move || part(|c| c.unit)}</small></p>
-            <p class="small faint" title=move || part(|c| c.small)>{move || part(|c| c.small)}</p>
+            <p class="small faint" title=move || part(|c| if c.hint.is_empty() { c.small } else { c.hint })>{move || part(|c| c.small)}</p>
         </div>
     }
 }
 
 fn requests(status: &Status) -> Cell {
     let r = &status.requests;
+    let small = match r.failed_today {
+        0 => format!("{} tokens", format::compact(r.tokens_today)),
+        n => format!("{} failed, {} tok", format::count(n), format::compact(r.tokens_today)),
+    };
     let tokens = format::counted(r.tokens_today, "token", "tokens");
-    let small = if r.failed_today == 0 { tokens } else { format!("{} failed, {tokens}", format::count(r.failed_today)) };
-    Cell { big: format::count(r.done_today), unit: String::new(), small }
+    let hint = format!("Since midnight UTC: {} failed, {tokens}", format::count(r.failed_today));
+    Cell { big: format::count(r.done_today), unit: "done".into(), small, hint }
 }
 
 fn running(status: &Status) -> Cell {
     let r = &status.requests;
     let small = match (r.queued, r.oldest_wait_ms) {
         (0, _) => "none waiting".into(),
-        (n, Some(ms)) => format!("{n} waiting, {}", format::wait(ms as f64)),
+        (n, Some(ms)) => {
+            format!("{n} waiting, {}", format::duration(i64::try_from(ms).unwrap_or(i64::MAX)))
+        }
         (n, None) => format!("{n} waiting"),
     };
     let unit = if r.slots == 0 { String::new() } else { format!("of {}", r.slots) };
-    Cell { big: r.running.to_string(), unit, small }
+    Cell {
+        big: r.running.to_string(),
+        unit,
+        small,
+        hint: "The wait is that of the oldest request".into(),
+    }
 }
 
 fn memory(status: &Status) -> Cell {
     let m = &status.machine;
+    if m.node_memory_bytes == 0 {
+        return Cell { big: UNKNOWN.into(), ..Cell::default() };
+    }
     let node = format::memory(m.node_memory_bytes);
     let (total, small) = match m.runner_memory_bytes {
-        Some(runner) => (m.node_memory_bytes + runner, format!("runner {}", format::memory(runner))),
+        Some(runner) => {
+            (m.node_memory_bytes + runner, format!("runner {}", format::memory(runner)))
+        }
         None => (m.node_memory_bytes, "no runner".into()),
     };
-    let (big, small) = if m.node_memory_bytes == 0 {
-        (UNKNOWN.into(), String::new())
-    } else {
-        (format::memory(total), format!("node {node}, {small}"))
-    };
-    Cell { big, unit: String::new(), small }
+    Cell {
+        big: format::memory(total),
+        unit: String::new(),
+        hint: format!("node {node}, {small}"),
+        small,
+    }
 }
 
 #[component]
@@ -94,15 +112,19 @@ fn Uptime() -> impl IntoView {
     let app = use_app();
     let started = app.part(|s| s.node.started_at_ms);
     let crashes = app.part(|s| s.model.runner_crashes);
-    let up = Memo::new(move |_| started.get().map_or(UNKNOWN.into(), |at| format::duration(app.now.get() - at)));
+    let up = Memo::new(move |_| {
+        started.get().map_or(UNKNOWN.into(), |at| format::duration(app.now.get() - at))
+    });
     let since = Memo::new(move |_| {
         let offset = backend::local_offset_ms();
         let now = LocalTime::new(app.now.get(), offset);
-        started.get().map_or(String::new(), |at| format!("since {}", LocalTime::new(at, offset).moment(now)))
+        started.get().map_or(String::new(), |at| {
+            format!("since {}", LocalTime::new(at, offset).clock_or_date(now))
+        })
     });
     let small = move || match crashes.get().unwrap_or(0) {
         0 => since.get(),
-        n => format!("runner ended {}", format::counted(u64::from(n), "time", "times")),
+        n => format!("{n} runner {}", if n == 1 { "crash" } else { "crashes" }),
     };
     view! {
         <div class="strip-cell">
@@ -119,16 +141,17 @@ fn SpeedNow() -> impl IntoView {
     let rate = app.part(|s| format::rate(s.speed.tokens_per_s));
     let history = app.part(|s| s.speed.history.clone());
     let values = Signal::derive(move || history.get().unwrap_or_default());
-    let peak = move || {
-        let top = values.with(|v| v.iter().copied().fold(0.0, f64::max));
-        if top > 0.0 { format!("most in 10 min: {}", format::rate(top)) } else { "nothing in 10 min".into() }
-    };
+    let peak = app.part(|s| {
+        // The first ten seconds are not in the history yet.
+        let top = s.speed.history.iter().copied().fold(s.speed.tokens_per_s, f64::max);
+        if top > 0.0 { format!("peak {}", format::rate(top)) } else { "no requests".into() }
+    });
     view! {
         <div class="strip-cell strip-tok">
             <div>
                 <h3>"Speed now"</h3>
                 <p class="big num" id="speed-now">{move || rate.get().unwrap_or(UNKNOWN.into())}" "<small>"tok/s"</small></p>
-                <p class="small faint">{peak}</p>
+                <p class="small faint" title="Of the last 10 minutes">{move || peak.get()}</p>
             </div>
             <Spark values=values most=HISTORY/>
         </div>
@@ -143,10 +166,10 @@ fn ActiveModel() -> impl IntoView {
     let context = app.part(|s| s.model.loaded.as_ref().map(|l| l.context));
     let state = app.part(|s| s.model.state);
     let facts = move || {
-        let Some(model) = active.get() else { return "no model is chosen".to_owned() };
+        let Some(model) = active.get() else { return "none is chosen".to_owned() };
         match state.get() {
             Some(ModelState::Loading) => format!("{}, loading", model.quantization),
-            Some(ModelState::Unloaded) => format!("{}, not in memory", model.quantization),
+            Some(ModelState::Unloaded) => format!("{}, unloaded", model.quantization),
             Some(ModelState::Restarting) => format!("{}, starting again", model.quantization),
             Some(ModelState::Failed) => format!("{}, did not load", model.quantization),
             _ => match context.get().flatten() {
@@ -158,7 +181,7 @@ fn ActiveModel() -> impl IntoView {
     view! {
         <div class="strip-cell strip-model">
             <h3>"Active model"</h3>
-            <p class="big trunc" id="model-name" title=move || active.get().map(|m| m.id)>{name}</p>
+            <p class="big trunc" id="model-name" title=move || active.get().map(|m| format!("{} ({})", m.name, m.id))>{name}</p>
             <div class="small faint strip-line"><span class="trunc" id="model-facts">{facts}</span><Swap/></div>
         </div>
     }
@@ -169,7 +192,15 @@ fn Swap() -> impl IntoView {
     let app = use_app();
     let open = RwSignal::new(false);
     let live = app.live();
-    let label = move || if app.swapping.with(Option::is_some) { "Swapping" } else { "Swap" }.to_owned();
+    let active = app.active_model();
+    let label = move || {
+        let word = match (app.swapping.with(Option::is_some), active.with(Option::is_some)) {
+            (true, _) => "Swapping",
+            (false, true) => "Swap",
+            (false, false) => "Choose",
+        };
+        word.to_owned()
+    };
     move || {
         live.get().then(|| {
             view! {
@@ -199,10 +230,9 @@ fn rows(app: App, open: RwSignal<bool>) -> AnyView {
 }
 
 fn row(app: App, open: RwSignal<bool>, model: InstalledModel) -> AnyView {
-    let note = match why_not(&model) {
-        Some(why) => why.to_owned(),
-        None => format!("{}, {}", model.quantization, format::file_size(model.size_bytes)),
-    };
+    let problem =
+        why_not(&model).map(|why| view! { <span class="menu-why bad">{why.to_owned()}</span> });
+    let facts = format!("{}, {}", model.quantization, format::file_size(model.size_bytes));
     let (active, off) = (model.active, model.active || model.problem.is_some());
     let name = model.name.clone();
     let choose = move |_| {
@@ -213,7 +243,8 @@ fn row(app: App, open: RwSignal<bool>, model: InstalledModel) -> AnyView {
         <li role="none">
             <button type="button" role="menuitemradio" aria-checked=active.to_string() disabled=off on:click=choose>
                 {if active { icon(Icon::Check) } else { icon(Icon::Models) }}
-                <span class="trunc">{name}</span><span class="faint small push">{note}</span>
+                <span class="menu-name"><span class="trunc">{name}</span>{problem}</span>
+                <span class="faint small push">{facts}</span>
             </button>
         </li>
     }
@@ -233,10 +264,11 @@ mod tests {
     fn figures_say_what_is_wrong_only_when_something_is() {
         let mut s = status(0);
         s.requests.done_today = 1_840;
-        s.requests.tokens_today = 1;
-        assert_eq!(requests(&s), Cell { big: "1,840".into(), unit: String::new(), small: "1 token".into() });
+        s.requests.tokens_today = 21_480;
+        assert_eq!((requests(&s).big, requests(&s).small), ("1,840".into(), "21.5k tokens".into()));
         s.requests.failed_today = 2;
-        assert_eq!(requests(&s).small, "2 failed, 1 token");
+        assert_eq!(requests(&s).small, "2 failed, 21.5k tok");
+        assert!(requests(&s).hint.ends_with("2 failed, 21,480 tokens"));
     }
 
     #[test]
@@ -244,10 +276,14 @@ mod tests {
         let mut s = status(0);
         s.requests.slots = 4;
         s.requests.running = 3;
-        assert_eq!(running(&s), Cell { big: "3".into(), unit: "of 4".into(), small: "none waiting".into() });
+        let cell = running(&s);
+        assert_eq!(
+            (cell.big.as_str(), cell.unit.as_str(), cell.small.as_str()),
+            ("3", "of 4", "none waiting")
+        );
         s.requests.queued = 2;
         s.requests.oldest_wait_ms = Some(9_000);
-        assert_eq!(plain(&running(&s).small), "2 waiting, 9.0 s");
+        assert_eq!(plain(&running(&s).small), "2 waiting, 9 s");
     }
 
     #[test]
@@ -255,8 +291,9 @@ mod tests {
         let mut s = status(0);
         assert_eq!(memory(&s).big, UNKNOWN);
         s.machine.node_memory_bytes = 48 << 20;
-        assert_eq!(plain(&memory(&s).small), "node 48.0 MiB, no runner");
+        assert_eq!(plain(&memory(&s).small), "no runner");
         s.machine.runner_memory_bytes = Some(364 << 20);
         assert_eq!(plain(&memory(&s).big), "412 MiB");
+        assert_eq!(plain(&memory(&s).hint), "node 48.0 MiB, runner 364 MiB");
     }
 }

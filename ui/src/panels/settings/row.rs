@@ -38,14 +38,18 @@ fn known(view: View) -> Option<SettingsView> {
 fn note(view: View, field: &'static str, saved: RwSignal<Saved>) -> impl Fn() -> Option<AnyView> {
     move || {
         let mut saved = saved.get();
-        if saved == Saved::Untouched && known(view).is_some_and(|v| Saved::of(&v, field) == Saved::AfterRestart) {
+        if saved == Saved::Untouched
+            && known(view).is_some_and(|v| Saved::of(&v, field) == Saved::AfterRestart)
+        {
             saved = Saved::AfterRestart;
         }
         let (class, glyph, text) = match saved {
             Saved::Untouched => return None,
             Saved::Saving => ("saved faint", Icon::Refresh, "Saving".into()),
             Saved::Live => ("saved", Icon::Check, "Saved, live".into()),
-            Saved::AfterRestart => ("saved warn", Icon::Clock, "Saved, applies when the node starts again".into()),
+            Saved::AfterRestart => {
+                ("saved warn", Icon::Clock, "Saved, applies when the node starts again".into())
+            }
             Saved::Failed(why) => ("saved bad", Icon::Error, format!("Not saved: {why}")),
         };
         Some(view! { <span class=class>{icon(glyph)}<span>{text}</span></span> }.into_any())

@@ -1,0 +1,99 @@
+//! The command line contract that scripts rely on.
+
+use std::process::Command;
+
+use agent_api::node::Status;
+use anyhow::Result;
+use edgecoder_tests::{
+    node::{Options, TestNode, is_alive},
+    programs,
+};
+
+fn run(node: &TestNode, args: &[&str]) -> (bool, String, String) {
+    let output = Command::new(programs::node())
+        .args(args)
+        .arg("--data-dir")
+        .arg(node.options.data_dir())
+        .output()
+        .expect("runs");
+    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.success(), text(&output.stdout), text(&output.stderr))
+}
+
+#[tokio::test]
+async fn the_first_line_says_where_the_node_is_and_sigterm_ends_it_with_0() -> Result<()> {
+    let node = Options::default().start()?;
+    let status = node.status().await?;
+    assert_eq!(status.node.node_id.0, node.node_id);
+    assert_eq!(status.node.url, node.http.url);
+    let ready = node.model().await?;
+    assert_eq!(ready, "edgecoder-demo-4m");
+    let runner = node.status().await?.model.runner_pid.expect("a runner");
+    let (exit, _) = node.stop()?;
+    assert_eq!(exit.code(), Some(0));
+    assert!(!is_alive(runner), "the runner ends with the node");
+    Ok(())
+}
+
+#[tokio::test]
+async fn status_ask_and_logs_talk_to_the_running_node() -> Result<()> {
+    let node = Options::default().start()?;
+    node.model().await?;
+    let (ok, out, err) = run(&node, &["status"]);
+    assert!(ok && out.contains("ready") && out.contains("edgecoder-demo-4m"), "{out}{err}");
+    let (ok, out, _) = run(&node, &["status", "--json"]);
+    assert!(ok);
+    let status: Status = serde_json::from_str(&out)?;
+    assert_eq!(status.node.node_id.0, node.node_id);
+
+    let ask = ["ask", "Return the length", "--max-tokens", "12", "--seed", "5"];
+    let (ok, first, err) = run(&node, &ask);
+    assert!(ok && !first.trim().is_empty(), "{first}{err}");
+    assert!(err.contains("tokens/s"), "{err}");
+    let (_, again, _) = run(&node, &ask);
+    assert_eq!(first, again, "the same seed gives the same answer");
+
+    let (ok, out, _) = run(&node, &["logs"]);
+    assert!(ok && out.contains("node is up"), "{out}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn without_a_node_the_commands_say_how_to_start_one() -> Result<()> {
+    let node = Options::default().start()?;
+    let (exit, options) = node.stop()?;
+    assert!(exit.success());
+    for command in [&["status"][..], &["ask", "x"], &["logs"]] {
+        let output = Command::new(programs::node())
+            .args(command)
+            .arg("--data-dir")
+            .arg(options.data_dir())
+            .output()?;
+        let err = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(err.contains("edgecoder-node run"), "{err}");
+    }
+    Ok(())
+}
+
+#[test]
+fn help_and_completions_are_there() -> Result<()> {
+    let help = Command::new(programs::node()).arg("--help").output()?;
+    let help = String::from_utf8_lossy(&help.stdout).into_owned();
+    for word in ["run", "status", "ask", "logs", "completions", "Examples:"] {
+        assert!(help.contains(word), "{word} is missing:\n{help}");
+    }
+    for shell in ["bash", "zsh", "fish"] {
+        let output = Command::new(programs::node()).args(["completions", shell]).output()?;
+        assert!(output.status.success() && output.stdout.len() > 500, "{shell}");
+    }
+    Ok(())
+}
+
+#[test]
+fn what_needs_a_mesh_is_refused_not_ignored() -> Result<()> {
+    let output = Command::new(programs::node()).args(["run", "--seed"]).output()?;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("mesh"));
+    Ok(())
+}
