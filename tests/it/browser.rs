@@ -5,11 +5,7 @@ use std::process::Command;
 use anyhow::Result;
 use edgecoder_tests::{node::Options, programs};
 
-use crate::support::{
-    journey::first_visit,
-    page::Page,
-    process::free_port,
-};
+use crate::support::{journey::first_visit, page::Page, process::free_port};
 
 /// `false` (and a line that says why) where there is no browser or no page.
 fn possible() -> bool {

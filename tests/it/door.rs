@@ -67,7 +67,8 @@ async fn dns_rebinding_and_cross_site_requests_are_refused_even_with_the_token()
     let simple = format!(
         "Host: {host}\r\nOrigin: https://evil.example\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n"
     );
-    let request = format!("POST /v1/chat/completions HTTP/1.1\r\n{simple}Connection: close\r\n\r\n{{}}");
+    let request =
+        format!("POST /v1/chat/completions HTTP/1.1\r\n{simple}Connection: close\r\n\r\n{{}}");
     let answer = raw(&node.http.url, request.as_bytes(), Then::Wait)?;
     assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
     Ok(())
@@ -107,7 +108,11 @@ async fn an_exposed_node_asks_other_computers_for_the_key() -> Result<()> {
     assert_eq!(error["error"]["type"], "authentication_error");
     assert_eq!(client.get(&models).bearer_auth(key).send().await?.status(), 200);
     let status = format!("{far}/status");
-    assert_eq!(client.get(&status).bearer_auth(key).send().await?.status(), 401, "the key is not the token");
+    assert_eq!(
+        client.get(&status).bearer_auth(key).send().await?.status(),
+        401,
+        "the key is not the token"
+    );
 
     node.http.post::<Value>("/orchestration/pause", &json!({})).await?;
     let paused = client.get(&models).bearer_auth(key).send().await?;
@@ -137,10 +142,15 @@ async fn bad_requests_get_clear_answers_and_break_nothing() -> Result<()> {
     let host = node.http.url.trim_start_matches("http://").to_owned();
     let send = |request: &[u8], then| raw(&node.http.url, request, then).expect("an answer");
 
-    let big = format!("POST /v1/completions HTTP/1.1\r\nHost: {host}\r\nContent-Length: 999999999\r\n\r\n");
+    let big = format!(
+        "POST /v1/completions HTTP/1.1\r\nHost: {host}\r\nContent-Length: 999999999\r\n\r\n"
+    );
     assert!(send(big.as_bytes(), Then::Wait).starts_with("HTTP/1.1 413"));
     // Does not say how long it is, and does not end.
-    let mut chunked = format!("POST /v1/completions HTTP/1.1\r\nHost: {host}\r\nTransfer-Encoding: chunked\r\n\r\n").into_bytes();
+    let mut chunked = format!(
+        "POST /v1/completions HTTP/1.1\r\nHost: {host}\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
+    .into_bytes();
     for _ in 0..9 {
         chunked.extend_from_slice(b"100000\r\n");
         chunked.extend_from_slice(&vec![b' '; 1 << 20]);
@@ -154,8 +164,12 @@ async fn bad_requests_get_clear_answers_and_break_nothing() -> Result<()> {
     not_utf8.extend_from_slice(body);
     assert!(send(&not_utf8, Then::Wait).starts_with("HTTP/1.1 400"));
 
-    assert!(send(b"\x16\x03\x01\x02\x00\x01\x00", Then::CloseWriting).len() < 500, "TLS to a plain port");
-    let half = format!("POST /v1/completions HTTP/1.1\r\nHost: {host}\r\nContent-Length: 100\r\n\r\n{{");
+    assert!(
+        send(b"\x16\x03\x01\x02\x00\x01\x00", Then::CloseWriting).len() < 500,
+        "TLS to a plain port"
+    );
+    let half =
+        format!("POST /v1/completions HTTP/1.1\r\nHost: {host}\r\nContent-Length: 100\r\n\r\n{{");
     send(half.as_bytes(), Then::CloseWriting);
     assert!(send(b"GET / HTTP/1.1\r\n\r\n", Then::Wait).contains("403"), "no Host");
 
@@ -182,7 +196,8 @@ async fn bad_requests_get_clear_answers_and_break_nothing() -> Result<()> {
 #[tokio::test]
 async fn the_openapi_document_is_served_to_anyone_here() -> Result<()> {
     let node = bare()?;
-    let document: Value = reqwest::get(format!("{}/openapi.json", node.http.url)).await?.json().await?;
+    let document: Value =
+        reqwest::get(format!("{}/openapi.json", node.http.url)).await?.json().await?;
     assert_eq!(document["openapi"], "3.1.0");
     assert!(document["paths"]["/status"]["get"].is_object());
     assert!(document["paths"]["/v1/chat/completions"]["post"].is_object());

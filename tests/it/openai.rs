@@ -60,7 +60,10 @@ async fn a_stream_says_the_same_as_a_whole_answer() -> Result<()> {
     assert_eq!(streamed, text);
     assert!(done && finish.is_some());
     let usage = usage.expect("usage was asked for");
-    assert_eq!(u64::from(usage.completion_tokens), whole["usage"]["completion_tokens"].as_u64().unwrap());
+    assert_eq!(
+        u64::from(usage.completion_tokens),
+        whole["usage"]["completion_tokens"].as_u64().unwrap()
+    );
     assert_eq!(usage.total_tokens, usage.prompt_tokens + usage.completion_tokens);
     assert!(usage.prompt_tokens_details.cached_tokens > 0, "the prompt was known by then");
     Ok(())
@@ -69,12 +72,15 @@ async fn a_stream_says_the_same_as_a_whole_answer() -> Result<()> {
 #[tokio::test]
 async fn finish_reasons_stop_strings_and_limits_are_real() -> Result<()> {
     let (node, model) = started().await?;
-    let length: Value =
-        node.http.post("/v1/chat/completions", &with(chat(&model), &json!({"max_tokens": 3}))).await?;
+    let length: Value = node
+        .http
+        .post("/v1/chat/completions", &with(chat(&model), &json!({"max_tokens": 3})))
+        .await?;
     assert_eq!(length["choices"][0]["finish_reason"], "length");
     assert_eq!(length["usage"]["completion_tokens"], 3);
 
-    let greedy = json!({"model": model, "prompt": "def get_path(", "max_tokens": 40, "temperature": 0});
+    let greedy =
+        json!({"model": model, "prompt": "def get_path(", "max_tokens": 40, "temperature": 0});
     let free: Value = node.http.post("/v1/completions", &greedy).await?;
     let text = free["choices"][0]["text"].as_str().expect("text");
     let stop: String = text.chars().skip(5).take(3).collect();
@@ -86,7 +92,10 @@ async fn finish_reasons_stop_strings_and_limits_are_real() -> Result<()> {
 
     let two: Value = node
         .http
-        .post("/v1/completions", &with(greedy, &json!({"n": 2, "echo": true, "prompt": ["a", "b"]})))
+        .post(
+            "/v1/completions",
+            &with(greedy, &json!({"n": 2, "echo": true, "prompt": ["a", "b"]})),
+        )
         .await?;
     let choices = two["choices"].as_array().expect("choices");
     assert_eq!(choices.len(), 4);
@@ -102,7 +111,8 @@ async fn many_requests_at_once_all_get_their_own_answer() -> Result<()> {
         let http = node.http.clone();
         async move {
             let answer: Result<Value> = http.post("/v1/completions", &body).await;
-            answer.map(|answer| answer["choices"][0]["text"].as_str().unwrap_or_default().to_owned())
+            answer
+                .map(|answer| answer["choices"][0]["text"].as_str().unwrap_or_default().to_owned())
         }
     };
     let mut alone = Vec::new();
@@ -144,7 +154,10 @@ async fn a_client_that_goes_away_frees_its_slot() -> Result<()> {
     drop(events);
     node.status_when("nothing runs", |status| status.requests.running == 0).await?;
     let activity: agent_api::node::ActivityList = node.http.get("/activity").await?;
-    let seen = activity.items.iter().any(|line| line.text == "chat stopped" || line.text.starts_with("chat done"));
+    let seen = activity
+        .items
+        .iter()
+        .any(|line| line.text == "chat stopped" || line.text.starts_with("chat done"));
     assert!(seen, "{activity:?}");
     Ok(())
 }
@@ -157,7 +170,11 @@ async fn what_cannot_be_served_is_said_in_openais_words() -> Result<()> {
         (json!({"messages": []}), 400, "messages"),
         (json!({"messages": [{"role": "wizard", "content": "x"}]}), 400, "wizard"),
         (json!({"messages": [{"role": "user"}]}), 400, "content"),
-        (json!({"messages": [{"role": "user", "content": "word ".repeat(4000)}]}), 400, "context_length_exceeded"),
+        (
+            json!({"messages": [{"role": "user", "content": "word ".repeat(4000)}]}),
+            400,
+            "context_length_exceeded",
+        ),
         (json!({"temperature": -0.5}), 400, "temperature"),
         (json!({"max_tokens": -1}), 400, "max_tokens"),
         (json!({"max_tokens": "many"}), 400, "max_tokens"),
@@ -165,15 +182,26 @@ async fn what_cannot_be_served_is_said_in_openais_words() -> Result<()> {
         (json!({"top_logprobs": 3}), 400, "logprobs"),
         (json!({"functions": [{"name": "f"}]}), 400, "tools"),
         (json!({"tools": [{"type": "function", "function": {"name": "f"}}]}), 400, "template"),
-        (json!({"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}}), 400, "schema"),
+        (
+            json!({"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}}),
+            400,
+            "schema",
+        ),
         (json!({"grammar": "root ::= ("}), 400, "grammar"),
-        (json!({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:"}}]}]}), 400, "image"),
+        (
+            json!({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:"}}]}]}),
+            400,
+            "image",
+        ),
     ];
     for (changes, status, word) in cases {
         let (got, body) =
             node.http.try_post("/v1/chat/completions", &with(chat(&model), &changes)).await?;
         assert_eq!(got, status, "{changes}: {body}");
-        assert!(body["error"]["message"].is_string() && body["error"]["type"].is_string(), "{body}");
+        assert!(
+            body["error"]["message"].is_string() && body["error"]["type"].is_string(),
+            "{body}"
+        );
         assert!(body.to_string().contains(word), "{changes}: {body}");
     }
     let response = node
@@ -221,7 +249,8 @@ async fn a_model_that_the_owner_adds_can_be_made_active() -> Result<()> {
         status.model.loaded.as_ref().is_some_and(|loaded| loaded.id == "edgecoder-demo-4m")
     };
     node.status_when("the demo model is loaded", ready).await?;
-    let (status, body) = node.http.try_post("/v1/completions", &json!({"model": "my-own", "prompt": "x"})).await?;
+    let (status, body) =
+        node.http.try_post("/v1/completions", &json!({"model": "my-own", "prompt": "x"})).await?;
     assert_eq!(status, 404, "{body}");
     let (status, _) = node.http.try_post("/model/swap", &json!({"model": "nothing"})).await?;
     assert_eq!(status, 404);

@@ -29,7 +29,9 @@ async fn killing_the_runner_ends_requests_clearly_and_it_comes_back() -> Result<
     let (status, error) = request.await??;
     assert_eq!(status, 503);
     assert_eq!(error["error"]["code"], "runner_lost", "{error}");
-    assert!(error["error"]["message"].as_str().is_some_and(|m| m.contains("send the request again")));
+    assert!(
+        error["error"]["message"].as_str().is_some_and(|m| m.contains("send the request again"))
+    );
 
     let back = node
         .status_when("the runner is back", |status| status.model.state == ModelState::Ready)
@@ -151,6 +153,9 @@ async fn a_missing_or_broken_runner_leaves_a_node_that_says_so() -> Result<()> {
     // A program that ends at once, again and again.
     let node = Options::default().runner("/bin/false".into()).start()?;
     node.status_when("it was tried again", |status| status.model.runner_crashes >= 2).await?;
-    assert!(node.status().await?.model.retry_at_ms.is_some() || node.status().await?.model.runner_crashes > 2);
+    assert!(
+        node.status().await?.model.retry_at_ms.is_some()
+            || node.status().await?.model.runner_crashes > 2
+    );
     Ok(())
 }

@@ -80,7 +80,10 @@ fn modules_use_only_what_lies_below_them() {
             let Some(other) = level(&used) else { continue };
             let fine = used == module || other < own || (other == FOUNDATION && own == FOUNDATION);
             if !fine {
-                wrong.push(format!("{}: {module} (level {own}) uses {used} (level {other})", path.display()));
+                wrong.push(format!(
+                    "{}: {module} (level {own}) uses {used} (level {other})",
+                    path.display()
+                ));
             }
         }
     }
@@ -130,8 +133,12 @@ fn crates_see_only_what_they_may() {
         let manifest = fs::read_to_string(root().join(dir).join("Cargo.toml")).expect("a manifest");
         let dependencies = manifest.split("[dependencies]").nth(1).unwrap_or_default();
         let dependencies = dependencies.split("\n[").next().unwrap_or_default();
-        for ours in ["agent-api", "agent-core", "edgecoder-runner", "edgecoder-node", "edgecoder-ui"] {
-            let named = dependencies.lines().any(|l| l.starts_with(&format!("{ours}.")) || l.starts_with(&format!("{ours} ")));
+        for ours in
+            ["agent-api", "agent-core", "edgecoder-runner", "edgecoder-node", "edgecoder-ui"]
+        {
+            let named = dependencies
+                .lines()
+                .any(|l| l.starts_with(&format!("{ours}.")) || l.starts_with(&format!("{ours} ")));
             assert!(!named || allowed.contains(&ours), "{dir} may not depend on {ours}");
         }
     }
@@ -159,7 +166,9 @@ fn no_unfinished_work_and_no_empty_words() {
     for path in rust_files(&root()).into_iter().filter(|path| path.file_name() != Some(&me)) {
         let text = fs::read_to_string(&path).expect("reads");
         for (n, line) in code_lines(&text) {
-            for bad in ["todo!(", "unimplemented!(", "TODO", "FIXME", "XXX", "coming soon", "lorem ipsum"] {
+            for bad in
+                ["todo!(", "unimplemented!(", "TODO", "FIXME", "XXX", "coming soon", "lorem ipsum"]
+            {
                 if line.contains(bad) {
                     wrong.push(format!("{}:{n}: {bad}", path.display()));
                 }
@@ -168,7 +177,9 @@ fn no_unfinished_work_and_no_empty_words() {
                 let names = ["struct", "enum", "trait", "mod", "fn"];
                 let named = names.iter().any(|kind| {
                     line.contains(&format!("{kind} "))
-                        && line.split_whitespace().any(|w| w.trim_end_matches(['{', ';', '(']).ends_with(word))
+                        && line
+                            .split_whitespace()
+                            .any(|w| w.trim_end_matches(['{', ';', '(']).ends_with(word))
                 });
                 if named {
                     wrong.push(format!("{}:{n}: {word} says nothing", path.display()));
@@ -185,7 +196,10 @@ fn every_module_says_what_it_is_for() {
     for dir in ["agent-core", "src-tauri/src", "ui/src", "xtask/src", "tests"] {
         for path in rust_files(&root().join(dir)) {
             let text = fs::read_to_string(&path).expect("reads");
-            let first = text.lines().find(|line| !line.is_empty() && !line.starts_with("#!")).unwrap_or_default();
+            let first = text
+                .lines()
+                .find(|line| !line.is_empty() && !line.starts_with("#!"))
+                .unwrap_or_default();
             if !first.starts_with("//!") {
                 wrong.push(path.display().to_string());
             }

@@ -88,7 +88,10 @@ struct Menu {
 }
 
 impl Menu {
-    async fn find(connection: &Connection, items: &mut mpsc::Receiver<(String, String)>) -> Result<Self> {
+    async fn find(
+        connection: &Connection,
+        items: &mut mpsc::Receiver<(String, String)>,
+    ) -> Result<Self> {
         let registered = tokio::time::timeout(PATIENCE, items.recv()).await;
         let (bus, path) = registered.context("no icon came")?.context("the watcher is gone")?;
         let item = Proxy::new(connection, bus.clone(), path, "org.kde.StatusNotifierItem").await?;
@@ -114,7 +117,9 @@ impl Menu {
     async fn line_when(&self, what: &str, wanted: impl Fn(&str) -> bool) -> Result<Line> {
         eventually(what, || async { self.labels().await.iter().any(|label| wanted(label)) })
             .await
-            .with_context(|| format!("no line in {:?}", futures_util::FutureExt::now_or_never(self.labels())))?;
+            .with_context(|| {
+                format!("no line in {:?}", futures_util::FutureExt::now_or_never(self.labels()))
+            })?;
         self.lines().await?.into_iter().find(|line| wanted(&line.label)).context(what.to_owned())
     }
 
@@ -136,7 +141,8 @@ fn flatten((id, properties, children): Layout, lines: &mut Vec<Line>) -> Result<
         String::try_from(value.try_clone().ok()?).ok()
     };
     if let Some(label) = text("label") {
-        let enabled = properties.get("enabled").and_then(|v| bool::try_from(v).ok()).unwrap_or(true);
+        let enabled =
+            properties.get("enabled").and_then(|v| bool::try_from(v).ok()).unwrap_or(true);
         lines.push(Line { id, label: label.replace('_', ""), enabled });
     }
     for child in children {
@@ -169,9 +175,15 @@ async fn tray_menu_shows_the_state_and_does_what_it_says() -> Result<()> {
     anyhow::ensure!(!status.enabled, "the first line is information: {status:?}");
     let labels = menu.labels().await;
     for wanted in ["Open EdgeCoder", "Pause", "Quit EdgeCoder"] {
-        anyhow::ensure!(labels.iter().any(|label| label == wanted), "{wanted} is not in {labels:?}");
+        anyhow::ensure!(
+            labels.iter().any(|label| label == wanted),
+            "{wanted} is not in {labels:?}"
+        );
     }
-    anyhow::ensure!(labels.iter().any(|l| l.contains("edgecoder-demo-4m")), "the model: {labels:?}");
+    anyhow::ensure!(
+        labels.iter().any(|l| l.contains("edgecoder-demo-4m")),
+        "the model: {labels:?}"
+    );
     let idle = menu.icon().await?;
 
     let pause = menu.line_when("Pause", |label| label == "Pause").await?;

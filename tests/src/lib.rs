@@ -1,6 +1,7 @@
 //! What the integration tests share, as a library so that the benchmark uses it too: starting real
 //! nodes, talking to them, waiting for what they do.
 
+pub mod gguf;
 pub mod http;
 pub mod node;
 pub mod programs;

@@ -86,7 +86,9 @@ impl Options {
             .env("HOME", self.home.path())
             .env_remove("EDGECODER_DATA_DIR")
             .stdin(Stdio::null());
-        for (name, value) in [("EDGECODER_ASSETS_DIR", &self.assets), ("EDGECODER_UI_DIR", &self.ui)] {
+        for (name, value) in
+            [("EDGECODER_ASSETS_DIR", &self.assets), ("EDGECODER_UI_DIR", &self.ui)]
+        {
             // An empty folder rather than nothing: else the node would look beside itself.
             command.env(name, value.as_deref().unwrap_or(&self.home.path().join("none")));
         }
@@ -243,7 +245,10 @@ pub fn signal(pid: u32, name: &str) -> Result<()> {
 }
 
 /// Waits for a condition.
-pub async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) -> Result<()> {
+pub async fn eventually<F: Future<Output = bool>>(
+    what: &str,
+    mut holds: impl FnMut() -> F,
+) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     while !holds().await {
         anyhow::ensure!(Instant::now() < deadline, "waited in vain: {what}");

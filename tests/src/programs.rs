@@ -53,10 +53,8 @@ pub fn python() -> Option<PathBuf> {
 
 /// Where screenshots are left to be looked at.
 pub fn screenshots() -> PathBuf {
-    let dir = env::var_os("EDGECODER_SCREENSHOT_DIR").map_or_else(
-        || env::temp_dir().join("edgecoder-screenshots"),
-        PathBuf::from,
-    );
+    let dir = env::var_os("EDGECODER_SCREENSHOT_DIR")
+        .map_or_else(|| env::temp_dir().join("edgecoder-screenshots"), PathBuf::from);
     let _ = std::fs::create_dir_all(&dir);
     dir
 }

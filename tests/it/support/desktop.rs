@@ -23,13 +23,19 @@ pub(crate) struct Desktop {
 /// Whether a desktop can be had here; says what is missing otherwise.
 pub(crate) fn missing() -> Option<String> {
     for program in ["Xvfb", "dbus-daemon", "WebKitWebDriver"] {
-        let found = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        let found = Command::new(program)
+            .arg("--version")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
         match found {
             Ok(mut child) => {
                 let _ = child.kill();
                 let _ = child.wait();
             }
-            Err(_) => return Some(format!("{program} is not installed (cargo xtask setup --tests)")),
+            Err(_) => {
+                return Some(format!("{program} is not installed (cargo xtask setup --tests)"));
+            }
         }
     }
     programs::desktop().is_none().then(|| "the desktop app is not built".to_owned())

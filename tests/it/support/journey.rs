@@ -55,7 +55,9 @@ async fn stops_an_answer(page: &Page) -> Result<()> {
         let clicked = page
             .script("const b = document.querySelector('#ask-stop'); if (!b) return false; b.click(); return true")
             .await?;
-        let footer = page.text_when("#ask-footer", |text| text.contains("tok") || text.contains("topped")).await?;
+        let footer = page
+            .text_when("#ask-footer", |text| text.contains("tok") || text.contains("topped"))
+            .await?;
         if clicked == true && footer.contains("topped") {
             return Ok(());
         }

@@ -67,7 +67,12 @@ impl Page {
         Self::connect(name, driver, port, capabilities).await
     }
 
-    async fn connect(name: &'static str, driver: Group, port: u16, capabilities: Value) -> Result<Self> {
+    async fn connect(
+        name: &'static str,
+        driver: Group,
+        port: u16,
+        capabilities: Value,
+    ) -> Result<Self> {
         let capabilities: Capabilities = serde_json::from_value(capabilities)?;
         let client = ClientBuilder::new(HttpConnector::new())
             .capabilities(capabilities)
@@ -113,7 +118,11 @@ impl Page {
     }
 
     /// Waits until the element's text is as wanted.
-    pub(crate) async fn text_when(&self, css: &str, wanted: impl Fn(&str) -> bool) -> Result<String> {
+    pub(crate) async fn text_when(
+        &self,
+        css: &str,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<String> {
         let seen = std::sync::Mutex::new(String::new());
         let read = || async {
             if !self.has(css).await {

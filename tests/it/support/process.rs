@@ -9,10 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use edgecoder_tests::{
-    node::signal,
-    programs::PATIENCE,
-};
+use edgecoder_tests::{node::signal, programs::PATIENCE};
 
 /// A process in a group of its own; dropping it ends the group.
 #[derive(Debug)]

@@ -1,0 +1,64 @@
+//! `cargo xtask bench`: speed as ratios within one run, and sizes. Prints a table in Markdown that
+//! goes into BENCHMARKS.md.
+//!
+//! `bench [--quick]`: fewer repetitions, to try the benchmark itself.
+
+// A command-line program: its output is its purpose.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+#[path = "bench/desktop.rs"]
+mod desktop;
+#[path = "bench/engine.rs"]
+mod engine;
+#[path = "bench/first_byte.rs"]
+mod first_byte;
+#[path = "bench/idle.rs"]
+mod idle;
+#[path = "bench/runner.rs"]
+mod runner;
+
+use anyhow::Result;
+
+/// One line of the table.
+struct Row {
+    what: String,
+    measured: String,
+    bound: &'static str,
+    /// `None`: reported, not bounded.
+    met: Option<bool>,
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let quick = std::env::args().any(|arg| arg == "--quick");
+    let mut rows = Vec::new();
+    eprintln!("runner against llama.cpp directly ...");
+    rows.extend(engine::measure(quick)?);
+    eprintln!("time to first byte ...");
+    rows.extend(first_byte::measure(quick).await?);
+    eprintln!("start, idle and memory ...");
+    rows.extend(idle::measure(quick).await?);
+    rows.extend(desktop::measure()?);
+    println!("| what | measured | bound | met |\n|---|---|---|---|");
+    for Row { what, measured, bound, met } in rows {
+        let met = match met {
+            Some(true) => "yes",
+            Some(false) => "**no**",
+            None => "–",
+        };
+        println!("| {what} | {measured} | {bound} | {met} |");
+    }
+    Ok(())
+}
+
+/// The value below which this share of the sorted values lies.
+fn percentile(sorted: &[f64], share: f64) -> f64 {
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "an index"
+    )]
+    let at = ((sorted.len() - 1) as f64 * share).round() as usize;
+    sorted[at]
+}
