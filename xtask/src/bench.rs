@@ -2,10 +2,10 @@
 
 use std::ffi::OsString;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
 use crate::{
-    page,
+    compile, page,
     program::Program,
     setup::{self, SetupOptions},
     steps::{Steps, note},
@@ -28,15 +28,12 @@ pub(crate) fn run(workspace: &Workspace, options: &BenchOptions) -> Result<()> {
     steps.step("Setting up", || setup::ensure(workspace, &setup))?;
     steps.step("Building the page", || page::build(workspace, page::Kind::Release))?;
     steps.step("Building release programs (about 20 minutes the first time)", || {
-        build(workspace, options.headless)
+        compile::benchmarks(workspace, options.headless)
     })?;
     steps.step("Sizes", || sizes(workspace, options.headless))?;
     steps.announce("Measuring");
     let programs = workspace.programs(Profile::Release);
     let bench = programs.join("bench");
-    if !bench.exists() {
-        bail!("the tests crate has no program named bench");
-    }
     Program::new(bench)
         .dir(&workspace.root)
         .args(&options.arguments)
@@ -47,18 +44,6 @@ pub(crate) fn run(workspace: &Workspace, options: &BenchOptions) -> Result<()> {
         .env("EDGECODER_UI_DIR", workspace.page())
         .env("EDGECODER_ASSETS_DIR", workspace.assets())
         .run()
-}
-
-/// One invocation for all of it: cargo would build dependencies again for each selection of packages.
-fn build(workspace: &Workspace, headless: bool) -> Result<()> {
-    let mut cargo = Program::cargo(workspace).args(["build", "--release", "--bins", "--examples"]);
-    for package in ["edgecoder-runner", "edgecoder-node", "edgecoder-tests"] {
-        cargo = cargo.args(["--package", package]);
-    }
-    if !headless {
-        cargo = cargo.args(["--package", "edgecoder", "--features", "edgecoder/custom-protocol"]);
-    }
-    cargo.fix("correct the error above; if a system library is missing: cargo xtask setup").run()
 }
 
 fn sizes(workspace: &Workspace, headless: bool) -> Result<()> {

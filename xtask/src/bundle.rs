@@ -11,9 +11,8 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    page,
+    compile, page,
     program::Program,
-    run,
     setup::{self, SetupOptions},
     steps::{Steps, note},
     workspace::{Profile, Workspace, size_of, size_text},
@@ -40,7 +39,7 @@ pub(crate) fn run(workspace: &Workspace, options: &BundleOptions) -> Result<()> 
     steps.step("Setting up", || setup::ensure(workspace, &SetupOptions::default()))?;
     steps.step("Building the page", || page::build(workspace, page::Kind::Release))?;
     steps.step(&format!("Building the programs ({} profile)", options.profile.name()), || {
-        run::build(workspace, options.profile, false)
+        compile::programs(workspace, options.profile, false)
     })?;
     steps.step("Packing the .deb", || pack(workspace, options.profile).map(|_| ()))
 }

@@ -1,22 +1,21 @@
 //! `cargo xtask test`: every check that CI runs, cheapest first, and the test runner last.
 //!
-//! Cold on two cores this has to stay well under an hour, so nothing may be built twice. Cargo builds a
-//! dependency again when the packages named on the command line ask for other features of it. Hence
-//! all checks name the same thing: the whole workspace with one feature set, `SELECTION`.
+//! Cold on two cores this has to stay well under an hour, so nothing may be built twice: `compile` says
+//! how.
 
 use std::io::Write;
 
 use anyhow::Result;
 
 use crate::{
-    bundle, page,
+    bundle,
+    compile::{self, SELECTION},
+    page,
     program::{Program, Stream},
     setup::{self, SetupOptions},
     steps::{AlreadyReported, Steps, note},
     workspace::{Profile, Workspace},
 };
-
-const SELECTION: [&str; 3] = ["--workspace", "--features", "edgecoder/custom-protocol"];
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct TestOptions {
@@ -41,7 +40,7 @@ pub(crate) fn run(workspace: &Workspace, options: &TestOptions) -> Result<()> {
     if all {
         steps.step("Checking with clippy", || clippy(workspace))?;
     }
-    steps.step("Building all programs and tests", || build(workspace))?;
+    steps.step("Building all programs and tests", || compile::programs_and_tests(workspace))?;
     if package {
         steps.step("Packing the .deb", || bundle::pack(workspace, Profile::Dev).map(|_| ()))?;
     }
@@ -62,17 +61,6 @@ fn clippy(workspace: &Workspace) -> Result<()> {
         .args(SELECTION)
         .args(["--all-targets", "--", "--deny", "warnings"])
         .fix("correct what clippy names above")
-        .run()
-}
-
-fn build(workspace: &Workspace) -> Result<()> {
-    Program::cargo(workspace)
-        .arg("build")
-        .args(SELECTION)
-        // Programs and tests in one go: asked for alone, programs would get dependencies without the
-        // features that only tests ask for, and everything above those would be built twice.
-        .args(["--bins", "--tests"])
-        .fix("correct the error above; if a system library is missing: cargo xtask setup --tests")
         .run()
 }
 

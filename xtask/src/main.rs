@@ -12,6 +12,7 @@
 mod bench;
 mod bundle;
 mod checks;
+mod compile;
 mod icons;
 mod page;
 mod program;

@@ -5,7 +5,7 @@ use std::{env, ffi::OsString};
 use anyhow::Result;
 
 use crate::{
-    page,
+    compile, page,
     program::Program,
     setup::{self, SetupOptions},
     steps::{Steps, note},
@@ -38,7 +38,7 @@ pub(crate) fn run(workspace: &Workspace, options: &RunOptions) -> Result<()> {
         "Building the desktop app and the runner"
     };
     steps.step(&format!("{what} (about 10 minutes the first time)"), || {
-        build(workspace, Profile::Dev, headless)
+        compile::programs(workspace, Profile::Dev, headless)
     })?;
     if headless {
         steps.announce("Starting the headless node (Ctrl+C stops it)");
@@ -51,23 +51,6 @@ pub(crate) fn run(workspace: &Workspace, options: &RunOptions) -> Result<()> {
         steps.announce("Starting the desktop app (Quit in its tray menu or Ctrl+C stops it)");
     }
     start(workspace, headless, &options.arguments)
-}
-
-/// Builds the programs of a profile: the runner, the node and, unless headless, the desktop app.
-pub(crate) fn build(workspace: &Workspace, profile: Profile, headless: bool) -> Result<()> {
-    let mut cargo = Program::cargo(workspace).args([
-        "build",
-        "--profile",
-        profile.name(),
-        "--package",
-        "edgecoder-runner",
-        "--package",
-        "edgecoder-node",
-    ]);
-    if !headless {
-        cargo = cargo.args(["--package", "edgecoder", "--features", "edgecoder/custom-protocol"]);
-    }
-    cargo.fix("correct the error above; if a system library is missing: cargo xtask setup").run()
 }
 
 fn start(workspace: &Workspace, headless: bool, arguments: &[OsString]) -> Result<()> {

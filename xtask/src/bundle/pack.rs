@@ -120,10 +120,16 @@ fn dependencies(stage: &Path) -> Result<Vec<String>> {
         source.join("debian/control"),
         "Source: edgecoder\n\nPackage: edgecoder\nArchitecture: any\n",
     )?;
+    // It warns about programs that are not in a package's tree.
+    let tree = source.join("debian/edgecoder/usr/bin");
+    fs::create_dir_all(&tree)?;
+    for name in PROGRAMS {
+        fs::copy(stage.join(name), tree.join(name))?;
+    }
     let output = Program::new("dpkg-shlibdeps")
         .dir(&source)
         .arg("-O")
-        .args(PROGRAMS.map(|name| stage.join(name)))
+        .args(PROGRAMS.map(|name| tree.join(name)))
         .fix("sudo apt-get install dpkg-dev")
         .output()?;
     let mut packages = parse_dependencies(&output).context("dpkg-shlibdeps named no packages")?;
