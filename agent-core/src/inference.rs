@@ -167,6 +167,7 @@ impl Inference {
     /// Makes a model the active one (or none) and loads it; requests in flight finish first on
     /// the old one. Returns once the choice is made, not once it is loaded: watch the state.
     pub async fn choose(&self, model: Option<ModelFile>, options: LoadOptions) {
+        let model = model.map(Box::new);
         let _ = self.commands.send(actor::Command::Choose { model, options }).await;
     }
 

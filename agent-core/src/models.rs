@@ -26,16 +26,28 @@ pub struct ModelFile {
     pub size_bytes: u64,
     pub modified: SystemTime,
     pub demo: bool,
-    pub head: Result<GgufInfo, Arc<GgufError>>,
+    pub head: Head,
 }
 
+/// What the model that ships is called; its file's own name is that of a test fixture.
+const DEMO_NAME: &str = "EdgeCoder Demo 4M";
+
 impl ModelFile {
+    /// The name for people: from the file, else its id.
+    pub fn name(&self) -> String {
+        if self.demo {
+            return DEMO_NAME.to_owned();
+        }
+        let named = self.head.as_ref().ok().and_then(|info| info.name.clone());
+        named.filter(|name| !name.trim().is_empty()).unwrap_or_else(|| self.id.clone())
+    }
+
     /// For the API. `active` is the caller's knowledge.
     pub fn describe(&self, active: bool) -> InstalledModel {
         let info = self.head.as_ref().cloned().unwrap_or_default();
         InstalledModel {
             id: self.id.clone(),
-            name: info.name.unwrap_or_else(|| self.id.clone()),
+            name: self.name(),
             path: self.path.display().to_string(),
             size_bytes: self.size_bytes,
             architecture: info.architecture,
@@ -55,13 +67,14 @@ impl ModelFile {
 }
 
 type Key = (PathBuf, u64, SystemTime);
+pub(crate) type Head = Result<GgufInfo, Arc<GgufError>>;
 
 /// Lists model files. Heads are read once per file and change of it.
 #[derive(Clone, Debug)]
 pub struct Library {
     assets: Option<PathBuf>,
     folder: PathBuf,
-    heads: Arc<Mutex<HashMap<Key, Result<GgufInfo, Arc<GgufError>>>>>,
+    heads: Arc<Mutex<HashMap<Key, Head>>>,
 }
 
 impl Library {

@@ -1,5 +1,8 @@
 //! The integration tests, in reading order. One binary, so that the programs are linked once.
 
+// A test that is skipped says so on the terminal.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
 mod tidy;
 
 mod command_line;

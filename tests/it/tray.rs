@@ -94,7 +94,14 @@ impl Menu {
     ) -> Result<Self> {
         let registered = tokio::time::timeout(PATIENCE, items.recv()).await;
         let (bus, path) = registered.context("no icon came")?.context("the watcher is gone")?;
-        let item = Proxy::new(connection, bus.clone(), path, "org.kde.StatusNotifierItem").await?;
+        // The icon's properties change without the signal that a cache waits for.
+        let item: Proxy<'_> = zbus::proxy::Builder::new(connection)
+            .destination(bus.clone())?
+            .path(path)?
+            .interface("org.kde.StatusNotifierItem")?
+            .cache_properties(zbus::proxy::CacheProperties::No)
+            .build()
+            .await?;
         let path: OwnedObjectPath = item.get_property("Menu").await?;
         let menu = Proxy::new(connection, bus, path, "com.canonical.dbusmenu").await?;
         Ok(Self { item, menu })
@@ -129,7 +136,6 @@ impl Menu {
     }
 
     async fn icon(&self) -> Result<String> {
-        // Asked anew: the proxy remembers properties.
         let name: OwnedValue = self.item.get_property("IconName").await?;
         Ok(String::try_from(name)?)
     }

@@ -1,6 +1,9 @@
 //! What the integration tests share, as a library so that the benchmark uses it too: starting real
 //! nodes, talking to them, waiting for what they do.
 
+// A test's log is its terminal.
+#![allow(clippy::print_stderr)]
+
 pub mod gguf;
 pub mod http;
 pub mod node;

@@ -5,6 +5,7 @@ pub(crate) mod pack;
 
 use std::{
     fs,
+    hash::{DefaultHasher, Hash, Hasher},
     path::{Path, PathBuf},
 };
 
@@ -44,14 +45,42 @@ pub(crate) fn run(workspace: &Workspace, options: &BundleOptions) -> Result<()> 
     steps.step("Packing the .deb", || pack(workspace, options.profile).map(|_| ()))
 }
 
-/// Packs what is built already.
+/// Packs what is built already; quick when nothing changed.
 pub(crate) fn pack(workspace: &Workspace, profile: Profile) -> Result<PathBuf> {
     let stage = stage(workspace, profile);
-    stage_programs(&workspace.programs(profile), &stage)?;
+    let programs = workspace.programs(profile);
+    let fingerprint = fingerprint(workspace, &programs)?;
+    let stamp = stage.join("packed");
+    let unchanged = fs::read_to_string(&stamp).is_ok_and(|known| known == fingerprint);
+    if let (true, Ok(deb)) = (unchanged, packed(workspace, profile)) {
+        note(&format!("{} is up to date", deb.display()));
+        return Ok(deb);
+    }
+    stage_programs(&programs, &stage)?;
     Program::xtask_with(workspace, "package").arg("pack").arg("--stage").arg(&stage).run()?;
+    fs::write(&stamp, fingerprint).with_context(|| format!("writing {}", stamp.display()))?;
     let deb = packed(workspace, profile)?;
     note(&format!("{} ({})", deb.display(), size_text(size_of(&deb)?)));
     Ok(deb)
+}
+
+/// Changes with anything that goes into a package. Programs are large: their size and time of change
+/// stand for what is in them.
+fn fingerprint(workspace: &Workspace, programs: &Path) -> Result<String> {
+    let mut files: Vec<_> = PROGRAMS.iter().map(|name| programs.join(name)).collect();
+    for folder in ["ui/dist", "agent-core/assets", "installers", "icons", "xtask/src/bundle"] {
+        files.extend(page::files_below(&workspace.root.join(folder))?);
+    }
+    files.push(workspace.root.join("src-tauri/tauri.conf.json"));
+    let mut hasher = DefaultHasher::new();
+    env!("CARGO_PKG_VERSION").hash(&mut hasher);
+    for file in files {
+        let about = fs::metadata(&file).with_context(|| {
+            format!("looking at {}, which goes into the package", file.display())
+        })?;
+        (&file, about.len(), about.modified()?).hash(&mut hasher);
+    }
+    Ok(format!("{:016x}", hasher.finish()))
 }
 
 /// The package of a profile, once packed.
@@ -82,9 +111,6 @@ fn stage_programs(from: &Path, stage: &Path) -> Result<()> {
     for name in PROGRAMS {
         let copy = stage.join(name);
         let original = from.join(name);
-        if !original.exists() {
-            bail!("{} is not built\n  fix: cargo xtask bundle --deb", original.display());
-        }
         Program::new("strip")
             .arg("-o")
             .arg(&copy)

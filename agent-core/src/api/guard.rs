@@ -20,7 +20,7 @@ use axum::{
         HeaderMap, HeaderValue, Method, StatusCode,
         header::{
             ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
-            ACCESS_CONTROL_ALLOW_ORIGIN, AUTHORIZATION, HOST, ORIGIN, VARY,
+            ACCESS_CONTROL_ALLOW_ORIGIN, AUTHORIZATION, CONTENT_LENGTH, HOST, ORIGIN, VARY,
         },
     },
     middleware::Next,
@@ -28,8 +28,8 @@ use axum::{
 };
 use subtle::ConstantTimeEq as _;
 
-use super::{error::Failure, openai::OpenAiError, server::Peer};
-use crate::node::Node;
+use super::{error::Failure, openai::OpenAiError, own::too_large, server::Peer};
+use crate::{config::limits, node::Node};
 
 /// Why a request is turned away.
 #[derive(Debug, PartialEq)]
@@ -40,6 +40,13 @@ struct Refusal {
 
 pub(super) async fn guard(State(node): State<Node>, request: Request, next: Next) -> Response {
     let settings = node.settings();
+    // Said before the body arrives; what comes without a length is cut off while it is read.
+    let length = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+    let length = length.and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
+    if length > limits::BODY_BYTES as u64 {
+        let refusal = Refusal { code: ErrorCode::TooLarge, message: too_large() };
+        return refuse(request.uri().path(), refusal);
+    }
     let origin = request.headers().get(ORIGIN).cloned();
     let allowed = match check(&node, &settings, &request) {
         Ok(allowed) => allowed,

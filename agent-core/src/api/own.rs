@@ -73,7 +73,8 @@ fn read_request<E: Endpoint>(uri: &Uri, body: Result<Bytes, BytesRejection>) -> 
     }
     let body = body.map_err(|e| body_failure(&e))?;
     let body: &[u8] = if body.is_empty() { b"{}" } else { &body };
-    serde_json::from_slice(body).map_err(|e| {
+    // Says which field is wrong, which serde alone does not.
+    serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_slice(body)).map_err(|e| {
         Failure::new(ErrorCode::BadRequest, format!("The body is not what {} takes: {e}.", E::PATH))
     })
 }

@@ -37,7 +37,7 @@ const LOAD_CRASHES: u32 = 3;
 
 #[derive(Debug)]
 pub(super) enum Command {
-    Choose { model: Option<ModelFile>, options: LoadOptions },
+    Choose { model: Option<Box<ModelFile>>, options: LoadOptions },
     Load,
     Unload,
     Submit { job: Box<Job>, reply: oneshot::Sender<Result<(), InferenceError>> },
@@ -163,7 +163,7 @@ impl Actor {
                     Some(command) => self.command(command),
                     None => return,
                 },
-                from = receive(&mut self.phase) => self.from_runner(from),
+                from = receive(&mut self.phase) => self.hear(from),
                 () = sleep_until(deadline) => self.overdue(),
             }
             self.advance().await;
@@ -197,7 +197,7 @@ impl Actor {
     fn command(&mut self, command: Command) {
         match command {
             Command::Choose { model, options } => {
-                self.chosen = model.map(|model| Choice { model, options });
+                self.chosen = model.map(|model| Choice { model: *model, options });
                 self.wanted = true;
                 self.refused = None;
                 self.load_crashes = 0;
@@ -249,7 +249,7 @@ impl Actor {
         Ok(())
     }
 
-    fn from_runner(&mut self, from: FromRunner) {
+    fn hear(&mut self, from: FromRunner) {
         match from {
             FromRunner::Reply(reply) => self.reply(reply),
             FromRunner::Gone(reason) => self.crashed(&reason),
@@ -292,7 +292,7 @@ impl Actor {
         let phase = std::mem::replace(&mut self.phase, Phase::Off);
         let Phase::Loading { process, load, needs, .. } = phase else { return };
         self.load_crashes = 0;
-        let name = loaded.name.clone();
+        let name = load.model.name();
         self.tell(Notable::ModelLoaded { name, load_ms: loaded.load_ms });
         let holds = Holds { choice: load, loaded, needs };
         self.phase = Phase::Ready { process, since: Instant::now(), holds };
@@ -508,7 +508,7 @@ impl Actor {
     fn drop_process(&mut self) {
         let phase = std::mem::replace(&mut self.phase, Phase::Off);
         if let Phase::Ready { holds, .. } = phase {
-            self.tell(Notable::ModelUnloaded { name: holds.loaded.name });
+            self.tell(Notable::ModelUnloaded { name: holds.choice.model.name() });
         }
     }
 

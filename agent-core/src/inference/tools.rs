@@ -186,7 +186,9 @@ impl ToolReader {
         let found = self.held.find(marker);
         let keep_from = found.unwrap_or_else(|| self.held.len() - partial_end(&self.held, marker));
         let text: String = self.held.drain(..keep_from).collect();
-        if !text.is_empty() && !(found.is_some() && text.trim().is_empty()) {
+        // White space before a call is the template's, not the answer's.
+        let shown = if found.is_some() { text.trim() } else { &text };
+        if !shown.is_empty() {
             parts.push(Part::Text(text));
         }
         if found.is_some() {

@@ -3,7 +3,7 @@
 
 use std::{process::Command, process::Stdio, time::Duration};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use edgecoder_tests::{node::eventually, programs};
 use fantoccini::{Client, ClientBuilder, Locator, elements::Element, key::Key, wd::Capabilities};
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -38,7 +38,7 @@ impl Page {
             "goog:chromeOptions": {"args": [
                 "--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu",
                 "--disable-background-networking", "--disable-component-update", "--disable-sync",
-                "--no-first-run", "--window-size=1200,800", "--force-color-profile=srgb",
+                "--no-first-run", "--window-size=1200,943", "--force-color-profile=srgb",
             ]},
         });
         let page = Self::connect(name, driver, port, capabilities).await?;
@@ -105,16 +105,14 @@ impl Page {
         self.find(css).await?.click().await.with_context(|| format!("clicking {css}"))
     }
 
+    /// What the element shows. Asked of the page: WebKit's driver calls text that is cut off with
+    /// an ellipsis invisible.
     pub(crate) async fn text(&self, css: &str) -> Result<String> {
-        // The element may be made anew between finding and reading.
-        let mut last = None;
-        for _ in 0..5 {
-            match self.find(css).await?.text().await {
-                Ok(text) => return Ok(text),
-                Err(e) => last = Some(e),
-            }
-        }
-        bail!("reading {css}: {last:?}")
+        let css = serde_json::to_string(css)?;
+        let script =
+            format!("const e = document.querySelector({css}); return e ? e.innerText : null");
+        let text = self.script(&script).await?;
+        text.as_str().map(str::to_owned).with_context(|| format!("{css} is not there"))
     }
 
     /// Waits until the element's text is as wanted.
@@ -125,10 +123,7 @@ impl Page {
     ) -> Result<String> {
         let seen = std::sync::Mutex::new(String::new());
         let read = || async {
-            if !self.has(css).await {
-                return false;
-            }
-            let text = self.text(css).await.unwrap_or_default();
+            let Ok(text) = self.text(css).await else { return false };
             let fits = wanted(&text);
             *seen.lock().expect("not poisoned") = text;
             fits

@@ -120,7 +120,8 @@ fn dependencies(stage: &Path) -> Result<Vec<String>> {
         source.join("debian/control"),
         "Source: edgecoder\n\nPackage: edgecoder\nArchitecture: any\n",
     )?;
-    // It warns about programs that are not in a package's tree.
+    // It warns about programs that are not in a package's tree, which it knows by the DEBIAN folder.
+    fs::create_dir_all(source.join("debian/edgecoder/DEBIAN"))?;
     let tree = source.join("debian/edgecoder/usr/bin");
     fs::create_dir_all(&tree)?;
     for name in PROGRAMS {

@@ -38,8 +38,9 @@ pub(super) async fn chat(
 ) -> Result<Response, OpenAiError> {
     let value: Value = parse(body)?;
     refuse_what_would_change_the_answer(&value)?;
-    let request: ChatRequest = serde_json::from_value(value)
-        .map_err(|e| OpenAiError::invalid("body", format!("The body is not valid: {e}.")))?;
+    let request: ChatRequest = serde_path_to_error::deserialize(value).map_err(|e| {
+        OpenAiError::invalid(&e.path().to_string(), format!("The body is not valid: {e}."))
+    })?;
     let common = Common::read(&request.common)?;
     let plan = Plan::make(&node, &request, &common).await?;
 

@@ -54,6 +54,7 @@ impl OpenAiError {
         let (kind, word) = match code {
             ErrorCode::Unauthorized => ("authentication_error", "invalid_api_key"),
             ErrorCode::Unavailable => ("server_error", "node_paused"),
+            ErrorCode::TooLarge => ("invalid_request_error", "too_large"),
             _ => ("permission_error", "forbidden"),
         };
         Self::new(code.status(), kind, Some(word), message)
@@ -109,10 +110,12 @@ pub(super) fn parse<T: DeserializeOwned>(
         let message = format!("The body did not arrive: {}.", rejection.body_text());
         OpenAiError::new(400, "invalid_request_error", None, message)
     })?;
-    serde_json::from_slice(&body).map_err(|e| {
-        let message = format!("The body is not valid: {e}.");
-        OpenAiError::new(400, "invalid_request_error", Some("invalid_json"), message)
-    })
+    serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_slice(&body)).map_err(
+        |e| {
+            let message = format!("The body is not valid: {e}.");
+            OpenAiError::new(400, "invalid_request_error", Some("invalid_json"), message)
+        },
+    )
 }
 
 pub(super) async fn no_such_path() -> OpenAiError {
