@@ -41,7 +41,12 @@ pub(super) struct Process {
 
 impl Process {
     pub(super) fn spawn(program: &Path) -> std::io::Result<Self> {
-        let mut child = tokio::process::Command::new(program)
+        let mut command = tokio::process::Command::new(program);
+        // A group of its own: Ctrl+C in a terminal is for the node, which still lets the runner
+        // finish its requests.
+        #[cfg(unix)]
+        command.process_group(0);
+        let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
