@@ -6,7 +6,7 @@
 //!
 //! Modules in reading order; each may use only those above it (a test in `tests/` checks):
 //!
-//! 1. `config`, `identity`, `events`, `logging`, `backoff`
+//! 1. `clock`, `text`, `backoff`, `config`, `identity`, `events`, `logging`
 //! 2. `storage`
 //! 3. `models`, `machine`
 //! 4. `inference`
@@ -27,5 +27,6 @@ pub mod models;
 pub mod node;
 pub mod storage;
 pub mod supervisor;
+pub mod text;
 
 pub use agent_api;

@@ -30,7 +30,7 @@ pub struct ModelFile {
 }
 
 /// What the model that ships is called; its file's own name is that of a test fixture.
-const DEMO_NAME: &str = "EdgeCoder Demo 4M";
+const DEMO_NAME: &str = "EdgeCoder Demo";
 
 impl ModelFile {
     /// The name for people: from the file, else its id.

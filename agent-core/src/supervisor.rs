@@ -17,7 +17,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{api, backoff::Backoff, clock::now_ms, config::Config, node::Node};
+use crate::{api, backoff::Backoff, clock::now_ms, config::Config, node::Node, text::sentence};
 
 /// A node that was up this long is trusted again: its next failure is waited for briefly.
 const TRUSTED_AFTER: Duration = Duration::from_secs(60);
@@ -101,6 +101,7 @@ impl Supervisor {
             let attempt = backoff.attempt();
             tracing::error!("the node is down, attempt {attempt} in {wait:.1?}: {reason}");
             let retry_at_ms = now_ms() + i64::try_from(wait.as_millis()).unwrap_or(0);
+            let reason = sentence(&reason);
             self.set(HostState::Restarting { attempt, retry_at_ms, reason });
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}

@@ -157,7 +157,7 @@ async fn a_client_that_goes_away_frees_its_slot() -> Result<()> {
     let seen = activity
         .items
         .iter()
-        .any(|line| line.text == "chat stopped" || line.text.starts_with("chat done"));
+        .any(|line| line.text == "Chat stopped" || line.text.starts_with("Chat done"));
     assert!(seen, "{activity:?}");
     Ok(())
 }

@@ -23,7 +23,7 @@ async fn events_begin_with_a_snapshot_and_then_tell_what_happens() -> Result<()>
     node.http.post::<Value>("/v1/chat/completions", &ask).await?;
     loop {
         match events.next().await.expect("an event")? {
-            Event::Activity { item } if item.text.starts_with("chat done") => break,
+            Event::Activity { item } if item.text.starts_with("Chat done") => break,
             _ => {}
         }
     }

@@ -40,8 +40,9 @@ fn code_lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
 }
 
 /// agent-core's modules by level; a module may use only lower levels (and its own).
-const LEVELS: [(&str, u32); 13] = [
+const LEVELS: [(&str, u32); 14] = [
     ("clock", 1),
+    ("text", 1),
     ("config", 1),
     ("identity", 1),
     ("events", 1),

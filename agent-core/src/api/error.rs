@@ -9,7 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use crate::{config::SettingsError, inference::InferenceError, node::NodeError};
+use crate::{config::SettingsError, inference::InferenceError, node::NodeError, text::sentence};
 
 /// An [`ApiError`] as a response.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ impl From<NodeError> for Failure {
             NodeError::NoSuchModel(_) => ErrorCode::NotFound,
             NodeError::Inference(e) => return Self::new(inference_code(e), error.to_string()),
         };
-        Self::new(code, error.to_string())
+        Self::new(code, sentence(&error.to_string()))
     }
 }
 

@@ -25,7 +25,7 @@ use crate::{
     inference::{Finished, Inference, Notable},
     machine,
     models::Library,
-    storage::{AddRequest, Outcome, Storage, StorageError, day_counts, get_state},
+    storage::{AddRequest, Outcome, RequestKind, Storage, StorageError, day_counts, get_state},
 };
 
 /// Why a node did not start. Each says what to do.
@@ -275,17 +275,21 @@ impl Node {
             }
             today.counts.tokens += i64::from(finished.usage.completion_tokens);
         }
-        let kind = finished.kind.as_str();
+        let word = match finished.kind {
+            RequestKind::Chat => "Chat",
+            RequestKind::Completion => "Completion",
+            RequestKind::Embedding => "Embedding",
+        };
         let line = match finished.outcome {
             Outcome::Done if finished.usage.completion_tokens > 0 => {
                 let tokens = finished.usage.completion_tokens;
-                (ActivityKind::RequestDone, format!("{kind} done, {tokens} tokens"))
+                (ActivityKind::RequestDone, format!("{word} done, {tokens} tokens"))
             }
-            Outcome::Done => (ActivityKind::RequestDone, format!("{kind} done")),
-            Outcome::Cancelled => (ActivityKind::RequestCancelled, format!("{kind} stopped")),
+            Outcome::Done => (ActivityKind::RequestDone, format!("{word} done")),
+            Outcome::Cancelled => (ActivityKind::RequestCancelled, format!("{word} stopped")),
             Outcome::Failed => {
                 let why = finished.error.as_deref().unwrap_or("unknown reason");
-                (ActivityKind::RequestFailed, format!("{kind} failed: {why}"))
+                (ActivityKind::RequestFailed, format!("{word} failed: {why}"))
             }
         };
         self.inner.storage.write_behind(AddRequest {

@@ -42,7 +42,7 @@ async fn asks(page: &Page) -> Result<()> {
     ensure!(footer.contains("first token"), "{footer}");
     let answer = page.text("#ask-answer").await?;
     ensure!(!answer.trim().is_empty(), "an answer");
-    page.text_when("#activity", |text| text.contains("chat done")).await?;
+    page.text_when("#activity", |text| text.contains("Chat done")).await?;
     page.screenshot("answered").await
 }
 

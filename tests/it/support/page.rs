@@ -159,6 +159,12 @@ impl Page {
 
     /// Leaves a picture in the screenshot folder.
     pub(crate) async fn screenshot(&self, what: &str) -> Result<()> {
+        // The picture may otherwise show the frame before the last change, or half a fade.
+        let settled = "const done = arguments[0]; requestAnimationFrame(() => requestAnimationFrame(() => {
+            const ending = document.getAnimations().filter(a => a.effect.getComputedTiming().iterations !== Infinity);
+            Promise.all(ending.map(a => a.finished.catch(() => null))).then(() => requestAnimationFrame(() => done(null)));
+        }));";
+        self.client.execute_async(settled, Vec::new()).await?;
         let png = self.client.screenshot().await?;
         let path = programs::screenshots().join(format!("{}-{what}.png", self.name));
         std::fs::write(&path, png).with_context(|| format!("writing {}", path.display()))
