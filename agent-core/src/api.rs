@@ -20,7 +20,7 @@ use agent_api::endpoint::{
 };
 use axum::{Router, extract::DefaultBodyLimit, middleware, routing::get};
 use own::Table as _;
-use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::{catch_panic::CatchPanicLayer, timeout::RequestBodyTimeoutLayer};
 
 use crate::{config::limits, node::Node};
 
@@ -53,6 +53,8 @@ pub fn router(node: &Node) -> Router {
 /// Serves the node's API on the port that it bound, until the node stops.
 pub fn serve(node: &Node) {
     let Some(listener) = node.take_listener() else { return };
-    let guarded = router(node).layer(middleware::from_fn_with_state(node.clone(), guard::guard));
+    let guarded = router(node)
+        .layer(RequestBodyTimeoutLayer::new(limits::BODY_IDLE))
+        .layer(middleware::from_fn_with_state(node.clone(), guard::guard));
     node.spawn_critical("api", server::run(listener, guarded, node.stop_token()));
 }

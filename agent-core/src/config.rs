@@ -25,6 +25,9 @@ pub mod limits {
     pub const CONNECTIONS: usize = 256;
     /// A client has this long to send its request head, so that idle sockets cannot pile up.
     pub const HEADER_TIMEOUT: Duration = Duration::from_secs(15);
+    /// A body that stops arriving for this long ends its request, so that no connection is held for
+    /// ever by a client that promised more than it sends.
+    pub const BODY_IDLE: Duration = Duration::from_secs(30);
     /// Requests waiting for a slot; the next one is told to come back later.
     pub const WAITING_REQUESTS: usize = 128;
     /// How long a request waits for a runner that is being started again.

@@ -27,7 +27,7 @@ use agent_api::{
     settings::{SettingsPatch, SettingsView},
 };
 use futures_util::Stream;
-pub use lock::Holder;
+pub use lock::{Holder, running_holder};
 pub use metrics::Metrics;
 use speed::SpeedMeter;
 pub use start::StartError;
@@ -60,6 +60,10 @@ struct Inner {
     /// The listener until the API server takes it.
     listener: Mutex<Option<std::net::TcpListener>>,
     settings: RwLock<Settings>,
+    /// Held over a whole change: check, write, put in force, announce.
+    settings_turn: tokio::sync::Mutex<()>,
+    /// Held over a whole pause or resume.
+    pause_turn: tokio::sync::Mutex<()>,
     /// `listen` as it was at the start, to say what waits for the next one.
     listen_at_start: String,
     storage: Storage,
@@ -171,28 +175,23 @@ impl Node {
 
     async fn change_settings(
         &self,
-        change: impl FnOnce(&Settings) -> Result<Settings, SettingsError> + Send + 'static,
+        change: impl FnOnce(&Settings) -> Result<Settings, SettingsError> + Send,
     ) -> Result<(), NodeError> {
-        let node = self.clone();
-        let changed = tokio::task::spawn_blocking(move || {
-            // Held over the write, so that two changes cannot overwrite each other.
-            let mut settings = node.inner.settings.write().unwrap_or_else(PoisonError::into_inner);
-            let new = change(&settings)?;
-            if new == *settings {
-                return Ok(None);
-            }
-            config::save_settings(&node.inner.config.paths.settings(), &new)?;
-            let old = std::mem::replace(&mut *settings, new.clone());
-            Ok::<_, SettingsError>(Some((old, new)))
-        })
-        .await
-        .map_err(|e| NodeError::BadRequest(format!("the change was interrupted: {e}")))??;
-        if let Some((old, new)) = changed {
-            if load_options(&old) != load_options(&new) || old.active_model != new.active_model {
-                self.choose_model(&new).await;
-            }
-            self.inner.bus.send(Event::Settings { settings: Box::new(without_key(new)) });
+        let _turn = self.inner.settings_turn.lock().await;
+        let old = self.settings();
+        let new = change(&old)?;
+        if new == old {
+            return Ok(());
         }
+        let (path, to_save) = (self.inner.config.paths.settings(), new.clone());
+        tokio::task::spawn_blocking(move || config::save_settings(&path, &to_save))
+            .await
+            .map_err(|e| NodeError::BadRequest(format!("the change was interrupted: {e}")))??;
+        *self.inner.settings.write().unwrap_or_else(PoisonError::into_inner) = new.clone();
+        if load_options(&old) != load_options(&new) || old.active_model != new.active_model {
+            self.choose_model(&new).await;
+        }
+        self.inner.bus.send(Event::Settings { settings: Box::new(without_key(new)) });
         Ok(())
     }
 
@@ -292,25 +291,35 @@ impl Node {
             Some(s) => Some(now_ms() + i64::try_from(s).unwrap_or(0) * 1000),
             None => None,
         };
+        let _turn = self.inner.pause_turn.lock().await;
         let paused = Paused { until_ms };
-        let value = serde_json::to_string(&paused).unwrap_or_default();
-        self.inner.storage.write(SetState { key: PAUSE_KEY, value: Some(value) }).await?;
         *self.inner.pause.lock().unwrap_or_else(PoisonError::into_inner) = Some(paused);
         self.inner.inference.unload().await;
+        let value = serde_json::to_string(&paused).unwrap_or_default();
+        self.keep_pause(Some(value)).await;
         self.record(ActivityKind::Paused, "Paused by you".into()).await;
         self.publish_status().await;
         Ok(self.serving())
     }
 
     pub async fn resume(&self) -> Result<Serving, NodeError> {
-        self.inner.storage.write(SetState { key: PAUSE_KEY, value: None }).await?;
+        let _turn = self.inner.pause_turn.lock().await;
         let was = self.inner.pause.lock().unwrap_or_else(PoisonError::into_inner).take();
         if was.is_some() {
             self.choose_model(&self.settings()).await;
+            self.keep_pause(None).await;
             self.record(ActivityKind::Resumed, "Resumed".into()).await;
         }
         self.publish_status().await;
         Ok(self.serving())
+    }
+
+    /// The owner's word counts at once, also when it cannot be written down; the notice about the
+    /// database then says what is lost by a restart.
+    async fn keep_pause(&self, value: Option<String>) {
+        if let Err(e) = self.inner.storage.write(SetState { key: PAUSE_KEY, value }).await {
+            tracing::warn!("the pause will not survive a restart: {e}");
+        }
     }
 
     pub fn is_paused(&self) -> bool {

@@ -10,7 +10,7 @@ use std::{
 
 use agent_api::{Event, host::HostState};
 use axum::Router;
-use futures_util::{Stream, StreamExt as _};
+use futures_util::{FutureExt as _, Stream, StreamExt as _};
 use tokio::{
     sync::{Notify, watch},
     time::Instant,
@@ -83,16 +83,17 @@ impl Supervisor {
         let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
         while !self.inner.stop.is_cancelled() {
             self.set(HostState::Starting);
+            // A request to restart that came while the node was down is what happens now.
+            let _ = self.inner.restart.notified().now_or_never();
             let started = Instant::now();
-            let ended = tokio::select! {
-                ended = self.run_once(config.clone()) => ended,
-                () = self.inner.stop.cancelled() => break,
-            };
-            self.take_down().await;
-            let reason = match ended {
-                // Asked for: no wait.
-                Ended::Restart => continue,
-                Ended::Failed(reason) => reason,
+            let reason = match self.run_once(config.clone()).await {
+                Ended::Stop => break,
+                Ended::Restart => {
+                    self.set(HostState::Starting);
+                    self.take_down().await;
+                    continue;
+                }
+                Ended::Failed(reason) => sentence(&reason),
             };
             if started.elapsed() >= TRUSTED_AFTER {
                 backoff.reset();
@@ -101,8 +102,8 @@ impl Supervisor {
             let attempt = backoff.attempt();
             tracing::error!("the node is down, attempt {attempt} in {wait:.1?}: {reason}");
             let retry_at_ms = now_ms() + i64::try_from(wait.as_millis()).unwrap_or(0);
-            let reason = sentence(&reason);
             self.set(HostState::Restarting { attempt, retry_at_ms, reason });
+            self.take_down().await;
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 () = self.inner.restart.notified() => {}
@@ -115,8 +116,9 @@ impl Supervisor {
         self.inner.stopped.cancel();
     }
 
-    /// One life of a node: until it fails or a restart is asked for.
+    /// One life of a node: until it fails, or a restart or the end is asked for.
     async fn run_once(&self, config: Config) -> Ended {
+        // Not cut short by a stop: a node half started has tasks that only its shutdown ends.
         let node = match Node::start(config).await {
             Ok(node) => node,
             Err(e) => return Ended::Failed(e.to_string()),
@@ -127,6 +129,7 @@ impl Supervisor {
         tokio::select! {
             reason = node.failed() => Ended::Failed(reason),
             () = self.inner.restart.notified() => Ended::Restart,
+            () = self.inner.stop.cancelled() => Ended::Stop,
         }
     }
 
@@ -189,6 +192,7 @@ impl Supervisor {
 }
 
 enum Ended {
+    Stop,
     Restart,
     Failed(String),
 }

@@ -98,6 +98,8 @@ fn start_log(paths: &Paths) -> logging::LogRing {
 
 fn set_up(app: &AppHandle, config: Config, hidden: bool) -> tauri::Result<()> {
     let paths = config.paths.clone();
+    // Before there is a node: from here on a signal stops it in order.
+    let signals = quit::listen();
     let supervisor = Supervisor::start(config, tauri::async_runtime::handle().inner());
     let tray = match tray::build(app, &paths) {
         Ok(tray) => Some(tray),
@@ -113,7 +115,7 @@ fn set_up(app: &AppHandle, config: Config, hidden: bool) -> tauri::Result<()> {
         tray,
         quitting: AtomicBool::new(false),
     });
-    quit::on_signals(app);
+    quit::on_signals(app, signals);
     tray::follow(app);
     window::open(app)?;
     if hidden {

@@ -4,6 +4,7 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use tauri::{AppHandle, Manager as _};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{app::Shell, window};
 
@@ -30,21 +31,29 @@ pub(crate) fn quit(app: &AppHandle) {
     });
 }
 
-/// Quits on the signals with which terminals, sessions and services end a program.
-pub(crate) fn on_signals(app: &AppHandle) {
-    use tokio::signal::unix::{SignalKind, signal};
-    for kind in [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()] {
+/// Listens for the signals with which terminals, sessions and services end a program. One that
+/// comes before anybody waits for it is kept.
+pub(crate) fn listen() -> Vec<Signal> {
+    let _runtime = tauri::async_runtime::handle().inner().enter();
+    [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()]
+        .into_iter()
+        .filter_map(|kind| {
+            signal(kind)
+                .inspect_err(|error| {
+                    tracing::warn!(%error, "cannot listen for signals; end the app from its menu");
+                })
+                .ok()
+        })
+        .collect()
+}
+
+/// Quits when one of them comes.
+pub(crate) fn on_signals(app: &AppHandle, signals: Vec<Signal>) {
+    for mut signal in signals {
         let app = app.clone();
         tauri::async_runtime::spawn(async move {
-            match signal(kind) {
-                Ok(mut signal) => {
-                    if signal.recv().await.is_some() {
-                        quit(&app);
-                    }
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "cannot listen for signals; end the app from its menu");
-                }
+            if signal.recv().await.is_some() {
+                quit(&app);
             }
         });
     }

@@ -120,3 +120,68 @@ async fn a_bad_setting_is_refused_and_the_old_one_stays() -> Result<()> {
     assert_eq!(view["settings"]["parallel"], 4);
     Ok(())
 }
+
+/// A small file system of its own under a data directory; gone when dropped.
+struct SmallDisk {
+    at: std::path::PathBuf,
+}
+
+impl SmallDisk {
+    /// `None` where mounting is not allowed.
+    fn mount(options: &Options, flags: &str) -> Option<Self> {
+        let at = options.data_dir();
+        fs::create_dir_all(&at).ok()?;
+        let mount = ["-t", "tmpfs", "-o", flags, "tmpfs"];
+        let mounted = Command::new("mount").args(mount).arg(&at).output().ok()?;
+        if !mounted.status.success() {
+            eprintln!("skipped: mounting is not allowed here (it needs root)");
+            return None;
+        }
+        Some(Self { at })
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.at).output();
+    }
+}
+
+#[test]
+fn a_read_only_disk_is_named_with_what_to_do() -> Result<()> {
+    let options = Options::default();
+    let Some(_disk) = SmallDisk::mount(&options, "size=4m,ro") else { return Ok(()) };
+    let said = options.start_refused()?;
+    assert!(said.contains("Read-only") && said.contains("--data-dir"), "{said}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_full_disk_stops_no_answers_and_is_said_until_there_is_room() -> Result<()> {
+    let options = Options::default();
+    let Some(disk) = SmallDisk::mount(&options, "size=4m") else { return Ok(()) };
+    let node = options.start()?;
+    let model = node.model().await?;
+    let filler = disk.at.join("filler");
+    // As many bytes as there is room for.
+    let _ = fs::write(&filler, vec![1; 8 << 20]);
+
+    let ask = json!({"model": model, "prompt": "def ", "max_tokens": 3});
+    node.http.post::<Value>("/v1/completions", &ask).await?;
+    let full = |status: &agent_api::Status| status.notices.iter().any(|n| n.id == "database_write");
+    let status = node.status_when("the owner is told", full).await?;
+    let notice = status.notices.iter().find(|n| n.id == "database_write").expect("a notice");
+    assert!(notice.message.contains("Free some disk space"), "{}", notice.message);
+    let serving: agent_api::node::Serving =
+        node.http.post("/orchestration/pause", &json!({})).await?;
+    assert_eq!(serving.state, agent_api::node::ServingState::Paused, "the owner's word counts");
+
+    fs::remove_file(&filler)?;
+    node.http.post::<Value>("/orchestration/resume", &json!({})).await?;
+    node.status_when("the notice is gone", |status| !full(status)).await?;
+    // The file system goes after the node.
+    let (exit, _options) = node.stop()?;
+    assert!(exit.success());
+    drop(disk);
+    Ok(())
+}

@@ -85,6 +85,7 @@ async fn a_listed_origin_may_call_and_gets_cors_headers() -> Result<()> {
     let preflight =
         node.http.request("OPTIONS", "/v1/models").header("Origin", origin).send().await?;
     assert_eq!(preflight.status(), 204);
+    assert_eq!(preflight.headers()["access-control-allow-origin"], origin);
     Ok(())
 }
 

@@ -12,6 +12,7 @@ mod openai;
 mod python_client;
 mod runner_failures;
 mod streams;
+mod supervisor;
 
 mod browser;
 mod package;

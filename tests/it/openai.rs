@@ -146,23 +146,6 @@ async fn more_requests_than_may_wait_are_told_to_come_back() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_client_that_goes_away_frees_its_slot() -> Result<()> {
-    let (node, model) = started().await?;
-    let body = with(chat(&model), &json!({"stream": true, "max_tokens": 900, "temperature": 1.8}));
-    let mut events = node.http.stream("/v1/chat/completions", &body).await?;
-    events.next().await.expect("a first chunk")?;
-    drop(events);
-    node.status_when("nothing runs", |status| status.requests.running == 0).await?;
-    let activity: agent_api::node::ActivityList = node.http.get("/activity").await?;
-    let seen = activity
-        .items
-        .iter()
-        .any(|line| line.text == "Chat stopped" || line.text.starts_with("Chat done"));
-    assert!(seen, "{activity:?}");
-    Ok(())
-}
-
-#[tokio::test]
 async fn what_cannot_be_served_is_said_in_openais_words() -> Result<()> {
     let (node, model) = started().await?;
     let cases = [

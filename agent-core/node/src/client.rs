@@ -3,7 +3,7 @@
 use std::{fs, time::Duration};
 
 use agent_api::{ApiError, endpoint::Endpoint};
-use agent_core::{config::Config, node::Holder};
+use agent_core::{config::Config, node::running_holder};
 use anyhow::{Context as _, bail};
 use reqwest::{Client as Http, RequestBuilder, Response, StatusCode};
 
@@ -20,10 +20,8 @@ impl Client {
     pub(crate) fn connect(data: DataDir) -> anyhow::Result<Self> {
         let paths = Config::resolve(data.data_dir, None)?.paths;
         let dir = paths.data_dir.display();
-        let holder: Option<Holder> = fs::read_to_string(paths.lock())
-            .ok()
-            .and_then(|text| serde_json::from_str(&text).ok())
-            .filter(|holder: &Holder| !holder.url.is_empty());
+        // Only a lock that is held names a node that lives: the token goes to nobody else.
+        let holder = running_holder(&paths.lock()).filter(|holder| !holder.url.is_empty());
         let Some(holder) = holder else {
             bail!("no node runs on {dir}. Start one with: edgecoder-node run");
         };

@@ -31,9 +31,11 @@ impl IntoResponse for Failure {
 impl From<NodeError> for Failure {
     fn from(error: NodeError) -> Self {
         let code = match &error {
-            NodeError::Settings(SettingsError::Refused(_)) | NodeError::BadRequest(_) => {
-                ErrorCode::BadRequest
+            // Begins with the name of a field, which stays as it is written.
+            NodeError::Settings(SettingsError::Refused(why)) => {
+                return Self::new(ErrorCode::BadRequest, format!("{why}."));
             }
+            NodeError::BadRequest(_) => ErrorCode::BadRequest,
             NodeError::Settings(_) | NodeError::Storage(_) => ErrorCode::Unavailable,
             NodeError::NoSuchModel(_) => ErrorCode::NotFound,
             NodeError::Inference(e) => return Self::new(inference_code(e), error.to_string()),

@@ -20,7 +20,8 @@ use axum::{
         HeaderMap, HeaderValue, Method, StatusCode,
         header::{
             ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
-            ACCESS_CONTROL_ALLOW_ORIGIN, AUTHORIZATION, CONTENT_LENGTH, HOST, ORIGIN, VARY,
+            ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_REQUEST_HEADERS, AUTHORIZATION,
+            CONTENT_LENGTH, HOST, ORIGIN, VARY,
         },
     },
     middleware::Next,
@@ -47,21 +48,40 @@ pub(super) async fn guard(State(node): State<Node>, request: Request, next: Next
         let refusal = Refusal { code: ErrorCode::TooLarge, message: too_large() };
         return refuse(request.uri().path(), refusal);
     }
-    let origin = request.headers().get(ORIGIN).cloned();
+    // Only an origin the owner listed needs CORS headers; our own page is same-origin.
+    let cors = Cors::of(request.headers(), &settings);
     let allowed = match check(&node, &settings, &request) {
         Ok(allowed) => allowed,
         Err(refusal) => {
             let path = request.uri().path();
             tracing::warn!("refused {} {path}: {}", request.method(), refusal.message);
-            return refuse(path, refusal);
+            return with_cors(refuse(path, refusal), cors);
         }
     };
-    // Only an origin the owner listed needs CORS headers; our own page is same-origin.
-    let cors = origin.filter(|_| allowed == Allowed::ListedOrigin);
-    if cors.is_some() && request.method() == Method::OPTIONS {
+    if allowed == Allowed::ListedOrigin && request.method() == Method::OPTIONS {
         return with_cors(StatusCode::NO_CONTENT.into_response(), cors);
     }
     with_cors(next.run(request).await, cors)
+}
+
+/// What a listed web origin is told.
+struct Cors {
+    origin: HeaderValue,
+    /// The headers it asked for: OpenAI's client for browsers sends a dozen of its own.
+    headers: HeaderValue,
+}
+
+impl Cors {
+    fn of(headers: &HeaderMap, settings: &Settings) -> Option<Self> {
+        let origin = headers.get(ORIGIN)?.clone();
+        let text = origin.to_str().ok()?;
+        if !settings.allowed_origins.iter().any(|o| o.eq_ignore_ascii_case(text)) {
+            return None;
+        }
+        let asked = headers.get(ACCESS_CONTROL_REQUEST_HEADERS).cloned();
+        let usual = || HeaderValue::from_static("authorization, content-type");
+        Some(Self { origin, headers: asked.unwrap_or_else(usual) })
+    }
 }
 
 fn refuse(path: &str, refusal: Refusal) -> Response {
@@ -73,15 +93,12 @@ fn refuse(path: &str, refusal: Refusal) -> Response {
     }
 }
 
-fn with_cors(mut response: Response, origin: Option<HeaderValue>) -> Response {
-    if let Some(origin) = origin {
+fn with_cors(mut response: Response, cors: Option<Cors>) -> Response {
+    if let Some(Cors { origin, headers: allowed }) = cors {
         let headers = response.headers_mut();
         headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
         headers.insert(VARY, HeaderValue::from_static("origin"));
-        headers.insert(
-            ACCESS_CONTROL_ALLOW_HEADERS,
-            HeaderValue::from_static("authorization, content-type"),
-        );
+        headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, allowed);
         headers.insert(
             ACCESS_CONTROL_ALLOW_METHODS,
             HeaderValue::from_static("GET, POST, PATCH, DELETE"),
@@ -159,7 +176,10 @@ fn needed(path: &str, local: bool) -> Needed {
     let row = ENDPOINTS.iter().find(|row| row.path == path);
     match row.map(|row| row.access) {
         Some(Access::Token) => Needed::Token,
-        // Open rows, and the page's files, which hold no secret.
+        // "Anyone on this computer"; others learn nothing about the node without its key.
+        Some(Access::Open) if !local => Needed::Key,
+        None if path == "/openapi.json" && !local => Needed::Key,
+        // The page's files hold no secret.
         Some(Access::Open) | None => Needed::Nothing,
     }
 }
@@ -308,6 +328,7 @@ mod tests {
         assert_eq!(needed("/events", true), Needed::Token);
         assert_eq!(needed("/metrics", true), Needed::Token);
         assert_eq!(needed("/health/runtime", true), Needed::Nothing);
+        assert_eq!(needed("/health/runtime", false), Needed::Key);
         assert_eq!(needed("/v1/models", true), Needed::Nothing);
         assert_eq!(needed("/v1/models", false), Needed::Key);
         assert_eq!(needed("/", true), Needed::Nothing);

@@ -32,6 +32,7 @@ pub(super) async fn run(listener: std::net::TcpListener, router: Router, stop: C
     };
     let slots = Arc::new(Semaphore::new(limits::CONNECTIONS));
     let graceful = GracefulShutdown::new();
+    let cut = CancellationToken::new();
     loop {
         // A slot is taken before accepting: further clients wait in the kernel's queue.
         let slot = tokio::select! {
@@ -61,12 +62,17 @@ pub(super) async fn run(listener: std::net::TcpListener, router: Router, stop: C
             .header_read_timeout(limits::HEADER_TIMEOUT)
             .serve_connection(TokioIo::new(stream), service);
         let connection = graceful.watch(connection);
+        let cut = cut.clone();
         tokio::spawn(async move {
-            // Errors here are clients that went away or did not speak HTTP.
-            let _ = connection.await;
+            tokio::select! {
+                // Errors here are clients that went away or did not speak HTTP.
+                _ = connection => {}
+                () = cut.cancelled() => {}
+            }
             drop(slot);
         });
     }
     drop(listener);
     let _ = tokio::time::timeout(LINGER, graceful.shutdown()).await;
+    cut.cancel();
 }

@@ -3,6 +3,7 @@
 //! Everything happens in one loop: a command, a frame from the runner or a deadline changes the
 //! state, then [`Actor::advance`] does whatever the new state calls for.
 
+mod describe;
 mod job;
 
 use std::{
@@ -13,7 +14,7 @@ use std::{
 };
 
 use agent_api::{
-    models::{LoadedModel, ModelState},
+    models::ModelState,
     runner::{self, Command as RunnerCommand, Loaded, Reply},
 };
 pub(super) use job::Job;
@@ -93,6 +94,14 @@ impl Choice {
     }
 }
 
+/// Why a model is left alone.
+#[derive(Debug)]
+struct Refused {
+    reason: String,
+    /// Memory comes and goes: the next request tries again.
+    for_memory: bool,
+}
+
 struct Actor {
     program: Option<PathBuf>,
     phase: Phase,
@@ -100,7 +109,9 @@ struct Actor {
     /// False after an unload, until the next request.
     wanted: bool,
     /// Why the chosen model is not tried (again).
-    refused: Option<String>,
+    refused: Option<Refused>,
+    /// Why the runner was lost the last time.
+    last_loss: String,
     load_crashes: u32,
     crashes: u32,
     came_back: bool,
@@ -138,6 +149,7 @@ pub(super) fn spawn(
         chosen: None,
         wanted: true,
         refused: None,
+        last_loss: String::new(),
         load_crashes: 0,
         crashes: 0,
         came_back: false,
@@ -190,8 +202,9 @@ impl Actor {
             }
             _ => None,
         };
+        let cancels = self.running.values().filter_map(Job::cancel_deadline).min();
         let stop = self.stopping.as_ref().map(|(_, until)| *until);
-        [phase, patience, stop].into_iter().flatten().min()
+        [phase, patience, cancels, stop].into_iter().flatten().min()
     }
 
     fn command(&mut self, command: Command) {
@@ -201,16 +214,22 @@ impl Actor {
                 self.wanted = true;
                 self.refused = None;
                 self.load_crashes = 0;
+                self.fail_those_for_another_model();
             }
-            Command::Load => self.wanted = true,
+            Command::Load => {
+                self.wanted = true;
+                self.forget_refusal_for_memory();
+            }
             Command::Unload => self.wanted = false,
             Command::Submit { job, reply } => {
                 let accepted = self.accept(*job);
                 let _ = reply.send(accepted);
             }
             Command::Cancel { id } => {
-                if self.running.contains_key(&id) {
-                    self.tell_runner(&RunnerCommand::Cancel { id });
+                if let Some(job) = self.running.get_mut(&id) {
+                    if job.cancel_once() {
+                        self.tell_runner(&RunnerCommand::Cancel { id });
+                    }
                 } else if let Some(at) = self.waiting.iter().position(|job| job.id == id)
                     && let Some(job) = self.waiting.remove(at)
                 {
@@ -237,16 +256,36 @@ impl Actor {
                 active: chosen.model.id.clone(),
             });
         }
-        if let Some(reason) = &self.refused {
+        self.forget_refusal_for_memory();
+        if let Some(Refused { reason, .. }) = &self.refused {
             return Err(InferenceError::Unavailable(reason.clone()));
         }
-        self.waiting.retain(|job| !job.pieces.is_closed());
+        self.waiting.retain(|job| !job.is_abandoned());
         if self.waiting.len() >= limits::WAITING_REQUESTS {
             return Err(InferenceError::QueueFull);
         }
         self.wanted = true;
         self.waiting.push_back(job);
         Ok(())
+    }
+
+    fn forget_refusal_for_memory(&mut self) {
+        self.refused = self.refused.take().filter(|refused| !refused.for_memory);
+    }
+
+    /// A request is answered by the model it named, or not at all.
+    fn fail_those_for_another_model(&mut self) {
+        let active = self.chosen.as_ref().map(|choice| choice.model.id.clone());
+        for job in std::mem::take(&mut self.waiting) {
+            match &active {
+                Some(active) if job.model == *active => self.waiting.push_back(job),
+                Some(active) => {
+                    let (wanted, active) = (job.model.clone(), active.clone());
+                    self.fail(job, InferenceError::NotActive { wanted, active });
+                }
+                None => self.fail(job, InferenceError::NoModel),
+            }
+        }
     }
 
     fn hear(&mut self, from: FromRunner) {
@@ -280,12 +319,19 @@ impl Actor {
             }
             Reply::Loaded(loaded) => self.loaded(loaded),
             Reply::LoadFailed { message } => {
-                self.phase = Phase::Off;
-                self.refuse(message);
+                let phase = std::mem::replace(&mut self.phase, Phase::Off);
+                // Another choice may have been made meanwhile; that one is not to blame.
+                if matches!(&phase, Phase::Loading { load, .. } if self.is_chosen(load)) {
+                    self.refuse(message);
+                }
             }
             Reply::Unloaded => {}
             reply => self.job_reply(reply),
         }
+    }
+
+    fn is_chosen(&self, choice: &Choice) -> bool {
+        self.chosen.as_ref().is_some_and(|chosen| chosen.same(choice))
     }
 
     fn loaded(&mut self, loaded: Loaded) {
@@ -330,16 +376,13 @@ impl Actor {
 
     fn crashed(&mut self, reason: &str) {
         let phase = std::mem::replace(&mut self.phase, Phase::Off);
-        self.crashes += 1;
-        self.came_back = true;
-        tracing::error!("the runner is gone: {reason}");
-        self.tell(Notable::RunnerCrashed { reason: reason.to_owned() });
+        self.lost(reason);
         for (_, job) in std::mem::take(&mut self.running) {
             self.fail(job, InferenceError::RunnerLost);
         }
         match phase {
             Phase::Ready { since, .. } if since.elapsed() >= TRUSTED_AFTER => self.backoff.reset(),
-            Phase::Loading { load, .. } => {
+            Phase::Loading { load, .. } if self.is_chosen(&load) => {
                 self.load_crashes += 1;
                 if self.load_crashes >= LOAD_CRASHES {
                     self.refuse(format!(
@@ -354,6 +397,17 @@ impl Actor {
         self.back_off();
     }
 
+    /// Takes note that the runner is not there. The feed hears of it once, not at every attempt.
+    fn lost(&mut self, reason: &str) {
+        tracing::error!("the runner is gone: {reason}");
+        self.crashes += 1;
+        if !self.came_back || self.last_loss != reason {
+            self.tell(Notable::RunnerCrashed { reason: reason.to_owned() });
+        }
+        self.came_back = true;
+        reason.clone_into(&mut self.last_loss);
+    }
+
     fn back_off(&mut self) {
         let wait = self.backoff.next_wait();
         let retry_at_ms = now_ms() + i64::try_from(wait.as_millis()).unwrap_or(0);
@@ -362,12 +416,16 @@ impl Actor {
 
     /// Gives up on the chosen model until the owner chooses again.
     fn refuse(&mut self, reason: String) {
+        self.refuse_with(reason, false);
+    }
+
+    fn refuse_with(&mut self, reason: String, for_memory: bool) {
         tracing::warn!("model refused: {reason}");
         self.tell(Notable::ModelFailed { reason: reason.clone() });
         while let Some(job) = self.waiting.pop_front() {
             self.fail(job, InferenceError::Unavailable(reason.clone()));
         }
-        self.refused = Some(reason);
+        self.refused = Some(Refused { reason, for_memory });
     }
 
     fn overdue(&mut self) {
@@ -378,15 +436,22 @@ impl Actor {
             }
             return;
         }
+        let unanswered = |job: &Job| job.cancel_deadline().is_some_and(|until| until <= now);
+        if self.running.values().any(unanswered) {
+            self.crashed("it does not answer any more");
+            return;
+        }
         match &self.phase {
             Phase::Backoff { until, .. } if *until <= now => self.phase = Phase::Off,
             Phase::Backoff { .. } => {
                 while self.waiting.front().is_some_and(|job| job.since + limits::RUNNER_WAIT <= now)
                 {
                     if let Some(job) = self.waiting.pop_front() {
-                        let why =
-                            "The inference runner is being started again. Try again in a moment.";
-                        self.fail(job, InferenceError::Unavailable(why.into()));
+                        let (_, why) = self.describe();
+                        self.fail(
+                            job,
+                            InferenceError::Unavailable(format!("{why} Try again in a moment.")),
+                        );
                     }
                 }
             }
@@ -411,8 +476,9 @@ impl Actor {
             }
             return;
         };
-        if !self.wanted {
-            if self.running.is_empty() && self.waiting.is_empty() {
+        // What was accepted before an unload is still answered.
+        if !self.wanted && self.waiting.is_empty() {
+            if self.running.is_empty() {
                 self.drop_process();
             }
             return;
@@ -441,9 +507,8 @@ impl Actor {
                 self.phase = Phase::Greeting { process, deadline };
             }
             Err(e) => {
-                tracing::error!("cannot start {}: {e}", program.display());
-                self.crashes += 1;
-                self.came_back = true;
+                let reason = format!("{} cannot be started: {e}", program.display());
+                self.lost(&reason);
                 self.back_off();
             }
         }
@@ -461,7 +526,7 @@ impl Actor {
             Ok(admitted) => admitted,
             Err(reason) => {
                 self.phase = Phase::Off;
-                self.refuse(reason);
+                self.refuse_with(reason, true);
                 return;
             }
         };
@@ -486,7 +551,7 @@ impl Actor {
         let mut gone = Vec::new();
         while self.running.len() < slots {
             let Some(mut job) = self.waiting.pop_front() else { break };
-            if job.pieces.is_closed() {
+            if job.is_abandoned() {
                 gone.push(job);
                 continue;
             }
@@ -533,70 +598,6 @@ impl Actor {
         if self.notable.try_send(notable).is_err() {
             tracing::warn!("the activity feed cannot keep up; a line is missing");
         }
-    }
-
-    fn publish(&self) {
-        let (state, reason) = self.describe();
-        let retry_at_ms = match &self.phase {
-            Phase::Backoff { retry_at_ms, .. } => Some(*retry_at_ms),
-            _ => None,
-        };
-        let process = match &self.phase {
-            Phase::Greeting { process, .. }
-            | Phase::Loading { process, .. }
-            | Phase::Ready { process, .. } => Some(process),
-            Phase::Off | Phase::Backoff { .. } => None,
-        };
-        let holds = match &self.phase {
-            Phase::Ready { holds, .. } => Some(holds),
-            _ => None,
-        };
-        self.state.send_replace(EngineState {
-            state,
-            reason,
-            active: self.chosen.as_ref().map(|choice| choice.model.clone()),
-            loaded: holds.map(describe_loaded),
-            chat_template: holds.and_then(|h| h.loaded.chat_template.as_deref().map(Arc::from)),
-            retry_at_ms,
-            runner_crashes: self.crashes,
-            runner_pid: process.and_then(|process| process.pid),
-            running: u32::try_from(self.running.len()).unwrap_or(u32::MAX),
-            queued: u32::try_from(self.waiting.len()).unwrap_or(u32::MAX),
-            oldest_waiting_since: self.waiting.front().map(|job| job.since.into_std()),
-        });
-    }
-
-    fn describe(&self) -> (ModelState, String) {
-        let Some(chosen) = &self.chosen else {
-            return (ModelState::None, InferenceError::NoModel.to_string());
-        };
-        let id = &chosen.model.id;
-        if let Some(reason) = &self.refused {
-            return (ModelState::Failed, reason.clone());
-        }
-        match &self.phase {
-            Phase::Off if !self.wanted => {
-                (ModelState::Unloaded, format!("{id} is not in memory; the next request loads it."))
-            }
-            Phase::Backoff { .. } => (
-                ModelState::Restarting,
-                "The inference runner stopped unexpectedly and is being started again.".into(),
-            ),
-            Phase::Ready { .. } => (ModelState::Ready, format!("{id} is loaded.")),
-            _ => (ModelState::Loading, format!("Loading {id}.")),
-        }
-    }
-}
-
-fn describe_loaded(holds: &Holds) -> LoadedModel {
-    let template = holds.loaded.chat_template.as_deref();
-    LoadedModel {
-        id: holds.choice.model.id.clone(),
-        context: holds.loaded.context,
-        slots: holds.loaded.slots,
-        load_ms: holds.loaded.load_ms,
-        supports_tools: template.is_some_and(|t| super::tools::ToolFormat::of(t).is_some()),
-        has_chat_template: template.is_some(),
     }
 }
 

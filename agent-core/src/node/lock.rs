@@ -20,6 +20,21 @@ pub struct Holder {
     pub url: String,
 }
 
+/// The node that runs on a data directory now, if one does. The file of a node that was killed
+/// still names it; only the lock says whether it lives.
+pub fn running_holder(lock: &Path) -> Option<Holder> {
+    let mut file = File::open(lock).ok()?;
+    match file.try_lock_shared() {
+        // Let go at once, when the file is dropped.
+        Ok(()) => None,
+        Err(_) => {
+            let mut text = String::new();
+            (&mut file).take(4096).read_to_string(&mut text).ok()?;
+            serde_json::from_str(&text).ok()
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct DirLock {
     file: Mutex<File>,
@@ -41,7 +56,13 @@ impl DirLock {
             .open(path)
             .map_err(LockError::Io)?;
         match file.try_lock() {
-            Ok(()) => Ok(Self { file: Mutex::new(file) }),
+            Ok(()) => {
+                let lock = Self { file: Mutex::new(file) };
+                // Whoever held it before is gone; until the API listens there is no address.
+                let holder = Holder { pid: std::process::id(), url: String::new() };
+                lock.write(&holder).map_err(LockError::Io)?;
+                Ok(lock)
+            }
             Err(TryLockError::WouldBlock) => {
                 let mut text = String::new();
                 let _ = (&mut file).take(4096).read_to_string(&mut text);

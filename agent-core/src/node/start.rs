@@ -69,6 +69,7 @@ impl Node {
         let paths = &config.paths;
         prepare_data_dir(&config)?;
         let lock = take_lock(&config)?;
+        sweep_temporary_files(&config);
         let identity = Identity::load_or_create(&paths.node_key())?;
         let token = load_or_create_secret(&paths.token())?;
         let mut settings = config::load_settings(&paths.settings())?;
@@ -96,6 +97,8 @@ impl Node {
             listener: Mutex::new(Some(listener)),
             listen_at_start: settings.listen.clone(),
             settings: RwLock::new(settings),
+            settings_turn: tokio::sync::Mutex::new(()),
+            pause_turn: tokio::sync::Mutex::new(()),
             storage,
             library: Library::new(config.assets_dir.clone(), config.paths.models()),
             inference,
@@ -215,7 +218,7 @@ impl Node {
             if trouble.has_changed().unwrap_or(false) {
                 match trouble.borrow_and_update().as_deref() {
                     Some(why) => self.notice("database_write", &format!(
-                        "The database cannot be written ({why}). Requests still work; the activity feed and the counters miss what happens now. Free some disk space."
+                        "The database cannot be written ({why}). Requests still work; activity, counters and a pause of now would not survive a restart. Free some disk space."
                     )),
                     None => self.clear_notice("database_write"),
                 }
@@ -319,9 +322,11 @@ impl Today {
 fn prepare_data_dir(config: &Config) -> Result<(), StartError> {
     let path = config.paths.data_dir.clone();
     let prepare = || -> io::Result<()> {
+        let is_new = !path.exists();
         fs::create_dir_all(&path)?;
+        // A folder that was there before keeps the owner's mode; the secrets in it are 0600.
         #[cfg(unix)]
-        {
+        if is_new {
             use std::os::unix::fs::PermissionsExt as _;
             fs::set_permissions(&path, fs::Permissions::from_mode(0o700))?;
         }
@@ -334,6 +339,17 @@ fn prepare_data_dir(config: &Config) -> Result<(), StartError> {
         })
     };
     prepare().map_err(|source| StartError::DataDir { path: path.clone(), source })
+}
+
+/// Files that a write was in the middle of when the process was killed. Only under the lock.
+fn sweep_temporary_files(config: &Config) {
+    let Ok(entries) = fs::read_dir(&config.paths.data_dir) else { return };
+    for entry in entries.filter_map(Result::ok) {
+        // `tempfile` names its files so.
+        if entry.file_name().to_string_lossy().starts_with(".tmp") {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
 }
 
 fn take_lock(config: &Config) -> Result<DirLock, StartError> {

@@ -2,7 +2,10 @@
 
 use std::{future::Future, pin::Pin, sync::Arc};
 
-use sqlx::{Connection as _, sqlite::SqliteConnection};
+use sqlx::{
+    Connection as _,
+    sqlite::{SqliteConnectOptions, SqliteConnection},
+};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::StorageError;
@@ -17,13 +20,20 @@ pub trait Write: Send + 'static {
     ) -> impl Future<Output = Result<Self::Output, sqlx::Error>> + Send;
 }
 
-/// Called with the fate of the commit, once it is known.
+/// Called with the fate of the transaction, once it is known.
 type Finish = Box<dyn FnOnce(Result<(), Arc<str>>) + Send>;
 type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// A [`Write`] with its types erased, and whoever waits for it.
 trait Queued: Send {
-    fn run<'a>(self: Box<Self>, connection: &'a mut SqliteConnection) -> BoxFuture<'a, Finish>;
+    /// Carries it out in a savepoint. `false`: the transaction around it is gone.
+    fn run<'a>(
+        self: Box<Self>,
+        connection: &'a mut SqliteConnection,
+    ) -> BoxFuture<'a, (Finish, bool)>;
+
+    /// It was never tried.
+    fn refuse(self: Box<Self>, why: &str);
 }
 
 struct Waiting<W: Write> {
@@ -32,38 +42,71 @@ struct Waiting<W: Write> {
 }
 
 impl<W: Write> Queued for Waiting<W> {
-    fn run<'a>(self: Box<Self>, connection: &'a mut SqliteConnection) -> BoxFuture<'a, Finish> {
+    fn run<'a>(
+        self: Box<Self>,
+        connection: &'a mut SqliteConnection,
+    ) -> BoxFuture<'a, (Finish, bool)> {
         Box::pin(async move {
-            let result = run_in_savepoint(self.write, connection).await;
-            let reply = self.reply;
+            let Self { write, reply } = *self;
+            let (result, whole) = run_in_savepoint(write, connection).await;
             let finish: Finish = Box::new(move |committed| {
                 let result = match (result, committed) {
                     (Ok(output), Ok(())) => Ok(output),
                     (Ok(_), Err(why)) => Err(StorageError::Write(why.to_string())),
                     (Err(e), _) => Err(StorageError::Write(e.to_string())),
                 };
-                match (reply, result) {
-                    (Some(reply), result) => {
-                        let _ = reply.send(result);
-                    }
-                    (None, Err(e)) => tracing::warn!("a row was lost: {e}"),
-                    (None, Ok(_)) => {}
-                }
+                answer(reply, result);
             });
-            finish
+            (finish, whole)
         })
+    }
+
+    fn refuse(self: Box<Self>, why: &str) {
+        answer(self.reply, Err(StorageError::Write(why.to_owned())));
     }
 }
 
-/// Inside a transaction sqlx's `begin` sets a savepoint; dropping it unfinished rolls back to it.
+fn answer<T>(
+    reply: Option<oneshot::Sender<Result<T, StorageError>>>,
+    result: Result<T, StorageError>,
+) {
+    match (reply, result) {
+        (Some(reply), result) => {
+            let _ = reply.send(result);
+        }
+        (None, Err(e)) => tracing::warn!("a row was lost: {e}"),
+        (None, Ok(_)) => {}
+    }
+}
+
+/// Transactions are written as plain SQL, not with sqlx's: when SQLite rolls back by itself (a full
+/// disk), sqlx goes on believing in its transaction and every later one fails.
+async fn sql(
+    connection: &mut SqliteConnection,
+    statement: &'static str,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(statement).execute(connection).await.map(|_| ())
+}
+
+/// The write's result, and whether the transaction around it still stands.
 async fn run_in_savepoint<W: Write>(
     write: W,
     connection: &mut SqliteConnection,
-) -> Result<W::Output, sqlx::Error> {
-    let mut savepoint = connection.begin().await?;
-    let output = write.run(&mut savepoint).await?;
-    savepoint.commit().await?;
-    Ok(output)
+) -> (Result<W::Output, sqlx::Error>, bool) {
+    if let Err(e) = sql(connection, "SAVEPOINT one_write").await {
+        return (Err(e), false);
+    }
+    match write.run(connection).await {
+        Ok(output) => match sql(connection, "RELEASE one_write").await {
+            Ok(()) => (Ok(output), true),
+            Err(e) => (Err(e), false),
+        },
+        Err(e) => {
+            let back = sql(connection, "ROLLBACK TO one_write").await.is_ok()
+                && sql(connection, "RELEASE one_write").await.is_ok();
+            (Err(e), back)
+        }
+    }
 }
 
 enum Message {
@@ -78,10 +121,11 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn spawn(connection: SqliteConnection) -> Self {
+    pub(super) fn spawn(connection: SqliteConnection, options: SqliteConnectOptions) -> Self {
         let (queue, messages) = mpsc::channel(limits::STORAGE_QUEUE);
         let (trouble_out, trouble) = watch::channel(None);
-        tokio::spawn(run(connection, messages, trouble_out));
+        let worker = Worker { connection: Some(connection), options, trouble: trouble_out };
+        tokio::spawn(worker.run(messages));
         Self { queue, trouble }
     }
 
@@ -111,61 +155,95 @@ impl Writer {
     }
 }
 
-async fn run(
-    mut connection: SqliteConnection,
-    mut messages: mpsc::Receiver<Message>,
+struct Worker {
+    /// `None` after a transaction broke: the next batch opens a new one.
+    connection: Option<SqliteConnection>,
+    options: SqliteConnectOptions,
     trouble: watch::Sender<Option<String>>,
-) {
-    let mut batch = Vec::with_capacity(limits::GROUP_COMMIT);
-    while messages.recv_many(&mut batch, limits::GROUP_COMMIT).await > 0 {
-        let mut writes = Vec::with_capacity(batch.len());
-        let mut close = None;
-        for message in batch.drain(..) {
-            match message {
-                Message::Write(write) => writes.push(write),
-                Message::Close(reply) => close = Some(reply),
-            }
-        }
-        commit(&mut connection, writes, &trouble).await;
-        if let Some(reply) = close {
-            if let Err(e) = connection.close().await {
-                tracing::warn!("closing the database: {e}");
-            }
-            let _ = reply.send(());
-            return;
-        }
-    }
 }
 
-async fn commit(
-    connection: &mut SqliteConnection,
-    writes: Vec<Box<dyn Queued>>,
-    trouble: &watch::Sender<Option<String>>,
-) {
-    if writes.is_empty() {
-        return;
-    }
-    let mut finishes = Vec::with_capacity(writes.len());
-    let result = async {
-        let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
-        for write in writes {
-            finishes.push(write.run(&mut transaction).await);
+impl Worker {
+    async fn run(mut self, mut messages: mpsc::Receiver<Message>) {
+        let mut batch = Vec::with_capacity(limits::GROUP_COMMIT);
+        while messages.recv_many(&mut batch, limits::GROUP_COMMIT).await > 0 {
+            let mut writes = Vec::with_capacity(batch.len());
+            let mut close = None;
+            for message in batch.drain(..) {
+                match message {
+                    Message::Write(write) => writes.push(write),
+                    Message::Close(reply) => close = Some(reply),
+                }
+            }
+            if !writes.is_empty() {
+                self.commit(writes).await;
+            }
+            if let Some(reply) = close {
+                if let Some(connection) = self.connection.take()
+                    && let Err(e) = connection.close().await
+                {
+                    tracing::warn!("closing the database: {e}");
+                }
+                let _ = reply.send(());
+                return;
+            }
         }
-        transaction.commit().await
     }
-    .await;
-    let result = result.map_err(|e: sqlx::Error| Arc::<str>::from(e.to_string()));
-    // Dropped writes (the transaction did not even begin) answer `Closed` by dropping their reply.
-    trouble.send_if_modified(|known| {
-        let new = result.as_ref().err().map(ToString::to_string);
-        let changed = *known != new;
-        *known = new;
-        changed
-    });
-    if let Err(why) = &result {
-        tracing::error!("cannot write to the database: {why}");
+
+    async fn commit(&mut self, writes: Vec<Box<dyn Queued>>) {
+        let mut finishes = Vec::with_capacity(writes.len());
+        let result = self.transaction(writes, &mut finishes).await;
+        let result = result.map_err(|e| Arc::<str>::from(e.to_string()));
+        self.trouble.send_if_modified(|known| {
+            let new = result.as_ref().err().map(ToString::to_string);
+            let changed = *known != new;
+            *known = new;
+            changed
+        });
+        if let Err(why) = &result {
+            tracing::error!("cannot write to the database: {why}");
+            // Nothing is assumed about the state of a connection whose transaction broke.
+            if let Some(broken) = self.connection.take() {
+                let _ = broken.close_hard().await;
+            }
+        }
+        for finish in finishes {
+            finish(result.clone());
+        }
     }
-    for finish in finishes {
-        finish(result.clone());
+
+    async fn transaction(
+        &mut self,
+        writes: Vec<Box<dyn Queued>>,
+        finishes: &mut Vec<Finish>,
+    ) -> Result<(), sqlx::Error> {
+        let begun = self.begin().await;
+        let mut writes = writes.into_iter();
+        let connection = match begun {
+            Ok(connection) => connection,
+            Err(e) => {
+                writes.for_each(|write| write.refuse(&e.to_string()));
+                return Err(e);
+            }
+        };
+        while let Some(write) = writes.next() {
+            let (finish, whole) = write.run(connection).await;
+            finishes.push(finish);
+            if !whole {
+                let why = "the transaction was rolled back";
+                writes.for_each(|write| write.refuse(why));
+                return Err(sqlx::Error::Protocol(why.into()));
+            }
+        }
+        sql(connection, "COMMIT").await
+    }
+
+    async fn begin(&mut self) -> Result<&mut SqliteConnection, sqlx::Error> {
+        let connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => SqliteConnection::connect_with(&self.options).await?,
+        };
+        let connection = self.connection.insert(connection);
+        sql(connection, "BEGIN IMMEDIATE").await?;
+        Ok(connection)
     }
 }

@@ -97,6 +97,10 @@ fn refuse(
     if request.best_of.is_some_and(|best| best != i64::from(common.choices)) {
         return Err(OpenAiError::invalid("best_of", "best_of is not supported; use n."));
     }
+    if prompts.len() * common.choices as usize > limits::WAITING_REQUESTS {
+        let message = format!("prompts times n is at most {}.", limits::WAITING_REQUESTS);
+        return Err(OpenAiError::invalid("n", message));
+    }
     let by_tokens = prompts.iter().any(|prompt| matches!(prompt, TextInput::Tokens { .. }));
     if by_tokens && (request.echo == Some(true) || request.suffix.is_some()) {
         let message = "echo and suffix need a prompt of text, not of token ids.";

@@ -1,6 +1,9 @@
 //! One request on its way through the queue and the runner.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use agent_api::runner::{
     Command as RunnerCommand, FinishReason, RunnerError, RunnerErrorKind, Usage,
@@ -13,18 +16,21 @@ use tokio::{
 use super::super::{Finished, InferenceError, Piece, Work};
 use crate::storage::{Outcome, RequestKind};
 
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(30);
+
 #[derive(Debug)]
 pub(in crate::inference) struct Job {
     pub(super) id: u64,
     kind: RequestKind,
     pub(super) model: String,
     work: Option<Work>,
-    pub(super) pieces: mpsc::Sender<Piece>,
+    /// Dropped when the client reads too slowly: the answer then ends with an error, not a hole.
+    pieces: Option<mpsc::Sender<Piece>>,
     /// When it was accepted.
     pub(super) since: Instant,
     first_token: Option<Instant>,
     usage: Usage,
-    cancel_sent: bool,
+    cancel_sent: Option<Instant>,
     over: Option<(Outcome, Option<String>)>,
 }
 
@@ -41,11 +47,11 @@ impl Job {
             kind,
             model,
             work: Some(work),
-            pieces,
+            pieces: Some(pieces),
             since: Instant::now(),
             first_token: None,
             usage: Usage::default(),
-            cancel_sent: false,
+            cancel_sent: None,
             over: None,
         }
     }
@@ -90,10 +96,24 @@ impl Job {
             }
             Piece::Failed(error) => self.over = Some((Outcome::Failed, Some(error.to_string()))),
         }
-        match self.pieces.try_send(piece) {
-            Ok(()) => self.over.is_none(),
-            Err(TrySendError::Full(_) | TrySendError::Closed(_)) => false,
+        match self.pieces.as_ref().map(|pieces| pieces.try_send(piece)) {
+            Some(Ok(())) => self.over.is_none(),
+            Some(Err(TrySendError::Full(_) | TrySendError::Closed(_))) | None => {
+                self.pieces = None;
+                false
+            }
         }
+    }
+
+    /// Nobody waits for the answer any more.
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.pieces.as_ref().is_none_or(mpsc::Sender::is_closed)
+    }
+
+    /// When a runner that has not acknowledged the cancel is taken for hung. Cancels are looked at
+    /// after every decode step, and steps take fractions of a second.
+    pub(super) fn cancel_deadline(&self) -> Option<Instant> {
+        self.cancel_sent.map(|sent| sent + CANCEL_TIMEOUT)
     }
 
     pub(super) fn is_over(&self) -> bool {
@@ -102,7 +122,9 @@ impl Job {
 
     /// True the first time.
     pub(super) fn cancel_once(&mut self) -> bool {
-        !std::mem::replace(&mut self.cancel_sent, true)
+        let first = self.cancel_sent.is_none();
+        self.cancel_sent.get_or_insert_with(Instant::now);
+        first
     }
 
     pub(super) fn cancelled(mut self) -> Finished {
