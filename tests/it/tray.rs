@@ -7,7 +7,6 @@ use edgecoder_tests::{
     node::{eventually, wait},
     programs::{self, PATIENCE},
 };
-use serde_json::json;
 use tokio::sync::mpsc;
 use zbus::{
     Connection, Proxy, interface,
@@ -17,11 +16,8 @@ use zbus::{
 };
 
 use crate::{
-    support::{
-        desktop::{Desktop, missing},
-        process::{Group, free_port},
-    },
-    window::wait_for_token,
+    support::process::{Group, free_port},
+    window::{desktop, wait_for_token},
 };
 
 /// `org.kde.StatusNotifierWatcher`, which panels run and icons register with.
@@ -159,13 +155,7 @@ fn flatten((id, properties, children): Layout, lines: &mut Vec<Line>) -> Result<
 
 #[tokio::test]
 async fn tray_menu_shows_the_state_and_does_what_it_says() -> Result<()> {
-    if let Some(what) = missing() {
-        eprintln!("skipped: {what}");
-        return Ok(());
-    }
-    let desktop = Desktop::start()?;
-    let settings = json!({"version": 1, "listen": format!("127.0.0.1:{}", free_port()?)});
-    desktop.file("settings.json", settings.to_string().as_bytes())?;
+    let Some(desktop) = desktop(free_port()?)? else { return Ok(()) };
     let (sender, mut items) = mpsc::channel(8);
     // The watcher is there before the app, as on a desktop.
     let connection = zbus::connection::Builder::address(desktop.bus.as_str())?
@@ -210,13 +200,7 @@ async fn tray_menu_shows_the_state_and_does_what_it_says() -> Result<()> {
 
 #[tokio::test]
 async fn tray_a_desktop_without_a_tray_is_no_reason_to_fail() -> Result<()> {
-    if let Some(what) = missing() {
-        eprintln!("skipped: {what}");
-        return Ok(());
-    }
-    let desktop = Desktop::start()?;
-    let settings = json!({"version": 1, "listen": format!("127.0.0.1:{}", free_port()?)});
-    desktop.file("settings.json", settings.to_string().as_bytes())?;
+    let Some(desktop) = desktop(free_port()?)? else { return Ok(()) };
     let app = programs::desktop().context("the app")?;
     let mut running = Group::spawn(&mut desktop.app(&app))?;
     wait_for_token(&desktop).await?;

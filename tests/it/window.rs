@@ -16,7 +16,9 @@ use crate::support::{
     process::{Group, free_port},
 };
 
-fn desktop(port: u16) -> Result<Option<Desktop>> {
+/// A desktop for an app whose node listens on this port; `None` (and a line that says why) where
+/// there cannot be one.
+pub(crate) fn desktop(port: u16) -> Result<Option<Desktop>> {
     if let Some(what) = missing() {
         eprintln!("skipped: {what}");
         return Ok(None);

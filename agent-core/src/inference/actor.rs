@@ -5,6 +5,7 @@
 
 mod describe;
 mod job;
+mod queue;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -24,7 +25,7 @@ use tokio::{
 };
 
 use super::{
-    EngineState, InferenceError, LoadOptions, Notable, Piece,
+    EngineState, InferenceError, LoadOptions, Notable,
     admission::admit,
     process::{FromRunner, Process},
 };
@@ -245,49 +246,6 @@ impl Actor {
         }
     }
 
-    fn accept(&mut self, job: Job) -> Result<(), InferenceError> {
-        if self.stopping.is_some() {
-            return Err(InferenceError::ShuttingDown);
-        }
-        let Some(chosen) = &self.chosen else { return Err(InferenceError::NoModel) };
-        if job.model != chosen.model.id {
-            return Err(InferenceError::NotActive {
-                wanted: job.model,
-                active: chosen.model.id.clone(),
-            });
-        }
-        self.forget_refusal_for_memory();
-        if let Some(Refused { reason, .. }) = &self.refused {
-            return Err(InferenceError::Unavailable(reason.clone()));
-        }
-        self.waiting.retain(|job| !job.is_abandoned());
-        if self.waiting.len() >= limits::WAITING_REQUESTS {
-            return Err(InferenceError::QueueFull);
-        }
-        self.wanted = true;
-        self.waiting.push_back(job);
-        Ok(())
-    }
-
-    fn forget_refusal_for_memory(&mut self) {
-        self.refused = self.refused.take().filter(|refused| !refused.for_memory);
-    }
-
-    /// A request is answered by the model it named, or not at all.
-    fn fail_those_for_another_model(&mut self) {
-        let active = self.chosen.as_ref().map(|choice| choice.model.id.clone());
-        for job in std::mem::take(&mut self.waiting) {
-            match &active {
-                Some(active) if job.model == *active => self.waiting.push_back(job),
-                Some(active) => {
-                    let (wanted, active) = (job.model.clone(), active.clone());
-                    self.fail(job, InferenceError::NotActive { wanted, active });
-                }
-                None => self.fail(job, InferenceError::NoModel),
-            }
-        }
-    }
-
     fn hear(&mut self, from: FromRunner) {
         match from {
             FromRunner::Reply(reply) => self.reply(reply),
@@ -342,36 +300,6 @@ impl Actor {
         self.tell(Notable::ModelLoaded { name, load_ms: loaded.load_ms });
         let holds = Holds { choice: load, loaded, needs };
         self.phase = Phase::Ready { process, since: Instant::now(), holds };
-    }
-
-    fn job_reply(&mut self, reply: Reply) {
-        let (id, piece) = match reply {
-            Reply::Started { id, prompt_tokens, cached_tokens } => {
-                let usage = runner::Usage { prompt_tokens, cached_tokens, completion_tokens: 0 };
-                (id, Piece::Started { usage })
-            }
-            Reply::Text { id, text, logprobs } => (id, Piece::Text { text, logprobs }),
-            Reply::Done { id, finish, usage, timings } => {
-                (id, Piece::Done { finish, usage, timings })
-            }
-            Reply::Embedded { id, vectors, prompt_tokens } => {
-                (id, Piece::Embedded { vectors, prompt_tokens })
-            }
-            Reply::Failed { id, error } => (id, Piece::Failed(job::from_runner_error(error))),
-            _ => return,
-        };
-        let Some(job) = self.running.get_mut(&id) else { return };
-        if job.deliver(piece, &self.tokens) {
-            return;
-        }
-        // Nobody listens, or it was the last piece.
-        if job.is_over() {
-            if let Some(job) = self.running.remove(&id) {
-                self.finish(job.finished());
-            }
-        } else if job.cancel_once() {
-            self.tell_runner(&RunnerCommand::Cancel { id });
-        }
     }
 
     fn crashed(&mut self, reason: &str) {
@@ -543,33 +471,6 @@ impl Actor {
         self.phase = Phase::Loading { process, deadline, needs, load };
     }
 
-    /// Fills free slots from the queue.
-    fn dispatch(&mut self) {
-        let Phase::Ready { holds, process, .. } = &self.phase else { return };
-        let slots = holds.loaded.slots as usize;
-        let mut broken = None;
-        let mut gone = Vec::new();
-        while self.running.len() < slots {
-            let Some(mut job) = self.waiting.pop_front() else { break };
-            if job.is_abandoned() {
-                gone.push(job);
-                continue;
-            }
-            let sent = process.send(&job.command());
-            self.running.insert(job.id, job);
-            if let Err(reason) = sent {
-                broken = Some(reason);
-                break;
-            }
-        }
-        for job in gone {
-            self.finish(job.cancelled());
-        }
-        if let Some(reason) = broken {
-            self.crashed(&reason);
-        }
-    }
-
     fn drop_process(&mut self) {
         let phase = std::mem::replace(&mut self.phase, Phase::Off);
         if let Phase::Ready { holds, .. } = phase {
@@ -583,15 +484,6 @@ impl Actor {
         {
             self.crashed(&reason);
         }
-    }
-
-    fn fail(&mut self, mut job: Job, error: InferenceError) {
-        job.deliver(Piece::Failed(error), &self.tokens);
-        self.finish(job.finished());
-    }
-
-    fn finish(&mut self, finished: super::Finished) {
-        self.tell(Notable::Finished(finished));
     }
 
     fn tell(&mut self, notable: Notable) {
