@@ -5,7 +5,7 @@ use agent_api::{
     node::{ActivityList, ServingState},
 };
 use anyhow::Result;
-use edgecoder_tests::node::Options;
+use edgecoder_tests::node::{Options, eventually};
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 
@@ -103,7 +103,9 @@ async fn a_short_pause_ends_by_itself() -> Result<()> {
     let node = Options::default().without_model().start()?;
     node.http.post::<Value>("/orchestration/pause", &json!({"for_s": 1})).await?;
     node.status_when("resumed", |status| status.serving.state != ServingState::Paused).await?;
-    let activity: ActivityList = node.http.get("/activity?limit=5").await?;
-    assert!(activity.items.iter().any(|line| line.text == "Resumed"));
-    Ok(())
+    eventually("the feed says so", || async {
+        let activity: Result<ActivityList> = node.http.get("/activity?limit=5").await;
+        activity.is_ok_and(|activity| activity.items.iter().any(|line| line.text == "Resumed"))
+    })
+    .await
 }

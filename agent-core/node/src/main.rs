@@ -29,8 +29,19 @@ fn main() {
         Command::Ask(ask) => commands::block_on(commands::ask(ask)),
         Command::Logs(logs) => commands::block_on(commands::logs(logs)),
     };
-    if let Err(e) = result {
-        eprintln!("edgecoder-node: {e:#}");
+    if let Err(error) = result {
+        eprintln!("edgecoder-node: {}", with_causes(&error));
         std::process::exit(1);
     }
+}
+
+/// The error and its causes. Our own errors already say their cause where it belongs.
+fn with_causes(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
