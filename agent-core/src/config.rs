@@ -4,6 +4,7 @@
 //! the node runs are the [`Settings`](agent_api::Settings), kept in `settings.json`.
 
 mod settings_file;
+mod settings_rules;
 
 use std::{
     env,
@@ -11,7 +12,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub use settings_file::{SettingsError, apply_patch, load_settings, save_settings};
+pub use settings_file::{SettingsError, load_settings, save_settings};
+pub use settings_rules::apply_patch;
 
 use crate::logging::LogRing;
 

@@ -16,7 +16,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use agent_api::{
@@ -70,6 +70,21 @@ pub struct LoadOptions {
     /// Requests at the same time.
     pub slots: u32,
     pub threads: Option<u32>,
+}
+
+/// How long a model stays in memory after a request, when the request says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeepAlive {
+    For(Duration),
+    Forever,
+}
+
+/// What a request may say about the model itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SubmitOptions {
+    pub keep_alive: Option<KeepAlive>,
+    /// At least this context (Ollama's `num_ctx`): a model loaded with less is loaded again.
+    pub context: Option<u32>,
 }
 
 /// What is asked of the model.

@@ -1,6 +1,14 @@
 //! Which model files this node can load: the demo model that ships, and the owner's folder.
 
+pub mod catalogue;
+pub mod fit;
 pub mod gguf;
+pub mod library;
+pub mod manifest;
+pub mod name;
+pub mod pull;
+pub mod registry;
+pub mod store;
 
 use std::{
     collections::HashMap,
@@ -10,7 +18,7 @@ use std::{
     time::SystemTime,
 };
 
-use agent_api::models::InstalledModel;
+use agent_api::models::{InstalledModel, ModelOptions, ModelSource};
 use gguf::{GgufError, GgufInfo, read_gguf};
 
 use crate::config::limits;
@@ -62,6 +70,16 @@ impl ModelFile {
                 .as_ref()
                 .err()
                 .map(|e| format!("{} cannot be loaded: {e}.", self.path.display())),
+            source: if self.demo { ModelSource::Demo } else { ModelSource::File },
+            digest: None,
+            modified_at_ms: None,
+            capabilities: Vec::new(),
+            options: ModelOptions::default(),
+            residency: None,
+            fit: None,
+            tokens_per_s: None,
+            last_used_ms: None,
+            removable_bytes: None,
         }
     }
 }

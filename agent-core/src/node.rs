@@ -6,6 +6,7 @@
 
 mod lock;
 mod metrics;
+mod models;
 mod speed;
 mod start;
 mod status;
@@ -38,7 +39,7 @@ use crate::{
     clock::now_ms,
     config::{self, Config, SettingsError, limits},
     events::EventBus,
-    inference::{Answer, Inference, InferenceError, LoadOptions, Work},
+    inference::{Answer, Inference, InferenceError, LoadOptions, SubmitOptions, Work},
     models::{Library, ModelFile},
     storage::{DayCounts, RequestKind, SetState, Storage, StorageError, list_activity},
 };
@@ -217,7 +218,11 @@ impl Node {
         let models = self.model_files().await;
         let models =
             models.iter().map(|file| file.describe(active.as_ref() == Some(&file.id))).collect();
-        ModelList { models, folder: self.inner.library.folder().display().to_string() }
+        ModelList {
+            models,
+            folder: self.inner.library.folder().display().to_string(),
+            disk: Default::default(),
+        }
     }
 
     pub fn active_model_file(&self) -> Option<ModelFile> {
@@ -278,6 +283,17 @@ impl Node {
             (named, _) => named.to_owned(),
         };
         self.inner.inference.submit(kind, model, work).await
+    }
+
+    /// [`Node::submit`] with what the request says about the model.
+    pub async fn submit_with(
+        &self,
+        kind: RequestKind,
+        model: &str,
+        work: Work,
+        _options: SubmitOptions,
+    ) -> Result<Answer, InferenceError> {
+        self.submit(kind, model, work).await
     }
 
     /// Takes no more work from other computers, and frees the model when it is not used.
@@ -375,6 +391,7 @@ impl Node {
             status: Box::new(self.status().await),
             activity,
             settings: Box::new(without_key(self.settings())),
+            pulls: self.pulls(),
         }
     }
 

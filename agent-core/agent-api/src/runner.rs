@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 /// Raised when a frame changes meaning; the node refuses a runner of another version.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// Largest frame, 32 MiB: a batch of embeddings is the largest legitimate one (2,048 vectors of
 /// 1,024 numbers); prompts are limited to far less by the API.
@@ -40,6 +40,8 @@ pub enum Reply {
     Hello {
         protocol: u32,
         engine: String,
+        /// GPUs that this build can put layers on; empty for a build for processors only.
+        devices: Vec<Device>,
     },
     Loaded(Loaded),
     LoadFailed {
@@ -86,6 +88,17 @@ pub struct LoadModel {
     pub slots: u32,
     /// `None`: one per physical core.
     pub threads: Option<u32>,
+    /// Layers to put on the GPU; ignored where the build has no GPU.
+    pub gpu_layers: u32,
+}
+
+/// A GPU as llama.cpp sees it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Device {
+    pub name: String,
+    pub description: String,
+    pub memory_bytes: u64,
+    pub free_bytes: u64,
 }
 
 /// What the model in memory is.
@@ -101,6 +114,8 @@ pub struct Loaded {
     pub slots: u32,
     pub embedding_width: u32,
     pub load_ms: f64,
+    /// Layers on the GPU.
+    pub gpu_layers: u32,
     pub chat_template: Option<String>,
     pub bos: String,
     pub eos: String,

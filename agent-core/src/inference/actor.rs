@@ -255,7 +255,7 @@ impl Actor {
 
     fn reply(&mut self, reply: Reply) {
         match reply {
-            Reply::Hello { protocol, engine } => {
+            Reply::Hello { protocol, engine, .. } => {
                 if protocol != runner::PROTOCOL {
                     self.phase = Phase::Off;
                     self.refuse(format!(

@@ -45,6 +45,7 @@ pub(super) fn admit(
         context,
         slots: options.slots,
         threads: options.threads,
+        gpu_layers: 0,
     };
     Ok((load, needs))
 }

@@ -119,6 +119,7 @@ impl Node {
             retry_at_ms: engine.retry_at_ms,
             runner_crashes: engine.runner_crashes,
             runner_pid: engine.runner_pid,
+            resident: Vec::new(),
         }
     }
 

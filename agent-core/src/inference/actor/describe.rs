@@ -70,6 +70,7 @@ fn describe_loaded(holds: &Holds) -> LoadedModel {
         context: holds.loaded.context,
         slots: holds.loaded.slots,
         load_ms: holds.loaded.load_ms,
+        gpu_layers: holds.loaded.gpu_layers,
         supports_tools: template.is_some_and(|t| ToolFormat::of(t).is_some()),
         has_chat_template: template.is_some(),
     }

@@ -1,0 +1,1 @@
+//! The catalogue: models worth pulling, as data in the repository.

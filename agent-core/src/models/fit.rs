@@ -1,0 +1,1 @@
+//! Whether a model will run here: memory it takes against memory there is.

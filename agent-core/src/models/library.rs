@@ -1,0 +1,1 @@
+//! Everything that is installed, wherever it lies.

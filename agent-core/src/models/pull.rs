@@ -1,0 +1,1 @@
+//! Pulls: models on their way from a registry to the store.

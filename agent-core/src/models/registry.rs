@@ -1,0 +1,1 @@
+//! Talking to registries: OCI distribution as Ollama uses it.
