@@ -59,20 +59,13 @@ fn gigabytes(bytes: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::Arc, time::SystemTime};
+    use std::sync::Arc;
 
     use super::*;
     use crate::models::gguf::{GgufError, GgufInfo};
 
     fn file(head: Result<GgufInfo, Arc<GgufError>>) -> ModelFile {
-        ModelFile {
-            id: "m".into(),
-            path: "/models/m.gguf".into(),
-            size_bytes: 0,
-            modified: SystemTime::UNIX_EPOCH,
-            demo: false,
-            head,
-        }
+        ModelFile { id: "m".into(), path: "/models/m.gguf".into(), head, ..ModelFile::default() }
     }
 
     fn seven_billion() -> GgufInfo {

@@ -10,6 +10,8 @@ use std::{
     path::Path,
 };
 
+use serde::{Deserialize, Serialize};
+
 /// Longest head that is read. The largest known (vocabulary of 256 k tokens with merges) is 15 MB.
 const MAX_HEAD_BYTES: u64 = 256 << 20;
 /// Longest string: chat templates reach tens of kilobytes.
@@ -31,10 +33,14 @@ pub enum GgufError {
     Damaged(&'static str),
     #[error("it cannot be read: {0}")]
     Io(io::Error),
+    /// Found out elsewhere: by the store, or when the head was read before a restart.
+    #[error("{0}")]
+    Known(String),
 }
 
 /// What the head says about the model.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct GgufInfo {
     pub name: Option<String>,
     pub architecture: String,

@@ -12,24 +12,106 @@
 //!
 //! The layout of `blobs` and `manifests` is Ollama's, so that either program can read the other's.
 //! Several nodes may share one store: the locks are the operating system's, and go with their
-//! process.
+//! process. Two rules keep them from each other's files: references change only under the store's
+//! lock, and a blob's files change only under that blob's lock. Whoever needs both takes the store's
+//! first.
+//!
+//! Unless a comment says otherwise every call touches the disk: keep them off the async threads.
+
+mod garbage;
+mod import;
+mod manifests;
+mod removal;
+mod room;
+#[cfg(test)]
+mod tests;
+mod verify;
 
 use std::{
     collections::BTreeMap,
     fs::{self, File, TryLockError},
     io::{self, Write as _},
+    ops::ControlFlow,
     path::{Path, PathBuf},
+    sync::Arc,
 };
+
+pub use garbage::Collected;
+pub use import::{Imported, import_name};
+pub(super) use manifests::{Inventory, Known, ManifestCache};
+pub(super) use removal::remove_file;
+pub use room::{Usage, free_bytes};
+pub(super) use verify::verify_layers;
 
 use super::{
-    manifest::{Digest, MAX_MANIFEST_BYTES, Manifest},
-    name::ModelRef,
+    gguf::GgufError,
+    manifest::{Digest, Manifest},
+    name::{LOCAL, ModelRef, NameError, OLLAMA_REGISTRY},
 };
 
-/// A model folder. Clones share it. All calls touch the disk: keep them off the async threads.
+/// A model folder. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Store {
     root: PathBuf,
+    known: Arc<ManifestCache>,
+}
+
+/// Told how many bytes of how many are done, after every megabyte; may ask to stop.
+pub type Progress<'a> = &'a mut (dyn FnMut(u64, u64) -> ControlFlow<()> + Send);
+
+/// Why the store did not do what it was asked. Nothing is lost by any of them.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("there is no model {0:?} in this node's store")]
+    NotFound(String),
+    #[error("there is a model {0} already. Remove it first, or choose another name")]
+    Exists(String),
+    #[error(transparent)]
+    Name(#[from] NameError),
+    #[error("{path} cannot be imported: {source}", path = .path.display())]
+    NotLoadable { path: PathBuf, source: GgufError },
+    #[error("{0}")]
+    Refused(String),
+    #[error(
+        "the disk has {free} free, and this needs {needs} (some is kept free for everything else). Remove a model or make room",
+        free = bytes_text(*.free), needs = bytes_text(*.needs)
+    )]
+    NoRoom { needs: u64, free: u64 },
+    #[error(
+        "models may take {budget}, and this would make it {after}. Remove a model, or raise the disk budget in the settings",
+        budget = bytes_text(*.budget), after = bytes_text(*.after)
+    )]
+    OverBudget { budget: u64, after: u64 },
+    #[error("the layer {0} is being pulled right now. Wait for the pull, or cancel it")]
+    Busy(String),
+    #[error(
+        "nothing was deleted, because it cannot be told which layers {path} needs: {why}. Move that file out of the folder and try again",
+        path = .path.display()
+    )]
+    Unclear { path: PathBuf, why: String },
+    #[error("it was stopped before it was done")]
+    Stopped,
+    #[error("cannot {doing} {path}: {source}", path = .path.display())]
+    Io { doing: &'static str, path: PathBuf, source: io::Error },
+}
+
+impl StoreError {
+    fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_path_buf();
+        move |source| Self::Io { doing, path, source }
+    }
+}
+
+/// Bytes for people, in the units that disks are sold in.
+pub(super) fn bytes_text(bytes: u64) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "two digits are shown")]
+    let amount = bytes as f64;
+    match bytes {
+        0..1_000 => format!("{bytes} bytes"),
+        1_000..1_000_000 => format!("{:.0} kB", amount / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.0} MB", amount / 1e6),
+        _ => format!("{:.1} GB", amount / 1e9),
+    }
 }
 
 /// Holds references still while they are counted or changed.
@@ -51,7 +133,7 @@ impl Store {
         for folder in ["blobs", "manifests", "pulls"] {
             fs::create_dir_all(root.join(folder))?;
         }
-        Ok(Self { root })
+        Ok(Self { root, known: Arc::default() })
     }
 
     pub fn root(&self) -> &Path {
@@ -99,12 +181,19 @@ impl Store {
     /// The right to write a blob; `None` while another pull, here or in another process, has it.
     pub fn lock_blob(&self, digest: Digest) -> io::Result<Option<BlobLock>> {
         let path = self.lock_path(digest);
-        let file = File::options().create(true).truncate(false).write(true).open(path)?;
-        match file.try_lock() {
-            Ok(()) => Ok(Some(BlobLock { _file: file, digest })),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(e)) => Err(e),
+        for _ in 0..LOCK_TRIES {
+            let file = File::options().create(true).truncate(false).write(true).open(&path)?;
+            match file.try_lock() {
+                Ok(()) if is_named(&file, &path) => {
+                    return Ok(Some(BlobLock { _file: file, digest }));
+                }
+                // Its last holder removed it after we opened it: a lock on it says nothing.
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Ok(None),
+                Err(TryLockError::Error(e)) => return Err(e),
+            }
         }
+        Ok(None)
     }
 
     /// Gives a complete, verified part file its final name. The caller has synced it.
@@ -113,8 +202,7 @@ impl Store {
         fs::rename(self.partial_path(digest), self.blob_path(digest))?;
         sync_dir(&self.blobs())?;
         remove_if_there(&self.state_path(digest))?;
-        drop(lock);
-        remove_if_there(&self.lock_path(digest))
+        self.unlock(lock)
     }
 
     /// Deletes the parts of a blob that will not be completed.
@@ -122,8 +210,15 @@ impl Store {
         let digest = lock.digest;
         remove_if_there(&self.partial_path(digest))?;
         remove_if_there(&self.state_path(digest))?;
+        self.unlock(lock)
+    }
+
+    /// Removes the lock's file while it is still held, so that nobody can hold a lock on a file
+    /// that is about to go.
+    fn unlock(&self, lock: BlobLock) -> io::Result<()> {
+        let removed = remove_if_there(&self.lock_path(lock.digest));
         drop(lock);
-        remove_if_there(&self.lock_path(digest))
+        removed
     }
 
     /// Writes down that a pull needs these layers, so that nothing removes them meanwhile.
@@ -149,8 +244,26 @@ impl Store {
             }
         }
         let path = self.manifest_path(name);
-        fs::create_dir_all(path.parent().unwrap_or(&self.root))?;
-        write_whole(&path, &manifest.bytes)
+        let folder = path.parent().unwrap_or(&self.root);
+        let is_new = !folder.exists();
+        fs::create_dir_all(folder)?;
+        write_whole(&path, &manifest.bytes)?;
+        // New folders have to survive a power cut as well as the file in them.
+        let above = folder.ancestors().skip(1).take_while(|folder| folder.starts_with(&self.root));
+        if is_new { above.take(3).try_for_each(sync_dir) } else { Ok(()) }
+    }
+
+    /// The installed model that already has this id, if any: plain names of models from Ollama's
+    /// registry and of imported ones look the same.
+    pub fn taken(&self, name: &ModelRef) -> Option<ModelRef> {
+        let twin = match name.host.as_str() {
+            LOCAL => Some(OLLAMA_REGISTRY),
+            OLLAMA_REGISTRY => Some(LOCAL),
+            _ => None,
+        };
+        let twin = twin.map(|host| ModelRef { host: host.to_owned(), ..name.clone() });
+        let mut names = std::iter::once(name.clone()).chain(twin);
+        names.find(|name| self.manifest_path(name).exists())
     }
 
     pub fn manifest_path(&self, name: &ModelRef) -> PathBuf {
@@ -160,60 +273,46 @@ impl Store {
 
     /// The manifest of an installed model; `None` if there is none.
     pub fn manifest(&self, name: &ModelRef) -> io::Result<Option<Manifest>> {
-        read_manifest(&self.manifest_path(name))
+        manifests::read_manifest(&self.manifest_path(name))
     }
 
     /// Every manifest with its name. What cannot be read is left out and logged.
     pub fn manifests(&self) -> BTreeMap<ModelRef, Manifest> {
-        manifests_in(&self.root.join("manifests"))
+        let inventory = self.inventory();
+        let readable = inventory.models.into_iter().filter_map(|known| {
+            let manifest = known.manifest.as_ref().ok()?;
+            Some((known.name.clone(), manifest.clone()))
+        });
+        readable.collect()
+    }
+
+    /// Every manifest, read again only where its file changed, and how often layers are needed.
+    pub(super) fn inventory(&self) -> Inventory {
+        self.known.inventory(&self.root)
+    }
+
+    /// One manifest, read again only if its file changed.
+    pub(super) fn known(&self, name: &ModelRef) -> Option<Arc<Known>> {
+        self.known.get(&self.manifest_path(name), name)
     }
 }
 
-/// Reads a manifest file; `None` if it is not there.
-pub(super) fn read_manifest(path: &Path) -> io::Result<Option<Manifest>> {
-    match fs::metadata(path) {
-        Ok(meta) if meta.len() > MAX_MANIFEST_BYTES as u64 => {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "larger than 1 MiB"));
-        }
-        Ok(_) => {}
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(e),
-    }
-    let manifest = Manifest::parse(fs::read(path)?)
-        .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e.to_string()))?;
-    Ok(Some(manifest))
-}
+/// Each try means that somebody else finished with the blob in between.
+const LOCK_TRIES: usize = 16;
 
-/// Manifests of a folder in Ollama's layout, `<host>/<namespace>/<model>/<tag>`.
-pub(super) fn manifests_in(root: &Path) -> BTreeMap<ModelRef, Manifest> {
-    let mut found = BTreeMap::new();
-    let mut folders = vec![(root.to_path_buf(), Vec::<String>::new())];
-    while let Some((folder, parts)) = folders.pop() {
-        let Ok(entries) = fs::read_dir(&folder) else { continue };
-        for entry in entries.filter_map(Result::ok) {
-            if found.len() >= crate::config::limits::LISTED_MODELS {
-                tracing::warn!("more models than are listed in {}", root.display());
-                return found;
-            }
-            let Ok(name) = entry.file_name().into_string() else { continue };
-            let mut parts = parts.clone();
-            parts.push(name);
-            if parts.len() < 4 {
-                folders.push((entry.path(), parts));
-                continue;
-            }
-            let name = format!("{}/{}/{}:{}", parts[0], parts[1], parts[2], parts[3]);
-            let Ok(name) = ModelRef::try_from(name) else { continue };
-            match read_manifest(&entry.path()) {
-                Ok(Some(manifest)) => {
-                    found.insert(name, manifest);
-                }
-                Ok(None) => {}
-                Err(e) => tracing::warn!("{} is not used: {e}", entry.path().display()),
-            }
-        }
+/// Whether the open file is still the one that the path names.
+fn is_named(file: &File, path: &Path) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt as _;
+        let (Ok(open), Ok(named)) = (file.metadata(), fs::metadata(path)) else { return false };
+        open.ino() == named.ino() && open.dev() == named.dev()
     }
-    found
+    #[cfg(not(unix))]
+    {
+        let _ = file;
+        path.exists()
+    }
 }
 
 /// Writes a file whole or not at all.
