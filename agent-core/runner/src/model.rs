@@ -10,7 +10,7 @@ use llama_cpp_2::{
     token::LlamaToken,
 };
 
-use crate::{llama_log::LlamaErrors, template::Template};
+use crate::{engine, llama_log::LlamaErrors, template::Template};
 
 /// Most sequences decoded together; llama.cpp's own limit is 256.
 const MAX_SLOTS: u32 = 64;
@@ -61,13 +61,14 @@ impl Model {
         }
         check_file(Path::new(&request.path))?;
         errors.clear();
+        let gpu_layers = if engine::devices().is_empty() { 0 } else { request.gpu_layers };
+        let parameters = LlamaModelParams::default().with_n_gpu_layers(gpu_layers);
         let llama =
-            LlamaModel::load_from_file(backend, &request.path, &LlamaModelParams::default())
-                .map_err(|error| {
-                    let why = errors.first().unwrap_or_else(|| error.to_string());
-                    format!("llama.cpp cannot load the model file {}: {why}", request.path)
-                })?;
-        let model = Self::describe(llama, request);
+            LlamaModel::load_from_file(backend, &request.path, &parameters).map_err(|error| {
+                let why = errors.first().unwrap_or_else(|| error.to_string());
+                format!("llama.cpp cannot load the model file {}: {why}", request.path)
+            })?;
+        let model = Self::describe(llama, request, gpu_layers);
         if model.description.architecture.starts_with("t5") {
             return Err("Encoder-decoder models (T5) are not supported.".into());
         }
@@ -75,7 +76,7 @@ impl Model {
         Ok(Self { description, ..model })
     }
 
-    fn describe(llama: LlamaModel, request: &LoadModel) -> Self {
+    fn describe(llama: LlamaModel, request: &LoadModel, gpu_layers: u32) -> Self {
         let text = |key: &str| llama.meta_val_str(key).ok();
         let architecture = text("general.architecture").unwrap_or_default();
         let file = Path::new(&request.path).file_stem().unwrap_or_default().to_string_lossy();
@@ -104,6 +105,8 @@ impl Model {
             slots,
             embedding_width: u32::try_from(llama.n_embd_out()).unwrap_or_default(),
             load_ms: 0.0,
+            // The output matrix counts as one more layer.
+            gpu_layers: gpu_layers.min(llama.n_layer() + 1),
             chat_template: source,
             bos: bos.clone(),
             eos,
