@@ -80,6 +80,8 @@ pub mod limits {
     pub const EMBEDDING_INPUTS: usize = 2_048;
     /// Messages of one chat request.
     pub const CHAT_MESSAGES: usize = 4_096;
+    /// Tools of one chat request, as OpenAI.
+    pub const CHAT_TOOLS: usize = 128;
 }
 
 /// Where everything of one node lies.

@@ -30,6 +30,7 @@ use agent_api::{
 use futures_util::Stream;
 pub use lock::{Holder, running_holder};
 pub use metrics::Metrics;
+pub use models::ModelDefaults;
 use speed::SpeedMeter;
 pub use start::StartError;
 use tokio::sync::{broadcast::error::RecvError, watch};

@@ -6,8 +6,8 @@ mod chat;
 mod chat_stream;
 mod completions;
 mod embeddings;
-mod error;
-mod parameters;
+pub(super) mod error;
+pub(super) mod parameters;
 mod stream;
 
 use agent_api::openai::{ModelObject, ModelObjects, Timings, Usage};
@@ -18,6 +18,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+pub(super) use chat::chat_logprob;
 pub(super) use error::OpenAiError;
 
 use crate::{clock::now_ms, node::Node};
