@@ -13,7 +13,7 @@ use std::{
 };
 
 pub use settings_file::{SettingsError, load_settings, save_settings};
-pub use settings_rules::apply_patch;
+pub use settings_rules::{apply_patch, validate};
 
 use crate::logging::LogRing;
 

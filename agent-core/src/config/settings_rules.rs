@@ -111,7 +111,7 @@ pub fn apply_patch(old: &Settings, patch: &SettingsPatch) -> Result<Settings, Se
 }
 
 /// Every bound of every setting.
-pub(super) fn validate(settings: &Settings) -> Result<(), SettingsError> {
+pub fn validate(settings: &Settings) -> Result<(), SettingsError> {
     let refuse = |why: String| Err(SettingsError::Refused(why));
     if settings.node_name.chars().count() > 64 {
         return refuse("the node's name may have 64 characters at most".into());
