@@ -11,7 +11,7 @@ use std::{
 use super::{Store, StoreError, StoreGuard};
 use crate::models::{
     manifest::{Digest, MAX_MANIFEST_BYTES, Manifest},
-    name::ModelRef,
+    name::{LOCAL, ModelRef},
 };
 
 /// Manifests that are looked at in one folder: four times what is listed, because those that are not
@@ -63,7 +63,7 @@ pub(in crate::models) struct ManifestCache {
 /// All manifests of a folder at one moment.
 #[derive(Debug, Default)]
 pub(in crate::models) struct Inventory {
-    /// By name.
+    /// By name, imported ones last.
     pub models: Vec<Arc<Known>>,
     uses: HashMap<Digest, u32>,
 }
@@ -86,7 +86,9 @@ impl ManifestCache {
     pub(in crate::models) fn inventory(&self, root: &Path) -> Inventory {
         let mut inventory = Inventory::default();
         let mut found = find_manifests(&root.join("manifests"));
-        found.sort();
+        // Imported models last: where one has the short name of a pulled one, that name means the
+        // pulled one.
+        found.sort_by(|(a, _), (b, _)| (a.host == LOCAL, a).cmp(&(b.host == LOCAL, b)));
         for (name, path) in found {
             if let Some(known) = self.get(&path, &name) {
                 inventory.models.push(known);
