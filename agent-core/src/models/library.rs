@@ -253,7 +253,7 @@ impl Library {
             size_bytes: manifest.size(),
             modified: modified.unwrap_or(known.modified),
             digest: Some(manifest.digest.to_string()),
-            layers: manifest.layers.as_slice().into(),
+            layers: Arc::clone(&known.layers),
             head,
             ..file
         }
