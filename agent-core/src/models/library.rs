@@ -6,6 +6,8 @@
 //! threads.
 
 mod defaults;
+#[cfg(test)]
+pub(in crate::models) mod fixtures;
 mod heads;
 mod ollama;
 #[cfg(test)]
@@ -134,7 +136,8 @@ impl Library {
     }
 
     /// The model that a request means by a name: the one with this id; else with `:latest` added or
-    /// left out; else without regard to capitals; else the only one of this name on any host.
+    /// left out, or under its complete name; else without regard to capitals; else the only one of
+    /// this name on any host.
     /// `None` if there is none, or if it could be several. A known id costs a few system calls,
     /// however many models there are.
     pub fn find(&self, name: &str) -> Option<ModelFile> {
@@ -150,7 +153,12 @@ impl Library {
             None => (name.to_owned(), format!("{name}:latest")),
         };
         let other = if bare == name { &latest } else { &bare };
-        self.exact(other).or_else(|| pick(self.list(), [&bare, &latest]))
+        let complete = || {
+            let complete = ModelRef::parse(name, OLLAMA_REGISTRY).ok()?;
+            let file = self.exact(&complete.id())?;
+            (file.reference.as_ref() == Some(&complete)).then_some(file)
+        };
+        self.exact(other).or_else(complete).or_else(|| pick(self.list(), [&bare, &latest]))
     }
 
     /// The model with exactly this id.
@@ -245,7 +253,7 @@ impl Library {
             size_bytes: manifest.size(),
             modified: modified.unwrap_or(known.modified),
             digest: Some(manifest.digest.to_string()),
-            layers: manifest.layers.as_slice().into(),
+            layers: Arc::clone(&known.layers),
             head,
             ..file
         }

@@ -5,18 +5,23 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use super::{Store, StoreError, StoreGuard};
 use crate::models::{
-    manifest::{Digest, MAX_MANIFEST_BYTES, Manifest},
-    name::ModelRef,
+    manifest::{Digest, Layer, MAX_MANIFEST_BYTES, Manifest},
+    name::{LOCAL, ModelRef},
 };
 
 /// Manifests that are looked at in one folder: four times what is listed, because those that are not
 /// listed still need their layers.
 const MAX_MANIFESTS: usize = 4 * crate::config::limits::LISTED_MODELS;
+/// Folders that are looked into for them: one per model, and some for hosts and namespaces.
+const MAX_FOLDERS: usize = 2 * MAX_MANIFESTS;
+/// A folder that changed this shortly before it was read may have changed again without another time
+/// of change; file systems count in up to two seconds (FAT).
+const UNSETTLED: Duration = Duration::from_secs(2);
 /// `<host>/<namespace>/<model>/<tag>` is 4; deeper than this nothing of ours lies.
 const MAX_DEPTH: usize = 8;
 
@@ -29,6 +34,8 @@ pub(in crate::models) struct Known {
     pub path: PathBuf,
     /// The text says why it cannot be used.
     pub manifest: Result<Manifest, String>,
+    /// The manifest's, to be shared by all listings.
+    pub layers: Arc<[Layer]>,
     /// All it refers to, also if it cannot be used otherwise.
     digests: Vec<Digest>,
     stamp: Stamp,
@@ -54,16 +61,24 @@ impl Stamp {
     }
 }
 
-/// Manifests that were read, by path; as many as the folder has.
+/// Manifests that were read, by path, and what their folders have in them; as many as there are.
 #[derive(Debug, Default)]
 pub(in crate::models) struct ManifestCache {
     read: Mutex<HashMap<PathBuf, Arc<Known>>>,
+    folders: Mutex<HashMap<PathBuf, ReadFolder>>,
+}
+
+/// A folder's entries; the same until its time of change is another.
+#[derive(Clone, Debug)]
+struct ReadFolder {
+    modified: SystemTime,
+    entries: Arc<[PathBuf]>,
 }
 
 /// All manifests of a folder at one moment.
 #[derive(Debug, Default)]
 pub(in crate::models) struct Inventory {
-    /// By name.
+    /// By name, imported ones last.
     pub models: Vec<Arc<Known>>,
     uses: HashMap<Digest, u32>,
 }
@@ -85,40 +100,41 @@ impl Inventory {
 impl ManifestCache {
     pub(in crate::models) fn inventory(&self, root: &Path) -> Inventory {
         let mut inventory = Inventory::default();
-        let mut found = find_manifests(&root.join("manifests"));
-        found.sort();
-        for (name, path) in found {
-            if let Some(known) = self.get(&path, &name) {
-                inventory.models.push(known);
-            }
+        for path in self.find(&root.join("manifests")) {
+            inventory.models.extend(self.known(&path, || name_of(&path)));
         }
-        let here: HashSet<&Path> =
-            inventory.models.iter().map(|known| known.path.as_path()).collect();
+        // Imported models last: where one has the short name of a pulled one, that name means the
+        // pulled one.
+        let rank = |known: &Known| known.name.host == LOCAL;
+        inventory.models.sort_by(|a, b| (rank(a), &a.name).cmp(&(rank(b), &b.name)));
         let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
-        if read.len() > here.len() {
+        if read.len() > inventory.models.len() {
+            let here: HashSet<&Path> =
+                inventory.models.iter().map(|known| known.path.as_path()).collect();
             read.retain(|path, _| here.contains(path.as_path()));
         }
         drop(read);
-        for known in &inventory.models {
-            for digest in &known.digests {
-                *inventory.uses.entry(*digest).or_default() += 1;
-            }
-        }
-        for digest in reserved(&root.join("pulls")) {
-            *inventory.uses.entry(digest).or_default() += 1;
+        let reserved = reserved(&root.join("pulls"));
+        let needed = inventory.models.iter().flat_map(|known| &known.digests).chain(&reserved);
+        for digest in needed {
+            *inventory.uses.entry(*digest).or_default() += 1;
         }
         inventory
     }
 
     /// The manifest at the path; `None` if there is none.
     pub(in crate::models) fn get(&self, path: &Path, name: &ModelRef) -> Option<Arc<Known>> {
+        self.known(path, || Some(name.clone()))
+    }
+
+    fn known(&self, path: &Path, name: impl FnOnce() -> Option<ModelRef>) -> Option<Arc<Known>> {
         let meta = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
         let stamp = Stamp::of(&meta);
         let known = self.read.lock().unwrap_or_else(PoisonError::into_inner).get(path).cloned();
-        if let Some(known) = known.filter(|known| known.stamp == stamp && known.name == *name) {
+        if let Some(known) = known.filter(|known| known.stamp == stamp) {
             return Some(known);
         }
-        let known = Arc::new(read_known(path, name, stamp));
+        let known = Arc::new(read_known(path, name()?, stamp));
         if let Err(why) = &known.manifest {
             tracing::warn!("{} is not used: {why}", path.display());
         }
@@ -128,9 +144,68 @@ impl ManifestCache {
         }
         Some(known)
     }
+
+    /// Files that lie where manifests lie, four folders deep.
+    fn find(&self, root: &Path) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        let mut visited = 0;
+        let mut folders = vec![(root.to_path_buf(), 0)];
+        while let Some((folder, depth)) = folders.pop() {
+            visited += 1;
+            if found.len() >= MAX_MANIFESTS || visited > MAX_FOLDERS {
+                tracing::warn!("there is more in {} than is listed", root.display());
+                break;
+            }
+            let entries = self.entries(&folder);
+            if depth == 3 {
+                found.extend(entries.iter().cloned());
+            } else {
+                folders.extend(entries.iter().map(|path| (path.clone(), depth + 1)));
+            }
+        }
+        let mut known = self.folders.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() > visited {
+            known.retain(|path, _| path.exists());
+        }
+        found
+    }
+
+    /// What is in the folder; nothing if it is none.
+    fn entries(&self, folder: &Path) -> Arc<[PathBuf]> {
+        let Ok(modified) = fs::metadata(folder).and_then(|meta| meta.modified()) else {
+            return Arc::default();
+        };
+        let known =
+            self.folders.lock().unwrap_or_else(PoisonError::into_inner).get(folder).cloned();
+        if let Some(known) = known.filter(|known| known.modified == modified) {
+            return known.entries;
+        }
+        let now = SystemTime::now();
+        let Ok(entries) = fs::read_dir(folder) else { return Arc::default() };
+        let entries: Arc<[PathBuf]> = entries
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .take(MAX_MANIFESTS)
+            .collect::<Vec<_>>()
+            .into();
+        let is_settled = now.duration_since(modified).is_ok_and(|age| age > UNSETTLED);
+        let mut known = self.folders.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_settled && known.len() < MAX_FOLDERS {
+            let read = ReadFolder { modified, entries: Arc::clone(&entries) };
+            known.insert(folder.to_path_buf(), read);
+        }
+        entries
+    }
 }
 
-fn read_known(path: &Path, name: &ModelRef, stamp: Stamp) -> Known {
+/// The name that a manifest's path means; `None` for one that we would never write.
+fn name_of(path: &Path) -> Option<ModelRef> {
+    let mut parts = path.iter().rev().map(|part| part.to_str());
+    let (tag, model) = (parts.next()??, parts.next()??);
+    let (namespace, host) = (parts.next()??, parts.next()??);
+    ModelRef::try_from(format!("{host}/{namespace}/{model}:{tag}")).ok()
+}
+
+fn read_known(path: &Path, name: ModelRef, stamp: Stamp) -> Known {
     let (manifest, digests) = match read_bounded(path) {
         Ok(bytes) => {
             let digests = digests_in(&bytes);
@@ -138,10 +213,12 @@ fn read_known(path: &Path, name: &ModelRef, stamp: Stamp) -> Known {
         }
         Err(e) => (Err(format!("the manifest cannot be read: {e}")), Vec::new()),
     };
+    let layers = manifest.as_ref().map(|manifest| manifest.layers.as_slice().into());
     Known {
-        name: name.clone(),
+        name,
         modified: stamp.modified,
         path: path.to_path_buf(),
+        layers: layers.unwrap_or_default(),
         manifest,
         digests,
         stamp,
@@ -169,32 +246,6 @@ fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "it is larger than 1 MiB"));
     }
     fs::read(path)
-}
-
-/// Manifest files of a folder in Ollama's layout. What has no name that we would write is left out.
-fn find_manifests(root: &Path) -> Vec<(ModelRef, PathBuf)> {
-    let mut found = Vec::new();
-    let mut folders = vec![(root.to_path_buf(), Vec::<String>::new())];
-    while let Some((folder, parts)) = folders.pop() {
-        let Ok(entries) = fs::read_dir(&folder) else { continue };
-        for entry in entries.filter_map(Result::ok) {
-            if found.len() >= MAX_MANIFESTS {
-                tracing::warn!("there are more than {MAX_MANIFESTS} models in {}", root.display());
-                return found;
-            }
-            let Ok(part) = entry.file_name().into_string() else { continue };
-            if parts.len() < 3 {
-                let parts = parts.iter().cloned().chain([part]).collect();
-                folders.push((entry.path(), parts));
-                continue;
-            }
-            let name = format!("{}/{}/{}:{part}", parts[0], parts[1], parts[2]);
-            if let Ok(name) = ModelRef::try_from(name) {
-                found.push((name, entry.path()));
-            }
-        }
-    }
-    found
 }
 
 /// What pulls under way need; for showing, so that an unreadable file is passed over.
