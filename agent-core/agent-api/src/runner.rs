@@ -92,6 +92,22 @@ pub struct LoadModel {
     pub gpu_layers: u32,
 }
 
+/// Whether the runner reads a model of this `general.file_type` (`llama_ftype`) into memory of its
+/// own instead of mapping the file, when the processor computes.
+///
+/// llama.cpp rearranges the weights of these types for the processor's vector units (`CPU_REPACK`,
+/// ggml's `repack.cpp`) and then needs the file's pages no more, but a mapping keeps them: the
+/// model would take its size twice. The node's memory estimate depends on this being the rule.
+pub fn reads_weights(file_type: Option<u32>) -> bool {
+    match file_type {
+        // Q4_0, Q4_K_S, Q4_K_M, IQ4_NL, MXFP4.
+        Some(2 | 14 | 15 | 25 | 38) => true,
+        // Q2_K, Q2_K_S, Q5_K_S, Q5_K_M, Q6_K, Q8_0: on ARM processors.
+        Some(7 | 10 | 16..=18 | 21) => cfg!(target_arch = "aarch64"),
+        _ => false,
+    }
+}
+
 /// A GPU as llama.cpp sees it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Device {
