@@ -40,6 +40,7 @@ async fn the_official_openai_client_works() -> Result<()> {
 #[tokio::test]
 async fn the_official_openai_client_calls_tools() -> Result<()> {
     let Some(python) = programs::python() else { return run("openai_tools.py", &[]) };
+    let options = Options::default().without_model();
     add_demo_with_template(&python, &options, "tools_template.jinja")?;
     let node = options.start()?;
     let model = node.model().await?;
