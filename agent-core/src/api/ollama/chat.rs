@@ -17,7 +17,7 @@ use super::{
     error::OllamaError,
     prepare::{NO_IMAGES, Prepared},
 };
-use crate::{api::generation, config::limits, inference::tools::ToolFormat, node::Node};
+use crate::{api::generation, config::limits, node::Node};
 
 pub(super) async fn chat(
     State(node): State<Node>,
@@ -32,16 +32,7 @@ pub(super) async fn chat(
         return prepared.load_or_unload(&node, Shape::Chat).await;
     }
     generation::add_system(&mut messages, &prepared.defaults);
-    let mut format = None;
-    if !tools.is_empty() {
-        let template = prepared.template(&node).await?;
-        let known = template.as_deref().and_then(ToolFormat::of);
-        let none = || {
-            let message = format!("{} does not support tools", prepared.name);
-            OllamaError::invalid(message)
-        };
-        format = Some(known.ok_or_else(none)?);
-    }
+    let format = if tools.is_empty() { None } else { Some(prepared.tool_format(&node).await?) };
     prepared.run(&node, Shape::Chat, Prompt::Chat { messages, tools }, format).await
 }
 

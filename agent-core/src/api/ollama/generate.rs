@@ -37,7 +37,7 @@ pub(super) async fn generate(
         None if raw => Prompt::Text(TextInput::Text { text }),
         None => {
             let system = ask.system.or_else(|| prepared.defaults.system.clone());
-            let has_template = prepared.template(&node).await?.is_some();
+            let has_template = prepared.has_template(&node).await?;
             laid_out(system.as_deref().unwrap_or_default(), text, has_template)
         }
     };

@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Instant};
 
 use agent_api::{
-    models::{Capability, InstalledModel, ModelState, ModelStatus},
+    models::{Backend, Capability, InstalledModel, ModelSource, ModelState, ModelStatus},
     runner::{Constraint, Generate, Prompt},
 };
 use axum::{
@@ -77,9 +77,28 @@ impl Prepared {
         })
     }
 
+    /// How the model writes tool calls.
+    pub(super) async fn tool_format(&self, node: &Node) -> Result<ToolFormat, OllamaError> {
+        let template = self.template(node).await?;
+        // In the daemon's words, which clients look for before they ask again without tools.
+        let none = || OllamaError::invalid(format!("{} does not support tools", self.name));
+        template.as_deref().and_then(ToolFormat::of).ok_or_else(none)
+    }
+
+    /// Whether a prompt can be laid out as a chat.
+    pub(super) async fn has_template(&self, node: &Node) -> Result<bool, OllamaError> {
+        Ok(self.runs_elsewhere() || self.template(node).await?.is_some())
+    }
+
+    /// Another program runs it and lays out its prompts.
+    fn runs_elsewhere(&self) -> bool {
+        self.model.source == ModelSource::OllamaDaemon
+            || self.model.options.backend == Some(Backend::Ollama)
+    }
+
     /// The model's chat template. The active model is asked for it, and loaded for that if it has
     /// to be; of others it is read from the file.
-    pub(super) async fn template(&self, node: &Node) -> Result<Option<Arc<str>>, OllamaError> {
+    async fn template(&self, node: &Node) -> Result<Option<Arc<str>>, OllamaError> {
         if node.active_model().as_deref() == Some(self.model.id.as_str()) {
             return Ok(node.chat_template().await?);
         }

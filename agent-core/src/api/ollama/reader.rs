@@ -111,6 +111,8 @@ struct ThinkReader {
 enum Place {
     /// At the start, or after white space.
     Start(Begins),
+    /// Before the first thought: white space is dropped.
+    Opened,
     Thoughts,
     /// After `</think>`: white space is dropped.
     Between,
@@ -131,13 +133,13 @@ impl ThinkReader {
                 Place::Start(begins) => {
                     let begun = self.held.trim_start();
                     if let Some(rest) = begun.strip_prefix(OPEN) {
-                        self.held = rest.trim_start().to_owned();
-                        self.place = Place::Thoughts;
+                        self.held = rest.to_owned();
+                        self.place = Place::Opened;
                     } else if OPEN.starts_with(begun) {
                         return (thoughts, String::new());
                     } else {
                         self.place = match begins {
-                            Begins::Inside => Place::Thoughts,
+                            Begins::Inside => Place::Opened,
                             Begins::Outside => Place::Words,
                         };
                     }
@@ -153,12 +155,13 @@ impl ThinkReader {
                         return (thoughts, String::new());
                     }
                 }
-                Place::Between => {
+                Place::Opened | Place::Between => {
                     self.held = self.held.trim_start().to_owned();
                     if self.held.is_empty() {
                         return (thoughts, String::new());
                     }
-                    self.place = Place::Words;
+                    let opened = self.place == Place::Opened;
+                    self.place = if opened { Place::Thoughts } else { Place::Words };
                 }
                 Place::Words => return (thoughts, std::mem::take(&mut self.held)),
             }
