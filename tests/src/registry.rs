@@ -152,7 +152,7 @@ http: {{addr: '127.0.0.1:0', secret: a-test}}
                 return Err(error);
             }
         };
-        let client = Client::builder().no_proxy().build()?;
+        let client = crate::http::client();
         let this = Self { child, home, client, auth: options.auth, host };
         // The listener is there, so this waits in its queue until the registry answers.
         let response = this.client.get(this.url("")).send().await?.status();
@@ -218,8 +218,7 @@ http: {{addr: '127.0.0.1:0', secret: a-test}}
     pub async fn push_blob(&self, name: &str, content: &Content) -> Result<Layer> {
         let layer = Layer { digest: content.digest()?, size: content.len()? };
         let begin = self.client.post(self.url(&format!("library/{name}/blobs/uploads/")));
-        let begun =
-            expect(StatusCode::ACCEPTED, self.authorized(begin).send().await?).await?;
+        let begun = expect(StatusCode::ACCEPTED, self.authorized(begin).send().await?).await?;
         let location = begun.headers().get(LOCATION).context("a place to upload to")?.to_str()?;
         let location = if location.starts_with('/') {
             format!("{}{location}", self.origin())
