@@ -1,17 +1,18 @@
 //! An HTTP proxy in front of a registry that breaks what a test tells it to, and remembers what it
 //! was asked for.
 
+mod body;
+
 use std::{
     convert::Infallible,
     io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
 use axum::{
     Router,
-    body::{Body, Bytes},
+    body::Body,
     extract::{Request, State},
     http::{
         HeaderMap, HeaderValue, Method, StatusCode,
@@ -20,13 +21,11 @@ use axum::{
     },
     response::{IntoResponse as _, Response},
 };
-use futures_util::{Stream, StreamExt as _};
+use futures_util::StreamExt as _;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
+use self::body::{End, broken, cut_body, plain_body, slow_body};
 use crate::{http, programs::PATIENCE};
-
-/// Pieces of a body that is slowed down: small enough that a rate is a rate.
-const PIECE: usize = 16 << 10;
 
 /// What goes wrong with an answer.
 #[derive(Clone, Debug)]
@@ -327,13 +326,15 @@ async fn answer(
     if seen.path == TOKEN_PATH {
         return Ok(give_token(&shared, authorization));
     }
+    // Before the rules are looked at: else a release after they are cleared could be missed.
+    let released = shared.released.subscribe();
     let fault = shared.fault_for(&seen);
     if let Some(early) = fault.as_ref().and_then(|f| without_upstream(&shared, f, authorization)) {
         return Ok(early);
     }
     let passed = pass_on(&shared, &request, fault.as_ref()).await;
     let Ok(upstream) = passed else { return Ok(StatusCode::BAD_GATEWAY.into_response()) };
-    Ok(with_fault(&shared, at, upstream, fault))
+    Ok(with_fault(&shared, at, upstream, fault, released))
 }
 
 /// Answers that need nothing from the registry.
@@ -406,6 +407,7 @@ fn with_fault(
     at: usize,
     upstream: reqwest::Response,
     fault: Option<Fault>,
+    released: watch::Receiver<u64>,
 ) -> Response {
     let mut headers = upstream.headers().clone();
     let status = upstream.status();
@@ -428,11 +430,15 @@ fn with_fault(
         Some(Fault::LongerLength(more)) => {
             let length = upstream.content_length().unwrap_or_default() + more;
             headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
-            plain_body(shared, at, upstream, None)
+            let body = plain_body(shared, at, upstream, None).into_data_stream();
+            let end = futures_util::stream::once(broken());
+            Body::from_stream(body.map(|piece| piece.map_err(io::Error::other)).chain(end))
         }
         Some(Fault::FlipByte(place)) => plain_body(shared, at, upstream, place.checked_sub(begins)),
-        Some(Fault::DropAfter(bytes)) => cut_body(shared, at, upstream, bytes, End::Drop),
-        Some(Fault::StallAfter(bytes)) => cut_body(shared, at, upstream, bytes, End::Stall),
+        Some(Fault::DropAfter(bytes)) => cut_body(shared, at, upstream, bytes, End::Drop, released),
+        Some(Fault::StallAfter(bytes)) => {
+            cut_body(shared, at, upstream, bytes, End::Stall, released)
+        }
         Some(Fault::Slow(rate)) => slow_body(shared, at, upstream, rate),
         Some(Fault::Status(..) | Fault::Redirect(_) | Fault::IgnoreRange | Fault::NeedsToken)
         | None => plain_body(shared, at, upstream, None),
@@ -443,121 +449,6 @@ fn with_fault(
     headers.remove("transfer-encoding");
     *response.headers_mut() = headers;
     response
-}
-
-type Piece = io::Result<Bytes>;
-
-fn pieces(upstream: reqwest::Response) -> impl Stream<Item = Piece> + Send + 'static {
-    upstream.bytes_stream().map(|piece| piece.map_err(io::Error::other))
-}
-
-/// The body as it is; `flip`: place of a byte to change, in this answer.
-fn plain_body(
-    shared: &Arc<Shared>,
-    at: usize,
-    upstream: reqwest::Response,
-    flip: Option<u64>,
-) -> Body {
-    let shared = Arc::clone(shared);
-    let mut before = 0_u64;
-    Body::from_stream(pieces(upstream).map(move |piece| {
-        let mut piece = piece?;
-        let inside = flip.and_then(|place| place.checked_sub(before));
-        before += piece.len() as u64;
-        if let Some(place) =
-            inside.and_then(|p| usize::try_from(p).ok()).filter(|p| *p < piece.len())
-        {
-            let mut bytes = piece.to_vec();
-            bytes[place] ^= 0xff;
-            piece = bytes.into();
-        }
-        shared.note_sent(at, piece.len() as u64);
-        Ok::<_, io::Error>(piece)
-    }))
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
-    Drop,
-    Stall,
-}
-
-fn cut_body(
-    shared: &Arc<Shared>,
-    at: usize,
-    upstream: reqwest::Response,
-    bytes: u64,
-    end: End,
-) -> Body {
-    let released = shared.released.subscribe();
-    let state = (Box::pin(pieces(upstream)), Arc::clone(shared), released, Some(bytes), None);
-    Body::from_stream(futures_util::stream::unfold(
-        state,
-        move |(mut pieces, shared, mut released, mut left, mut held): (
-            _,
-            Arc<Shared>,
-            watch::Receiver<u64>,
-            Option<u64>,
-            Option<Bytes>,
-        )| async move {
-            if left == Some(0) {
-                match end {
-                    End::Drop => return broken((pieces, shared, released, None, None)),
-                    // An error means that the proxy is gone.
-                    End::Stall => released.changed().await.ok()?,
-                }
-                left = None;
-            }
-            let piece: Piece = match held.take() {
-                Some(piece) => Ok(piece),
-                None => pieces.next().await?,
-            };
-            let piece = piece.map(|mut piece: Bytes| {
-                if let Some(rest) = left {
-                    let most = usize::try_from(rest).unwrap_or(usize::MAX);
-                    if piece.len() > most {
-                        held = Some(piece.split_off(most));
-                    }
-                    left = Some(rest - piece.len() as u64);
-                }
-                shared.note_sent(at, piece.len() as u64);
-                piece
-            });
-            Some((piece, (pieces, shared, released, left, held)))
-        },
-    ))
-}
-
-/// An error in a body makes the server break the connection.
-#[allow(clippy::unnecessary_wraps, reason = "what unfold wants")]
-fn broken<S>(state: S) -> Option<(Piece, S)> {
-    Some((Err(io::Error::other("dropped by the test")), state))
-}
-
-fn slow_body(shared: &Arc<Shared>, at: usize, upstream: reqwest::Response, rate: u64) -> Body {
-    let shared = Arc::clone(shared);
-    let small = pieces(upstream).flat_map(|piece| {
-        let small: Vec<Piece> = match piece {
-            Ok(piece) => (0..piece.len())
-                .step_by(PIECE)
-                .map(|from| Ok(piece.slice(from..piece.len().min(from + PIECE))))
-                .collect(),
-            Err(error) => vec![Err(error)],
-        };
-        futures_util::stream::iter(small)
-    });
-    Body::from_stream(small.then(move |piece| {
-        let shared = Arc::clone(&shared);
-        async move {
-            let piece = piece?;
-            #[allow(clippy::cast_precision_loss, reason = "a wait")]
-            let wait = Duration::from_secs_f64(piece.len() as f64 / rate.max(1) as f64);
-            // This is the slow link itself, not a wait for something.
-            tokio::time::sleep(wait).await;
-            shared.note_sent(at, piece.len() as u64);
-            Ok::<_, io::Error>(piece)
-        }
-    }))
 }
 
 /// `bytes=FIRST-LAST` or `bytes=FIRST-`.
