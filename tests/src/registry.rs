@@ -111,7 +111,8 @@ impl Pushed {
     }
 }
 
-const CONFIG_JSON: &str =
+/// The config of every model that is pushed.
+pub const CONFIG_JSON: &str =
     r#"{"model_format":"gguf","model_family":"llama","model_type":"4M","file_type":"Q8_0"}"#;
 
 impl Registry {
@@ -152,7 +153,7 @@ http: {{addr: '127.0.0.1:0', secret: a-test}}
                 return Err(error);
             }
         };
-        let client = Client::builder().no_proxy().build()?;
+        let client = crate::http::client();
         let this = Self { child, home, client, auth: options.auth, host };
         // The listener is there, so this waits in its queue until the registry answers.
         let response = this.client.get(this.url("")).send().await?.status();
@@ -187,19 +188,8 @@ http: {{addr: '127.0.0.1:0', secret: a-test}}
             pushed.push(self.push_blob(name, content).await?);
         }
         let config = self.push_blob(name, &Content::text(CONFIG_JSON)).await?;
-        let entries: Vec<_> = layers
-            .iter()
-            .zip(&pushed)
-            .map(|((kind, _), layer)| {
-                json!({"mediaType": format!("{LAYER}{kind}"), "digest": layer.digest, "size": layer.size})
-            })
-            .collect();
-        let manifest = serde_json::to_vec(&json!({
-            "schemaVersion": 2,
-            "mediaType": MANIFEST,
-            "config": {"mediaType": CONFIG, "digest": config.digest, "size": config.size},
-            "layers": entries,
-        }))?;
+        let kinds: Vec<_> = layers.iter().map(|(kind, _)| *kind).collect();
+        let manifest = manifest(&config, &kinds, &pushed)?;
         let request = self
             .client
             .put(self.url(&format!("library/{name}/manifests/{tag}")))
@@ -218,8 +208,7 @@ http: {{addr: '127.0.0.1:0', secret: a-test}}
     pub async fn push_blob(&self, name: &str, content: &Content) -> Result<Layer> {
         let layer = Layer { digest: content.digest()?, size: content.len()? };
         let begin = self.client.post(self.url(&format!("library/{name}/blobs/uploads/")));
-        let begun =
-            expect(StatusCode::ACCEPTED, self.authorized(begin).send().await?).await?;
+        let begun = expect(StatusCode::ACCEPTED, self.authorized(begin).send().await?).await?;
         let location = begun.headers().get(LOCATION).context("a place to upload to")?.to_str()?;
         let location = if location.starts_with('/') {
             format!("{}{location}", self.origin())
@@ -246,6 +235,23 @@ http: {{addr: '127.0.0.1:0', secret: a-test}}
     pub fn folder(&self) -> PathBuf {
         self.home.path().join("data")
     }
+}
+
+/// The manifest of a model of these layers.
+pub fn manifest(config: &Layer, kinds: &[&str], layers: &[Layer]) -> Result<Vec<u8>> {
+    let entries: Vec<_> = kinds
+        .iter()
+        .zip(layers)
+        .map(|(kind, Layer { digest, size })| {
+            json!({"mediaType": format!("{LAYER}{kind}"), "digest": digest, "size": size})
+        })
+        .collect();
+    Ok(serde_json::to_vec(&json!({
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "config": {"mediaType": CONFIG, "digest": config.digest, "size": config.size},
+        "layers": entries,
+    }))?)
 }
 
 impl Drop for Registry {

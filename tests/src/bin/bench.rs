@@ -14,6 +14,10 @@ mod engine;
 mod first_byte;
 #[path = "bench/idle.rs"]
 mod idle;
+#[path = "bench/models.rs"]
+mod models;
+#[path = "bench/pull.rs"]
+mod pull;
 #[path = "bench/runner.rs"]
 mod runner;
 
@@ -36,6 +40,10 @@ async fn main() -> Result<()> {
     rows.extend(engine::measure(quick)?);
     eprintln!("time to first byte ...");
     rows.extend(first_byte::measure(quick).await?);
+    eprintln!("pulls ...");
+    rows.extend(pull::measure(quick).await?);
+    eprintln!("lists, fit and swaps ...");
+    rows.extend(models::measure(quick).await?);
     eprintln!("start, idle and memory ...");
     rows.extend(idle::measure(quick).await?);
     rows.extend(desktop::measure()?);

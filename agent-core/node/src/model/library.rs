@@ -159,6 +159,11 @@ pub(crate) async fn fits(client: &Client, args: args::Fit) -> anyhow::Result<()>
     say(&text)
 }
 
+/// Whether a name means this model: `:latest` goes without saying.
+fn is_called(id: &str, name: &str) -> bool {
+    id == name || id.strip_suffix(":latest") == Some(name)
+}
+
 /// The node has another working directory: a file is named by its whole path.
 fn name_or_file(name: &str) -> anyhow::Result<String> {
     let path = Path::new(name);
@@ -263,7 +268,7 @@ fn swap_text(preview: &SwapPreview) -> String {
 
 /// What became of a model that was to be loaded. Loading that failed is an error.
 fn state_text(model: &str, status: &ModelStatus) -> anyhow::Result<String> {
-    let resident = status.resident.iter().find(|resident| resident.id == model);
+    let resident = status.resident.iter().find(|resident| is_called(&resident.id, model));
     let (state, reason) = match resident {
         Some(resident) => (resident.state, &resident.reason),
         None => (status.state, &status.reason),
@@ -282,7 +287,7 @@ pub(crate) async fn remove(client: &Client, args: args::Remove) -> anyhow::Resul
     let list = client.call::<ListModels>(&Nothing {}).await?;
     let mut failed = Vec::new();
     for name in args.names {
-        let known = list.models.iter().find(|model| model.id == name);
+        let known = list.models.iter().find(|model| is_called(&model.id, &name));
         let bytes = known.and_then(|model| model.removable_bytes);
         let frees = bytes.map(|bytes| format!(" and free {}", size(bytes))).unwrap_or_default();
         // Scripts have no terminal and have said what they want.
@@ -316,7 +321,7 @@ pub(crate) async fn unload(client: &Client, args: args::Named) -> anyhow::Result
     if args.output.json {
         return print_json(&status);
     }
-    let leaving = status.resident.iter().any(|resident| resident.id == args.name);
+    let leaving = status.resident.iter().any(|resident| is_called(&resident.id, &args.name));
     say(&if leaving {
         format!("{} leaves memory after its requests.\n", args.name)
     } else {
@@ -385,6 +390,12 @@ cut:latest   Q8_0   1.3 GB  131,072  -         cannot be loaded: the file is cut
 2.6 GB on disk, 39.0 GB free
 "
         );
+    }
+
+    #[test]
+    fn latest_goes_without_saying() {
+        assert!(is_called("tiny:latest", "tiny") && is_called("tiny:latest", "tiny:latest"));
+        assert!(!is_called("tiny:v1", "tiny") && !is_called("tiny:latest", "tin"));
     }
 
     #[test]
