@@ -7,6 +7,7 @@
 //! A database that SQLite calls corrupt is moved aside, never deleted, and a new one is begun.
 
 mod activity;
+mod pulls;
 mod requests;
 mod state;
 mod writer;
@@ -17,6 +18,7 @@ use std::{
 };
 
 pub use activity::{AddActivity, list_activity};
+pub use pulls::{PullRow, RemovePull, SavePull, Wanted, list_pulls};
 pub use requests::{AddRequest, DayCounts, Outcome, RequestKind, day_counts};
 use sqlx::{
     Connection as _, SqlitePool,

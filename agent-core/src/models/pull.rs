@@ -1,1 +1,11 @@
-//! Pulls: models on their way from a registry to the store.
+//! Pulls.
+
+mod disk;
+mod extent;
+mod limit;
+mod plan;
+mod progress;
+mod rate;
+mod record;
+mod transfer;
+mod writer;
