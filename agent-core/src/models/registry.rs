@@ -258,6 +258,11 @@ impl RemoteBlob {
         Ok(FileHead { size, version: answer.version() })
     }
 
+    /// Reads a blob of a bounded size into memory.
+    pub async fn whole(&self, limit: usize) -> Result<Bytes, RegistryError> {
+        self.open(None).await?.bytes(limit, &self.host()).await
+    }
+
     /// Reads up to `limit` first bytes into memory.
     pub async fn first_bytes(&self, limit: usize) -> Result<Bytes, RegistryError> {
         let answer = self.open(Some((0, limit as u64))).await?;

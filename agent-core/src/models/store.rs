@@ -99,8 +99,11 @@ impl Store {
     /// The right to write a blob; `None` while another pull, here or in another process, has it.
     pub fn lock_blob(&self, digest: Digest) -> io::Result<Option<BlobLock>> {
         let path = self.lock_path(digest);
-        let file = File::options().create(true).truncate(false).write(true).open(path)?;
+        let file = File::options().create(true).truncate(false).write(true).open(&path)?;
         match file.try_lock() {
+            // Whoever had it before may have deleted it between our opening and locking it; then
+            // it keeps nobody else out.
+            Ok(()) if !is_same_file(&file, &path) => Ok(None),
             Ok(()) => Ok(Some(BlobLock { _file: file, digest })),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(e)) => Err(e),
@@ -110,7 +113,13 @@ impl Store {
     /// Gives a complete, verified part file its final name. The caller has synced it.
     pub fn commit_blob(&self, lock: BlobLock) -> io::Result<()> {
         let digest = lock.digest;
-        fs::rename(self.partial_path(digest), self.blob_path(digest))?;
+        self.commit_blob_as(lock, digest)
+    }
+
+    /// The same for a file that had no digest to be called by while it was fetched.
+    pub fn commit_blob_as(&self, lock: BlobLock, name: Digest) -> io::Result<()> {
+        let digest = lock.digest;
+        fs::rename(self.partial_path(digest), self.blob_path(name))?;
         sync_dir(&self.blobs())?;
         remove_if_there(&self.state_path(digest))?;
         drop(lock);
@@ -133,6 +142,17 @@ impl Store {
 
     pub fn release(&self, _guard: &StoreGuard, pull: &str) -> io::Result<()> {
         remove_if_there(&self.root.join("pulls").join(pull))
+    }
+
+    /// Manifests of all pulls under way, in this and other processes.
+    pub fn reserved(&self, _guard: &StoreGuard) -> io::Result<Vec<Manifest>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(self.root.join("pulls"))? {
+            if let Ok(Some(manifest)) = read_manifest(&entry?.path()) {
+                found.push(manifest);
+            }
+        }
+        Ok(found)
     }
 
     /// Makes a model of blobs that are all here.
@@ -229,6 +249,19 @@ pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// Makes a rename in the folder survive a power cut.
 pub(super) fn sync_dir(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
+}
+
+#[cfg(unix)]
+fn is_same_file(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    let same = |a: &fs::Metadata, b: &fs::Metadata| a.dev() == b.dev() && a.ino() == b.ino();
+    matches!((file.metadata(), fs::metadata(path)), (Ok(a), Ok(b)) if same(&a, &b))
+}
+
+/// Elsewhere a file that is open cannot be deleted.
+#[cfg(not(unix))]
+fn is_same_file(_file: &File, _path: &Path) -> bool {
+    true
 }
 
 pub(super) fn remove_if_there(path: &Path) -> io::Result<()> {

@@ -3,7 +3,7 @@
 use std::{io, path::Path};
 
 /// What pulls leave free for everything else on the disk, the node's database among it.
-pub const HEADROOM_BYTES: u64 = 512 << 20;
+pub(super) const HEADROOM_BYTES: u64 = 512 << 20;
 
 /// Free bytes that an ordinary user may take; `None` where the system does not say.
 #[cfg(unix)]
@@ -19,7 +19,7 @@ pub fn free_bytes(_path: &Path) -> Option<u64> {
 
 /// Why a pull does not go on although its source is fine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Room {
+pub(super) struct Room {
     /// Bytes still to come.
     pub needs: u64,
     pub free: Option<u64>,
@@ -30,7 +30,7 @@ pub struct Room {
 
 impl Room {
     /// What is missing, as a sentence; `None` if there is room.
-    pub fn problem(self) -> Option<String> {
+    pub(super) fn problem(self) -> Option<String> {
         let Self { needs, free, headroom, budget } = self;
         if needs == 0 {
             return None;
@@ -57,7 +57,7 @@ impl Room {
 
 /// What a failed write means for a pull.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum WriteProblem {
+pub(super) enum WriteProblem {
     /// It pauses and goes on once there is room.
     Full(String),
     /// It failed.
@@ -66,7 +66,7 @@ pub enum WriteProblem {
 }
 
 impl WriteProblem {
-    pub fn of(error: &io::Error, folder: &Path) -> Self {
+    pub(super) fn of(error: &io::Error, folder: &Path) -> Self {
         let folder = folder.display();
         match error.kind() {
             io::ErrorKind::StorageFull => Self::Full(format!(

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 /// Bytes that one connection fetches at a time. Small enough that a lost connection loses little,
 /// large enough that a request per part costs nothing.
-pub const PART_BYTES: u64 = 8 << 20;
+pub(super) const PART_BYTES: u64 = 8 << 20;
 
 /// The bytes of a blob that are here: all up to `hashed`, and the beginnings of some parts after
 /// it. Its size does not grow with the blob's, because only a window of parts is ever open.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Extent {
+pub(super) struct Extent {
     total: u64,
     hashed: u64,
     /// Bytes from a part's start that are here, for parts that end after `hashed`.
@@ -17,12 +17,12 @@ pub struct Extent {
 }
 
 impl Extent {
-    pub fn new(total: u64) -> Self {
+    pub(super) fn new(total: u64) -> Self {
         Self { total, hashed: 0, parts: BTreeMap::new() }
     }
 
     /// From what was saved; `None` if it contradicts itself.
-    pub fn restore(total: u64, hashed: u64, parts: &[(u64, u64)]) -> Option<Self> {
+    pub(super) fn restore(total: u64, hashed: u64, parts: &[(u64, u64)]) -> Option<Self> {
         let mut extent = Self { total, hashed, parts: BTreeMap::new() };
         if hashed > total {
             return None;
@@ -39,28 +39,28 @@ impl Extent {
         Some(extent)
     }
 
-    pub fn total(&self) -> u64 {
+    pub(super) fn total(&self) -> u64 {
         self.total
     }
 
     /// Everything below is here and went into the hash.
-    pub fn hashed(&self) -> u64 {
+    pub(super) fn hashed(&self) -> u64 {
         self.hashed
     }
 
-    pub fn parts(&self) -> impl Iterator<Item = (u64, u64)> {
+    pub(super) fn parts(&self) -> impl Iterator<Item = (u64, u64)> {
         self.parts.iter().map(|(part, bytes)| (*part, *bytes))
     }
 
-    pub fn part_count(&self) -> u64 {
+    pub(super) fn part_count(&self) -> u64 {
         self.total.div_ceil(PART_BYTES)
     }
 
-    pub fn start(&self, part: u64) -> u64 {
+    pub(super) fn start(&self, part: u64) -> u64 {
         part * PART_BYTES
     }
 
-    pub fn end(&self, part: u64) -> u64 {
+    pub(super) fn end(&self, part: u64) -> u64 {
         (self.start(part) + PART_BYTES).min(self.total)
     }
 
@@ -69,18 +69,18 @@ impl Extent {
     }
 
     /// Bytes from the part's start that are here.
-    pub fn got(&self, part: u64) -> u64 {
+    pub(super) fn got(&self, part: u64) -> u64 {
         let below = self.hashed.clamp(self.start(part), self.end(part)) - self.start(part);
         self.parts.get(&part).copied().unwrap_or(0).max(below)
     }
 
-    pub fn has_part(&self, part: u64) -> bool {
+    pub(super) fn has_part(&self, part: u64) -> bool {
         self.got(part) == self.part_bytes(part)
     }
 
     /// Takes note of bytes that were written. What would leave a hole in its part is not counted:
     /// it will be fetched again.
-    pub fn add(&mut self, at: u64, length: u64) {
+    pub(super) fn add(&mut self, at: u64, length: u64) {
         let end = at.saturating_add(length).min(self.total);
         let mut at = at.max(self.hashed);
         while at < end {
@@ -95,7 +95,7 @@ impl Extent {
     }
 
     /// The end of what is here without a gap.
-    pub fn contiguous(&self) -> u64 {
+    pub(super) fn contiguous(&self) -> u64 {
         let mut part = self.hashed / PART_BYTES;
         while part < self.part_count() && self.has_part(part) {
             part += 1;
@@ -104,7 +104,7 @@ impl Extent {
     }
 
     /// The hash went on up to here.
-    pub fn set_hashed(&mut self, hashed: u64) {
+    pub(super) fn set_hashed(&mut self, hashed: u64) {
         self.hashed = self.hashed.max(hashed.min(self.total));
         while let Some((&part, _)) = self.parts.first_key_value() {
             if self.end(part) > self.hashed {
@@ -115,7 +115,7 @@ impl Extent {
     }
 
     /// Bytes that are here.
-    pub fn done(&self) -> u64 {
+    pub(super) fn done(&self) -> u64 {
         let first = self.hashed / PART_BYTES;
         let ahead = self.parts.iter().map(|(part, bytes)| {
             let from = if *part == first { self.hashed - self.start(first) } else { 0 };
@@ -125,12 +125,12 @@ impl Extent {
     }
 
     /// One past the last byte that is here, gaps or not.
-    pub fn highest(&self) -> u64 {
+    pub(super) fn highest(&self) -> u64 {
         let last = self.parts.last_key_value();
         last.map_or(self.hashed, |(part, bytes)| self.hashed.max(self.start(*part) + bytes))
     }
 
-    pub fn is_complete(&self) -> bool {
+    pub(super) fn is_complete(&self) -> bool {
         self.contiguous() == self.total
     }
 }

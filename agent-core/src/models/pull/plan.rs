@@ -16,14 +16,14 @@ use super::extent::{Extent, PART_BYTES};
 use crate::backoff::Backoff;
 
 /// Connections at the same time on a good day.
-pub const CONNECTIONS: usize = 8;
+pub(super) const CONNECTIONS: usize = 8;
 /// A link as fast as this is filled by two, which keeps the bytes in order for the hash.
 const FAST_BYTES_PER_S: f64 = 200e6;
 const FAST_CONNECTIONS: usize = 2;
 /// A bandwidth limit below this per connection starves some until the server drops them.
 const LIMITED_BYTES_PER_S: u64 = 512 << 10;
 /// Parts after the hashed frontier that may be open: 256 MiB, which the page cache holds.
-pub const WINDOW_PARTS: u64 = 32;
+pub(super) const WINDOW_PARTS: u64 = 32;
 /// Waits of one part between its failures.
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 const LAST_WAIT: Duration = Duration::from_secs(30);
@@ -44,18 +44,18 @@ const SPEED_SPAN: Duration = Duration::from_millis(250);
 
 /// One connection of this transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ConnId(u64);
+pub(super) struct ConnId(u64);
 
 /// Bytes to ask for: from `start` up to and without `end`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ask {
+pub(super) struct Ask {
     pub conn: ConnId,
     pub start: u64,
     pub end: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Next {
+pub(super) enum Next {
     Ask(Ask),
     /// Nothing to ask for until something arrives, is hashed, or this time has come.
     Wait(Option<Duration>),
@@ -65,7 +65,7 @@ pub enum Next {
 
 /// What to do with bytes that arrived.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Taken {
+pub(super) struct Taken {
     /// Leading bytes that are here already.
     pub skip: u64,
     /// Where the others belong.
@@ -78,7 +78,7 @@ pub struct Taken {
 
 /// How a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
+pub(super) enum End {
     /// The body ended; whether with all bytes is known here.
     Body,
     /// No bytes for the time that is allowed.
@@ -93,7 +93,7 @@ pub enum End {
 
 /// The whole pull should wait: the server, the network or this part is down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct GiveUp;
+pub(super) struct GiveUp;
 
 #[derive(Debug)]
 struct Conn {
@@ -120,7 +120,7 @@ struct Trouble {
 }
 
 #[derive(Debug)]
-pub struct Plan {
+pub(super) struct Plan {
     extent: Extent,
     conns: HashMap<ConnId, Conn>,
     next_conn: u64,
@@ -140,7 +140,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    pub fn new(extent: Extent) -> Self {
+    pub(super) fn new(extent: Extent) -> Self {
         Self {
             extent,
             conns: HashMap::new(),
@@ -158,17 +158,17 @@ impl Plan {
         }
     }
 
-    pub fn extent(&self) -> &Extent {
+    pub(super) fn extent(&self) -> &Extent {
         &self.extent
     }
 
     /// Bytes per second that all pulls may take.
-    pub fn set_limit(&mut self, limit: Option<u64>) {
+    pub(super) fn set_limit(&mut self, limit: Option<u64>) {
         self.limit = limit;
     }
 
     /// The hash went on up to here; the window moves with it.
-    pub fn hashed(&mut self, frontier: u64) {
+    pub(super) fn hashed(&mut self, frontier: u64) {
         self.extent.set_hashed(frontier);
     }
 
@@ -181,7 +181,7 @@ impl Plan {
     }
 
     /// Call until it says `Wait` or `Complete`, after everything that happened.
-    pub fn next(&mut self, now: Duration) -> Next {
+    pub(super) fn next(&mut self, now: Duration) -> Next {
         if self.extent.is_complete() {
             return Next::Complete;
         }
@@ -246,7 +246,12 @@ impl Plan {
     }
 
     /// Bytes arrived. More of them than were asked for end the connection with `Err`.
-    pub fn received(&mut self, id: ConnId, length: u64, now: Duration) -> Result<Taken, TooMuch> {
+    pub(super) fn received(
+        &mut self,
+        id: ConnId,
+        length: u64,
+        now: Duration,
+    ) -> Result<Taken, TooMuch> {
         let Some(conn) = self.conns.get_mut(&id) else { return Ok(Taken::default()) };
         let (part, end) = (conn.part, conn.position + length);
         if end > self.extent.end(part) {
@@ -281,7 +286,7 @@ impl Plan {
     }
 
     /// A connection is over.
-    pub fn ended(&mut self, id: ConnId, end: End, now: Duration) -> Result<(), GiveUp> {
+    pub(super) fn ended(&mut self, id: ConnId, end: End, now: Duration) -> Result<(), GiveUp> {
         let Some(conn) = self.conns.remove(&id) else { return Ok(()) };
         let complete = self.extent.has_part(conn.part);
         if complete {
@@ -361,4 +366,4 @@ impl Plan {
 
 /// A server sent more bytes than it was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TooMuch;
+pub(super) struct TooMuch;

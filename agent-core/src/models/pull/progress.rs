@@ -26,7 +26,7 @@ pub struct Counters {
 
 /// One pull's progress.
 #[derive(Debug, Default)]
-pub struct Progress {
+pub(super) struct Progress {
     /// Bytes that came over the network for this pull, in this run of the node.
     pub received: AtomicU64,
     done: Mutex<HashMap<Digest, Arc<AtomicU64>>>,
@@ -37,35 +37,35 @@ pub struct Progress {
 
 impl Progress {
     /// Bytes of a layer that are here.
-    pub fn layer(&self, digest: Digest) -> Arc<AtomicU64> {
+    pub(super) fn layer(&self, digest: Digest) -> Arc<AtomicU64> {
         let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(done.entry(digest).or_default())
     }
 
-    pub fn done(&self, digest: Digest) -> u64 {
+    pub(super) fn done(&self, digest: Digest) -> u64 {
         self.layer(digest).load(Ordering::Relaxed)
     }
 
     /// All different layers together.
-    pub fn total_done(&self, manifest: &Manifest) -> u64 {
+    pub(super) fn total_done(&self, manifest: &Manifest) -> u64 {
         let mut seen = std::collections::HashSet::new();
         let different = manifest.layers.iter().filter(|layer| seen.insert(layer.digest));
         different.map(|layer| self.done(layer.digest).min(layer.size)).sum()
     }
 
     /// What a person should know while it runs; empty: nothing.
-    pub fn note(&self) -> String {
+    pub(super) fn note(&self) -> String {
         self.note.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub fn set_note(&self, note: impl Into<String>) {
+    pub(super) fn set_note(&self, note: impl Into<String>) {
         *self.note.lock().unwrap_or_else(PoisonError::into_inner) = note.into();
     }
 }
 
 /// Where the head of a GGUF is put as soon as enough of the file is here.
 #[derive(Debug, Default)]
-pub struct HeadSlot {
+pub(super) struct HeadSlot {
     /// Bytes it was tried with last.
     tried: AtomicU64,
     info: Mutex<Option<Arc<GgufInfo>>>,
@@ -73,11 +73,15 @@ pub struct HeadSlot {
 
 impl HeadSlot {
     /// The metadata with its vocabulary is 1 to 12 MiB.
-    pub const STEPS: [u64; 3] = [1 << 20, 4 << 20, 16 << 20];
-    pub const LARGEST: u64 = 16 << 20;
+    pub(super) const STEPS: [u64; 3] = [1 << 20, 4 << 20, 16 << 20];
+    pub(super) const LARGEST: u64 = 16 << 20;
 
-    pub fn info(&self) -> Option<Arc<GgufInfo>> {
+    pub(super) fn info(&self) -> Option<Arc<GgufInfo>> {
         self.info.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set(&self, info: GgufInfo) {
+        *self.info.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(info));
     }
 
     /// Whether trying again with so many bytes is worth it.
@@ -90,7 +94,7 @@ impl HeadSlot {
     pub(super) fn offer(&self, bytes: &[u8], total: u64) {
         self.tried.fetch_max(bytes.len() as u64, Ordering::Relaxed);
         if let Some(info) = parse_head(bytes, total) {
-            *self.info.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(info));
+            self.set(info);
         }
     }
 }

@@ -16,13 +16,13 @@ const MAX_SAMPLES: usize = 64;
 /// Bytes per second from samples of a counter of received bytes. Bytes that were on disk already
 /// are not received, so a resumed pull does not seem fast.
 #[derive(Clone, Debug, Default)]
-pub struct RateMeter {
+pub(super) struct RateMeter {
     /// Time and counter.
     samples: VecDeque<(Duration, u64)>,
 }
 
 impl RateMeter {
-    pub fn push(&mut self, now: Duration, received: u64) {
+    pub(super) fn push(&mut self, now: Duration, received: u64) {
         self.samples.push_back((now, received));
         while self.samples.len() > MAX_SAMPLES
             || self.samples.get(1).is_some_and(|(at, _)| now.saturating_sub(*at) >= WINDOW)
@@ -32,19 +32,19 @@ impl RateMeter {
     }
 
     /// Forgets everything: the pull was paused or the connection lost.
-    pub fn reset(&mut self) {
+    pub(super) fn reset(&mut self) {
         self.samples.clear();
     }
 
     /// `None` until a second was seen.
-    pub fn bytes_per_s(&self) -> Option<f64> {
+    pub(super) fn bytes_per_s(&self) -> Option<f64> {
         let (first, last) = (self.samples.front()?, self.samples.back()?);
         let span = last.0.saturating_sub(first.0);
         (span >= SHORTEST).then(|| (last.1 - first.1) as f64 / span.as_secs_f64())
     }
 
     /// Seconds until `remaining` bytes are here; `None` until the rate was steady for five seconds.
-    pub fn eta_s(&self, remaining: u64) -> Option<u64> {
+    pub(super) fn eta_s(&self, remaining: u64) -> Option<u64> {
         let rate = self.bytes_per_s().filter(|rate| *rate > 0.0)?;
         let seconds = self.seconds()?;
         let mean = seconds.iter().sum::<f64>() / seconds.len() as f64;

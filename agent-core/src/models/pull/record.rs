@@ -28,7 +28,7 @@ const MAX_RECORD_BYTES: u64 = 64 << 10;
 
 /// A blob on its way.
 #[derive(Clone, Debug)]
-pub struct Record {
+pub(super) struct Record {
     pub extent: Extent,
     /// Over the bytes up to the extent's `hashed`.
     pub hasher: Sha256,
@@ -47,12 +47,12 @@ struct Saved {
 }
 
 impl Record {
-    pub fn new(total: u64, file: Option<String>) -> Self {
+    pub(super) fn new(total: u64, file: Option<String>) -> Self {
         Self { extent: Extent::new(total), hasher: Sha256::new(), file }
     }
 
     /// What an earlier pull left; `None` if that is nothing, or cannot be trusted.
-    pub fn load(store: &Store, digest: Digest, total: u64) -> Option<Self> {
+    pub(super) fn load(store: &Store, digest: Digest, total: u64) -> Option<Self> {
         let path = store.state_path(digest);
         let text = read_bounded(&path)?;
         let record = Self::decode(&text).filter(|record| record.extent.total() == total);
@@ -78,7 +78,7 @@ impl Record {
         (saved.version == VERSION).then_some(Self { extent, hasher, file: saved.file })
     }
 
-    pub fn encode(&self) -> Vec<u8> {
+    pub(super) fn encode(&self) -> Vec<u8> {
         let saved = Saved {
             version: VERSION,
             total: self.extent.total(),
@@ -93,7 +93,7 @@ impl Record {
 }
 
 /// Writes a record whole or not at all. The caller has synced what it speaks of.
-pub fn save(path: &Path, encoded: &[u8]) -> io::Result<()> {
+pub(super) fn save(path: &Path, encoded: &[u8]) -> io::Result<()> {
     write_whole(path, encoded)
 }
 

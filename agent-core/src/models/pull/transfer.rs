@@ -1,13 +1,7 @@
 //! Fetches one blob: carries out a [`Plan`] with ranged requests, and hands the bytes to a
 //! [`Writer`].
 
-use std::{
-    collections::HashMap,
-    future::Future,
-    pin::Pin,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{collections::HashMap, future::Future, pin::Pin, sync::atomic::Ordering, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
@@ -29,7 +23,7 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// How a transfer ended.
 #[derive(Debug)]
-pub enum Ended {
+pub(super) enum Ended {
     /// All bytes were handed to the writer.
     Complete,
     Stopped,
@@ -46,7 +40,7 @@ pub enum Ended {
 
 /// What a transfer needs.
 #[derive(Debug)]
-pub struct Transfer<'a> {
+pub(super) struct Transfer<'a> {
     pub blob: &'a RemoteBlob,
     pub writer: &'a Writer,
     pub limiter: &'a Limiter,
@@ -83,7 +77,7 @@ struct Driver<'a> {
 impl Transfer<'_> {
     /// Runs until all bytes are here or it cannot go on. Whatever happens, the writer has what
     /// arrived.
-    pub async fn run(&self, plan: Plan) -> Ended {
+    pub(super) async fn run(&self, plan: Plan) -> Ended {
         let mut driver = Driver {
             transfer: self,
             plan,
@@ -344,6 +338,3 @@ impl<'a> Driver<'a> {
         Ended::Complete
     }
 }
-
-/// The progress that a transfer writes to, kept alive by whoever runs it.
-pub type SharedProgress = Arc<Progress>;

@@ -57,7 +57,7 @@ enum Job {
 
 /// What a writer reports while it runs.
 #[derive(Clone, Debug, Default)]
-pub struct Status {
+pub(super) struct Status {
     /// Parts that are hashed; the window moves with it.
     pub parts: u64,
     pub problem: Option<WriteProblem>,
@@ -65,7 +65,7 @@ pub struct Status {
 
 /// What a writer leaves behind. The lock goes back to whoever commits or discards.
 #[derive(Debug)]
-pub struct Finished {
+pub(super) struct Finished {
     pub lock: BlobLock,
     /// Of the whole blob, if all of it is here and synced.
     pub digest: Option<Digest>,
@@ -74,7 +74,7 @@ pub struct Finished {
 
 /// What a writer needs to begin.
 #[derive(Debug)]
-pub struct Begin {
+pub(super) struct Begin {
     pub store: Store,
     pub lock: BlobLock,
     pub record: Record,
@@ -89,7 +89,7 @@ pub struct Begin {
 
 /// The way into the thread.
 #[derive(Debug)]
-pub struct Writer {
+pub(super) struct Writer {
     jobs: mpsc::Sender<Job>,
     room: Arc<Semaphore>,
     status: watch::Receiver<Status>,
@@ -99,7 +99,7 @@ pub struct Writer {
 impl Writer {
     /// Opens the partial file and starts the thread. Touches the disk. The lock is released if it
     /// fails.
-    pub fn begin(begin: Begin) -> Result<Self, WriteProblem> {
+    pub(super) fn begin(begin: Begin) -> Result<Self, WriteProblem> {
         let folder = begin.store.blobs();
         let path = begin.store.partial_path(begin.lock.digest);
         let opened = File::options().create(true).truncate(false).read(true).write(true).open(path);
@@ -137,28 +137,28 @@ impl Writer {
         Ok(Self { jobs, room, status: watching, hashed })
     }
 
-    pub fn hashed(&self) -> u64 {
+    pub(super) fn hashed(&self) -> u64 {
         self.hashed.load(Ordering::Acquire)
     }
 
-    pub fn status(&self) -> watch::Receiver<Status> {
+    pub(super) fn status(&self) -> watch::Receiver<Status> {
         self.status.clone()
     }
 
     /// Waits for room, then hands the chunk over. A thread that is gone takes nothing.
-    pub async fn write(&self, at: u64, bytes: Bytes) {
+    pub(super) async fn write(&self, at: u64, bytes: Bytes) {
         let size = u32::try_from(bytes.len().min(BUFFERED_BYTES)).unwrap_or(u32::MAX);
         let Ok(room) = Arc::clone(&self.room).acquire_many_owned(size).await else { return };
         let _ = self.jobs.send(Job::Write { at, bytes, _room: room }).await;
     }
 
     /// Lets a record be saved although nothing arrives.
-    pub fn tick(&self) {
+    pub(super) fn tick(&self) {
         let _ = self.jobs.try_send(Job::Tick);
     }
 
     /// Writes, hashes and syncs what was handed over, and ends the thread. `None`: it died.
-    pub async fn finish(self) -> Option<Finished> {
+    pub(super) async fn finish(self) -> Option<Finished> {
         let (reply, answer) = oneshot::channel();
         self.jobs.send(Job::Finish(reply)).await.ok()?;
         answer.await.ok()
