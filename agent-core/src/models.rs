@@ -34,6 +34,7 @@ pub struct ModelFile {
     pub size_bytes: u64,
     pub modified: SystemTime,
     pub demo: bool,
+    pub source: ModelSource,
     pub head: Head,
 }
 
@@ -70,7 +71,7 @@ impl ModelFile {
                 .as_ref()
                 .err()
                 .map(|e| format!("{} cannot be loaded: {e}.", self.path.display())),
-            source: if self.demo { ModelSource::Demo } else { ModelSource::File },
+            source: self.source,
             digest: None,
             modified_at_ms: None,
             capabilities: Vec::new(),
@@ -152,7 +153,8 @@ impl Library {
             head
         });
         let id = model_id(&path, head.as_ref().ok());
-        Some(ModelFile { id, path, size_bytes: meta.len(), modified, demo, head })
+        let source = if demo { ModelSource::Demo } else { ModelSource::File };
+        Some(ModelFile { id, path, size_bytes: meta.len(), modified, demo, source, head })
     }
 
     /// Keeps the cache as large as the list.

@@ -1,0 +1,1 @@
+//! Against a daemon made for the test.
