@@ -165,15 +165,20 @@ pub enum Piece {
     Failed(InferenceError),
 }
 
+/// What a loaded model tells about itself.
+#[derive(Clone, Debug)]
+pub struct Ready {
+    /// Where it has one that is rendered here.
+    pub chat_template: Option<Arc<str>>,
+    /// How it writes tool calls, where it can.
+    pub tools: Option<ToolFormat>,
+}
+
 /// One model, for the status.
 #[derive(Clone, Debug)]
 pub struct EngineState {
     pub target: Arc<Target>,
     pub residency: Residency,
-    /// The loaded model's chat template, where it has one that is rendered here.
-    pub chat_template: Option<Arc<str>>,
-    /// How the loaded model writes tool calls, where it can.
-    pub tools: Option<ToolFormat>,
     pub retry_at_ms: Option<i64>,
 }
 
@@ -315,7 +320,7 @@ impl Inference {
         &self,
         target: Option<Arc<Target>>,
         keep_alive: Option<KeepAlive>,
-    ) -> Result<(), InferenceError> {
+    ) -> Result<Ready, InferenceError> {
         self.ask(|reply| pool::Command::Load { target, keep_alive, reply }).await?
     }
 

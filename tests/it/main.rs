@@ -10,6 +10,7 @@ mod data_dir;
 mod door;
 mod openai;
 mod python_client;
+mod residency;
 mod runner_failures;
 mod streams;
 mod supervisor;

@@ -27,7 +27,7 @@ use tokio::{
 };
 
 use super::{
-    InferenceError, LoadOptions, Notable,
+    InferenceError, LoadOptions, Notable, Ready,
     admission::Admission,
     link::{FromLink, Link, LoadFailure},
     ollama, runner,
@@ -126,6 +126,15 @@ struct Refused {
     passing: bool,
 }
 
+/// A caller that waits until the model is ready.
+#[derive(Debug)]
+struct Loader {
+    reply: LoadReply,
+    since: Instant,
+}
+
+pub(super) type LoadReply = oneshot::Sender<Result<Ready, InferenceError>>;
+
 /// A program that was started ahead and has no model yet.
 #[derive(Debug)]
 pub(super) struct Spare {
@@ -169,7 +178,9 @@ pub(super) struct Engine {
     backoff: Backoff,
     waiting: VecDeque<Job>,
     running: HashMap<u64, Job>,
-    loaders: Vec<oneshot::Sender<Result<(), InferenceError>>>,
+    loaders: Vec<Loader>,
+    /// Loaded for somebody whose request has not come yet.
+    pub(super) unused: bool,
     outlet: Outlet,
     /// When a request last came, began or ended.
     pub(super) last_work: Instant,
@@ -192,6 +203,7 @@ impl Engine {
             waiting: VecDeque::new(),
             running: HashMap::new(),
             loaders: Vec::new(),
+            unused: false,
             outlet,
             last_work: Instant::now(),
         }
@@ -215,7 +227,7 @@ impl Engine {
     }
 
     /// Answers `reply` once the model is ready or has failed.
-    pub(super) fn load(&mut self, reply: oneshot::Sender<Result<(), InferenceError>>) {
+    pub(super) fn load(&mut self, reply: LoadReply) {
         self.forget_passing_refusal();
         self.last_work = Instant::now();
         if let Some(Refused { reason, .. }) = &self.refused {
@@ -224,7 +236,7 @@ impl Engine {
             let _ = reply.send(Err(InferenceError::QueueFull));
         } else {
             self.wanted = true;
-            self.loaders.push(reply);
+            self.loaders.push(Loader { reply, since: Instant::now() });
             self.answer_loaders_if_ready();
         }
     }
@@ -242,7 +254,9 @@ impl Engine {
         };
         let patience = match &self.phase {
             Phase::Backoff { .. } => {
-                self.waiting.front().map(|job| job.since + limits::RUNNER_WAIT)
+                let jobs = self.waiting.front().map(|job| job.since);
+                let loaders = self.loaders.first().map(|loader| loader.since);
+                jobs.into_iter().chain(loaders).min().map(|since| since + limits::RUNNER_WAIT)
             }
             _ => None,
         };
@@ -305,11 +319,19 @@ impl Engine {
     }
 
     fn answer_loaders_if_ready(&mut self) {
-        if self.is_ready() {
-            for loader in std::mem::take(&mut self.loaders) {
-                let _ = loader.send(Ok(()));
-            }
+        let Phase::Ready { holds, .. } = &self.phase else { return };
+        if self.loaders.is_empty() || !holds.choice.same(&self.choice) {
+            return;
         }
+        let ready = Ready {
+            chat_template: holds.loaded.chat_template.as_deref().map(Arc::from),
+            tools: holds.tools,
+        };
+        for loader in std::mem::take(&mut self.loaders) {
+            let _ = loader.reply.send(Ok(ready.clone()));
+        }
+        self.last_work = Instant::now();
+        self.unused = true;
     }
 
     fn crashed(&mut self, reason: &str) {
@@ -372,7 +394,7 @@ impl Engine {
 
     fn fail_loaders(&mut self, error: &InferenceError) {
         for loader in std::mem::take(&mut self.loaders) {
-            let _ = loader.send(Err(error.clone()));
+            let _ = loader.reply.send(Err(error.clone()));
         }
     }
 
@@ -396,12 +418,16 @@ impl Engine {
     }
 
     fn fail_the_impatient(&mut self, now: Instant) {
+        let (_, why) = self.describe();
+        let error = InferenceError::Unavailable(format!("{why} Try again in a moment."));
         while self.waiting.front().is_some_and(|job| job.since + limits::RUNNER_WAIT <= now) {
             if let Some(job) = self.waiting.pop_front() {
-                let (_, why) = self.describe();
-                let why = format!("{why} Try again in a moment.");
-                self.fail(job, InferenceError::Unavailable(why));
+                self.fail(job, error.clone());
             }
+        }
+        let impatient = |loader: &mut Loader| loader.since + limits::RUNNER_WAIT <= now;
+        for loader in self.loaders.extract_if(.., impatient) {
+            let _ = loader.reply.send(Err(error.clone()));
         }
     }
 
@@ -488,11 +514,7 @@ impl Engine {
             Phase::Greeted { link, held: Some(admission) } => (link, admission),
             // Nothing is in its memory: dropping it is enough.
             Phase::Greeted { .. } | Phase::Greeting { .. } => return None,
-            backoff @ Phase::Backoff { .. } => {
-                self.phase = backoff;
-                return None;
-            }
-            Phase::Off => return None,
+            Phase::Backoff { .. } | Phase::Off => return None,
         };
         Some((link, admission))
     }

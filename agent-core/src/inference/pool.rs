@@ -22,7 +22,7 @@ use tokio::{
 use super::{
     InferenceError, InferenceState, KeepAlive, LoadOptions, Notable, Policy, Preview, Target,
     admission::{Admission, Gpus},
-    engine::{Choice, Engine, Job, Outlet, Program, Spare},
+    engine::{Choice, Engine, Job, LoadReply, Outlet, Program, Spare},
     link::{FromLink, Link},
 };
 use crate::config::limits;
@@ -30,6 +30,9 @@ use crate::config::limits;
 /// Models that failed are remembered, so that the next request does not fail the same way for
 /// seconds; the oldest is forgotten first.
 const REMEMBERED_FAILURES: usize = 16;
+/// A model that was loaded for a request that has not come yet stays this long whatever
+/// keep-alive says, or it would be loaded twice.
+const LOADED_GRACE: Duration = Duration::from_secs(5);
 /// A program that was ended is gone by then. The kernel frees hundreds of gigabytes in less.
 const GONE_AFTER: Duration = Duration::from_secs(10);
 
@@ -53,7 +56,7 @@ pub(super) enum Command {
     Load {
         target: Option<Arc<Target>>,
         keep_alive: Option<KeepAlive>,
-        reply: oneshot::Sender<Result<(), InferenceError>>,
+        reply: LoadReply,
     },
     /// Frees a model after its requests, or all of them.
     Unload {
@@ -378,7 +381,7 @@ impl Pool {
         &mut self,
         target: Option<Arc<Target>>,
         keep_alive: Option<KeepAlive>,
-        reply: oneshot::Sender<Result<(), InferenceError>>,
+        reply: LoadReply,
     ) {
         if self.stopping.is_some() {
             let _ = reply.send(Err(InferenceError::ShuttingDown));

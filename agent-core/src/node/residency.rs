@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::{Answer, InferenceError, Node, NodeError, SubmitOptions, ToolFormat, Work};
 use crate::{
-    inference::{InferenceState, KeepAlive, LoadOptions, Policy, Target},
+    inference::{InferenceState, KeepAlive, LoadOptions, Policy, Ready, Target},
     models::ModelFile,
     storage::RequestKind,
 };
@@ -57,6 +57,10 @@ impl Node {
             ollama: endpoint,
             model,
         }
+    }
+
+    fn read_settings<T>(&self, read: impl FnOnce(&Settings) -> T) -> T {
+        read(&self.inner.settings.read().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 
     /// Chooses the active model and loads those that the owner wants from the start.
@@ -119,7 +123,7 @@ impl Node {
     pub(super) async fn model_files(&self) -> Vec<ModelFile> {
         let library = self.inner.library.clone();
         let listed = tokio::task::spawn_blocking(move || library.list());
-        let url = self.settings().ollama_url;
+        let url = self.read_settings(|settings| settings.ollama_url.clone());
         // This node speaks the same protocol: asking itself would list its models twice.
         let url = if url == self.url() { "" } else { url.as_str() };
         let (files, daemon) = tokio::join!(listed, self.inner.ollama.models(url));
@@ -156,26 +160,27 @@ impl Node {
     /// The model that a request means by a name: an id, or an id without `:latest`. `None` is the
     /// active model, which an empty name means.
     async fn named(&self, name: &str) -> Result<Option<Arc<Target>>, InferenceError> {
-        let state = self.inner.inference.state().borrow().clone();
         if name.is_empty() {
             return Ok(None);
         }
-        let latest = format!("{name}:latest");
-        let known = state.find(name).or_else(|| state.find(&latest));
-        let active = state.active.as_ref().map(|active| active.residency.id.as_str());
-        let load_on_request = self.settings().load_on_request;
-        if let Some(known) = known
-            && (load_on_request || active == Some(known.residency.id.as_str()))
-        {
-            return Ok(Some(Arc::clone(&known.target)));
-        }
-        if !load_on_request {
-            return Err(match active {
-                Some(active) => {
-                    InferenceError::NotActive { wanted: name.to_owned(), active: active.to_owned() }
-                }
-                None => InferenceError::NoModel,
-            });
+        let load_on_request = self.read_settings(|settings| settings.load_on_request);
+        let (known, active) = {
+            let state = self.inner.inference.state();
+            let state = state.borrow();
+            let known = state.find(name).or_else(|| state.find(&format!("{name}:latest")));
+            let active = state.active.as_ref().map(|active| active.residency.id.clone());
+            (known.map(|known| Arc::clone(&known.target)), active)
+        };
+        match (known, &active) {
+            (Some(known), _) if load_on_request || active.as_ref() == Some(&known.model.id) => {
+                return Ok(Some(known));
+            }
+            (_, None) if !load_on_request => return Err(InferenceError::NoModel),
+            (_, Some(active)) if !load_on_request => {
+                let (wanted, active) = (name.to_owned(), active.clone());
+                return Err(InferenceError::NotActive { wanted, active });
+            }
+            _ => {}
         }
         match self.find_file(name).await {
             Some(file) => Ok(Some(Arc::new(self.target(file, &self.settings())))),
@@ -202,43 +207,23 @@ impl Node {
     /// The chat template of a model (the active one for an empty name), which only a loaded model
     /// tells: loads it if needed. `None`: it has none, or another program renders it.
     pub async fn chat_template(&self, model: &str) -> Result<Option<Arc<str>>, InferenceError> {
-        self.when_loaded(model, |state| state.chat_template.clone()).await
+        Ok(self.loaded(model).await?.chat_template)
     }
 
     /// How a model (the active one for an empty name) writes tool calls; `None` if it cannot. Loads
     /// it if needed.
     pub async fn tool_format(&self, model: &str) -> Result<Option<ToolFormat>, InferenceError> {
-        self.when_loaded(model, |state| state.tools).await
+        Ok(self.loaded(model).await?.tools)
     }
 
-    async fn when_loaded<T>(
-        &self,
-        name: &str,
-        read: impl Fn(&crate::inference::EngineState) -> Option<T>,
-    ) -> Result<Option<T>, InferenceError> {
+    async fn loaded(&self, name: &str) -> Result<Ready, InferenceError> {
         let target = self.named(name).await?;
-        let load = self.inner.inference.load(target.clone(), None);
-        let waited = timeout(TEMPLATE_WAIT, load).await.map_err(|_| {
+        let load = self.inner.inference.load(target, None);
+        timeout(TEMPLATE_WAIT, load).await.map_err(|_| {
             InferenceError::Unavailable(
                 "The model is still being loaded. Try again in a moment.".into(),
             )
-        })?;
-        waited?;
-        let mut state = self.inner.inference.state();
-        // The reply may be read before the state that it is about.
-        let id = target.map(|target| target.model.id.clone());
-        let loaded = |state: &InferenceState| {
-            let known = match &id {
-                Some(id) => state.find(id),
-                None => state.active.as_ref(),
-            };
-            known.filter(|known| known.residency.state == ModelState::Ready).map(&read)
-        };
-        let settled = timeout(Duration::from_secs(1), state.wait_for(|s| loaded(s).is_some()));
-        match settled.await {
-            Ok(Ok(state)) => Ok(loaded(&state).flatten()),
-            _ => Err(InferenceError::RunnerLost),
-        }
+        })?
     }
 
     /// Makes a model the active one, now and at the next start, without failing a request: what
@@ -301,7 +286,8 @@ impl Node {
         keep: Option<KeepAlive>,
     ) -> Result<(), NodeError> {
         let target = Arc::new(self.installed_target(name).await?);
-        Ok(self.inner.inference.load(Some(target), keep).await?)
+        self.inner.inference.load(Some(target), keep).await?;
+        Ok(())
     }
 
     pub(super) async fn free(&self, name: &str) -> Result<(), NodeError> {

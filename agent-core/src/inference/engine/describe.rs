@@ -31,6 +31,10 @@ impl Engine {
         matches!(self.phase, Phase::Off)
     }
 
+    pub(in crate::inference) fn is_backing_off(&self) -> bool {
+        matches!(self.phase, Phase::Backoff { .. })
+    }
+
     pub(in crate::inference) fn is_refused(&self) -> bool {
         self.refused.is_some()
     }
@@ -110,8 +114,6 @@ impl Engine {
                 leaving: self.drain_before.is_some(),
                 expires_at_ms: None,
             },
-            chat_template: holds.and_then(|h| h.loaded.chat_template.as_deref().map(Arc::from)),
-            tools: holds.and_then(|h| h.tools),
             retry_at_ms,
         }
     }

@@ -98,6 +98,7 @@ impl Engine {
 
     pub(super) fn finish(&mut self, finished: Finished) {
         self.last_work = Instant::now();
+        self.unused = false;
         self.tell(Notable::Finished(finished));
     }
 

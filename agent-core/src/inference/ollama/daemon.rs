@@ -54,7 +54,7 @@ struct Tags {
 }
 
 #[derive(Debug, Deserialize)]
-struct Tag {
+pub(super) struct Tag {
     name: String,
     #[serde(default)]
     size: u64,
@@ -144,7 +144,7 @@ async fn ask_about(endpoint: Endpoint, digest: String) -> (String, Option<Shown>
     (digest, show.ok().and_then(Result::ok).map(|show| Shown::read(&show)))
 }
 
-fn file(tag: &Tag, shown: Option<&Shown>) -> ModelFile {
+pub(super) fn file(tag: &Tag, shown: Option<&Shown>) -> ModelFile {
     let shown = shown.cloned().unwrap_or_default();
     let modified = tag.modified_at.parse::<jiff::Timestamp>().ok();
     ModelFile {

@@ -12,7 +12,7 @@ use super::{
         residency::{self, Decision, Memory, Resident, Stage},
         runner,
     },
-    Entry, GONE_AFTER, Leaving, Pool, REMEMBERED_FAILURES,
+    Entry, GONE_AFTER, LOADED_GRACE, Leaving, Pool, REMEMBERED_FAILURES,
 };
 use crate::machine;
 
@@ -48,6 +48,9 @@ impl Pool {
         }
         match self.keep_alive(entry) {
             KeepAlive::Forever => None,
+            KeepAlive::For(time) if engine.unused => {
+                Some(engine.last_work + time.max(LOADED_GRACE))
+            }
             KeepAlive::For(time) => Some(engine.last_work + time),
         }
     }
@@ -74,7 +77,10 @@ impl Pool {
             let entry = &self.entries[n];
             let told = entry.unload || (entry.expendable && !entry.target.pinned);
             let expired = self.expires(entry).is_some_and(|at| at <= now);
-            if (told || expired) && !entry.engine.is_busy() && !entry.engine.is_off() {
+            // Nobody waits for it: bringing it back is left to the next request.
+            let lost = entry.engine.is_backing_off()
+                && !(self.is_active(entry) || entry.target.pinned || entry.target.preload);
+            if (told || expired || lost) && !entry.engine.is_busy() && !entry.engine.is_off() {
                 self.evict(n);
             }
         }
