@@ -163,6 +163,17 @@ pub fn available_memory() -> Option<u64> {
     })
 }
 
+/// All memory that programs here may take together, in bytes.
+pub fn total_memory() -> Option<u64> {
+    let mut system = System::new().ok()?;
+    system.refresh_memory_specifics(MemoryRefreshKind::nothing().with_ram());
+    let total = system.total_memory();
+    Some(match system.cgroup_limits() {
+        Some(limits) => total.min(limits.total_memory),
+        None => total,
+    })
+}
+
 /// The computer's name, cut to what settings allow; `EdgeCoder node` where there is none.
 pub fn host_name() -> String {
     let name = System::host_name().unwrap_or_default();

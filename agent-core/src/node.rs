@@ -7,6 +7,7 @@
 mod lock;
 mod metrics;
 mod models;
+mod residency;
 mod speed;
 mod start;
 mod status;
@@ -23,7 +24,6 @@ use std::{
 
 use agent_api::{
     Activity, ActivityKind, Event, NodeId, Settings,
-    models::{ModelList, ModelState, ModelStatus},
     node::{Notice, Pause, Serving, Status},
     settings::{SettingsPatch, SettingsView},
 };
@@ -40,9 +40,12 @@ use crate::{
     clock::now_ms,
     config::{self, Config, SettingsError, limits},
     events::EventBus,
-    inference::{Answer, Inference, InferenceError, LoadOptions, SubmitOptions, Work},
-    models::{Library, ModelFile},
-    storage::{DayCounts, RequestKind, SetState, Storage, StorageError, list_activity},
+    inference::{
+        Answer, Inference, InferenceError, SubmitOptions, Work, ollama::OllamaDaemon,
+        tools::ToolFormat,
+    },
+    models::Library,
+    storage::{DayCounts, SetState, Storage, StorageError, list_activity},
 };
 
 /// A running node. Clones share it; it runs until [`Node::shutdown`].
@@ -70,6 +73,7 @@ struct Inner {
     listen_at_start: String,
     storage: Storage,
     library: Library,
+    ollama: OllamaDaemon,
     inference: Inference,
     bus: EventBus,
     meters: Mutex<Option<status::Machines>>,
@@ -190,111 +194,9 @@ impl Node {
             .await
             .map_err(|e| NodeError::BadRequest(format!("the change was interrupted: {e}")))??;
         *self.inner.settings.write().unwrap_or_else(PoisonError::into_inner) = new.clone();
-        if load_options(&old) != load_options(&new) || old.active_model != new.active_model {
-            self.choose_model(&new).await;
-        }
+        self.put_models_in_force(&old, &new).await;
         self.inner.bus.send(Event::Settings { settings: Box::new(without_key(new)) });
         Ok(())
-    }
-
-    async fn choose_model(&self, settings: &Settings) {
-        let file = self.find_model(settings.active_model.clone()).await;
-        self.inner.inference.choose(file, load_options(settings)).await;
-    }
-
-    /// The chosen model; without a choice the first that can be loaded.
-    async fn find_model(&self, wanted: Option<String>) -> Option<ModelFile> {
-        let files = self.model_files().await;
-        let chosen = wanted.and_then(|id| files.iter().find(|file| file.id == id));
-        chosen.or_else(|| files.iter().find(|file| file.head.is_ok())).cloned()
-    }
-
-    async fn model_files(&self) -> Vec<ModelFile> {
-        let library = self.inner.library.clone();
-        tokio::task::spawn_blocking(move || library.list()).await.unwrap_or_default()
-    }
-
-    pub async fn list_models(&self) -> ModelList {
-        let active = self.active_model();
-        let models = self.model_files().await;
-        let models =
-            models.iter().map(|file| file.describe(active.as_ref() == Some(&file.id))).collect();
-        ModelList {
-            models,
-            folder: self.inner.library.folder().display().to_string(),
-            disk: Default::default(),
-        }
-    }
-
-    pub fn active_model_file(&self) -> Option<ModelFile> {
-        self.inner.inference.state().borrow().active.clone()
-    }
-
-    /// Id of the active model.
-    pub fn active_model(&self) -> Option<String> {
-        self.inner.inference.state().borrow().active.as_ref().map(|file| file.id.clone())
-    }
-
-    /// The active model's chat template, which only a loaded model tells: loads it if needed.
-    pub async fn chat_template(&self) -> Result<Option<Arc<str>>, InferenceError> {
-        self.inner.inference.load().await;
-        let mut state = self.inner.inference.state();
-        let settled = state.wait_for(|engine| match engine.state {
-            ModelState::Ready | ModelState::None | ModelState::Failed => true,
-            ModelState::Loading | ModelState::Unloaded | ModelState::Restarting => false,
-        });
-        match tokio::time::timeout(limits::RUNNER_WAIT, settled).await {
-            Ok(Ok(engine)) if engine.state == ModelState::Ready => Ok(engine.chat_template.clone()),
-            Ok(Ok(engine)) => Err(InferenceError::Unavailable(engine.reason.clone())),
-            Ok(Err(_)) => Err(InferenceError::ShuttingDown),
-            Err(_) => Err(InferenceError::Unavailable(
-                "The model is still being loaded. Try again in a moment.".into(),
-            )),
-        }
-    }
-
-    /// Makes a model the active one, now and at the next start. Choosing the active model again
-    /// tries a failed load once more.
-    pub async fn swap_model(&self, id: String) -> Result<ModelStatus, NodeError> {
-        let files = self.model_files().await;
-        let file = files.iter().find(|file| file.id == id);
-        let file = file.ok_or_else(|| NodeError::NoSuchModel(id.clone()))?;
-        if let Some(problem) = file.describe(false).problem {
-            return Err(NodeError::BadRequest(problem));
-        }
-        let again = self.settings().active_model.as_ref() == Some(&id);
-        self.change_settings(move |old| Ok(Settings { active_model: Some(id), ..old.clone() }))
-            .await?;
-        if again {
-            self.choose_model(&self.settings()).await;
-        }
-        Ok(self.model_status())
-    }
-
-    /// Queues work for the active model. An empty name means the active model.
-    pub async fn submit(
-        &self,
-        kind: RequestKind,
-        model: &str,
-        work: Work,
-    ) -> Result<Answer, InferenceError> {
-        let model = match (model, self.active_model()) {
-            ("", Some(active)) => active,
-            ("", None) => return Err(InferenceError::NoModel),
-            (named, _) => named.to_owned(),
-        };
-        self.inner.inference.submit(kind, model, work).await
-    }
-
-    /// [`Node::submit`] with what the request says about the model.
-    pub async fn submit_with(
-        &self,
-        kind: RequestKind,
-        model: &str,
-        work: Work,
-        _options: SubmitOptions,
-    ) -> Result<Answer, InferenceError> {
-        self.submit(kind, model, work).await
     }
 
     /// Takes no more work from other computers, and frees the model when it is not used.
@@ -311,7 +213,7 @@ impl Node {
         let _turn = self.inner.pause_turn.lock().await;
         let paused = Paused { until_ms };
         *self.inner.pause.lock().unwrap_or_else(PoisonError::into_inner) = Some(paused);
-        self.inner.inference.unload().await;
+        self.inner.inference.unload(None).await;
         let value = serde_json::to_string(&paused).unwrap_or_default();
         self.keep_pause(Some(value)).await;
         self.record(ActivityKind::Paused, "Paused by you".into()).await;
@@ -461,12 +363,4 @@ impl Node {
 fn without_key(mut settings: Settings) -> Settings {
     settings.api_key = None;
     settings
-}
-
-fn load_options(settings: &Settings) -> LoadOptions {
-    LoadOptions {
-        context: settings.context_length,
-        slots: settings.parallel,
-        threads: settings.threads,
-    }
 }

@@ -14,6 +14,7 @@ mod openai;
 mod pull;
 mod python_client;
 mod registry;
+mod residency;
 mod runner_failures;
 mod streams;
 mod supervisor;

@@ -46,7 +46,7 @@ impl From<NodeError> for Failure {
 
 pub(super) fn inference_code(error: &InferenceError) -> ErrorCode {
     match error {
-        InferenceError::NotActive { .. } => ErrorCode::NotFound,
+        InferenceError::NotActive { .. } | InferenceError::NoSuchModel(_) => ErrorCode::NotFound,
         InferenceError::QueueFull => ErrorCode::Busy,
         InferenceError::BadRequest(_) | InferenceError::ContextOverflow(_) => ErrorCode::BadRequest,
         InferenceError::Engine(_) | InferenceError::SlowClient => ErrorCode::Internal,

@@ -1,53 +1,167 @@
-//! Whether a model may be loaded, decided before the runner touches the file.
+//! What a model takes, decided before the runner touches the file.
 
-use agent_api::runner::LoadModel;
+use agent_api::runner::{Device, LoadModel};
 
 use super::LoadOptions;
-use crate::models::ModelFile;
+use crate::models::{ModelFile, gguf::GgufInfo};
 
 /// Besides weights and KV cache llama.cpp takes buffers for the graph and the logits; seen 60 to
 /// 110 MB for models of up to 0.5 B parameters at 512 tokens per micro-batch.
 const OVERHEAD_BYTES: u64 = 128 << 20;
 
-/// The load command, or the reason why the file is refused. `available` is the memory that may
-/// be taken, including what the model now in memory gives back.
-pub(super) fn admit(
+/// Memory of a model at a context length and number of slots, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Need {
+    weights: u64,
+    cache: u64,
+    overhead: u64,
+}
+
+impl Need {
+    fn total(self) -> u64 {
+        self.weights.saturating_add(self.cache).saturating_add(self.overhead)
+    }
+}
+
+fn need(info: &GgufInfo, context: u32, slots: u32) -> Need {
+    Need {
+        weights: info.weight_bytes,
+        cache: info.kv_bytes(context, slots),
+        overhead: OVERHEAD_BYTES,
+    }
+}
+
+/// A load that may begin once there is room for it.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Admission {
+    pub(super) load: LoadModel,
+    /// Bytes of RAM.
+    pub(super) needs: u64,
+    /// Bytes of them that are mapped from the file.
+    pub(super) weights: u64,
+    /// Bytes of GPU memory.
+    pub(super) gpu_bytes: u64,
+    cache: u64,
+}
+
+/// GPUs that layers may go to, and what models there take already.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Gpus {
+    pub(super) devices: Vec<Device>,
+    pub(super) taken: u64,
+    pub(super) reserve: u64,
+}
+
+/// The load command and what it takes, or the reason why the file is refused.
+pub(super) fn plan(
     file: &ModelFile,
     options: LoadOptions,
-    available: u64,
-) -> Result<(LoadModel, u64), String> {
+    gpus: &Gpus,
+) -> Result<Admission, String> {
     let info = match &file.head {
         Ok(info) => info,
         Err(e) => return Err(format!("{} cannot be loaded: {e}.", file.path.display())),
     };
-    // What the file cannot use is not reserved.
-    let context = match info.context_train {
-        0 => options.context,
-        trained => options.context.min(trained),
+    let context = capped(info, options.context);
+    let need = need(info, context, options.slots);
+    let (gpu_layers, gpu_bytes) = gpu_share(info, need, options.gpu_layers, gpus);
+    let share = |bytes: u64| share_of(bytes, gpu_layers, info.layers + 1);
+    Ok(Admission {
+        load: LoadModel {
+            path: file.path.display().to_string(),
+            context,
+            slots: options.slots,
+            threads: options.threads,
+            gpu_layers,
+        },
+        needs: need.total().saturating_sub(gpu_bytes),
+        weights: need.weights.saturating_sub(share(need.weights)),
+        gpu_bytes,
+        cache: need.cache,
+    })
+}
+
+/// What the file cannot use is not reserved.
+fn capped(info: &GgufInfo, context: u32) -> u32 {
+    match info.context_train {
+        0 => context,
+        trained => context.min(trained),
+    }
+}
+
+/// Layers for the GPU and the bytes they take there. Weights and cache are spread evenly over
+/// the layers and the output layer, which llama.cpp counts as one more.
+fn gpu_share(info: &GgufInfo, need: Need, wanted: Option<u32>, gpus: &Gpus) -> (u32, u64) {
+    if gpus.devices.is_empty() || info.layers == 0 {
+        return (0, 0);
+    }
+    let all = info.layers + 1;
+    let spread = need.weights.saturating_add(need.cache);
+    let total: u64 = gpus.devices.iter().map(|device| device.memory_bytes).sum();
+    let free: u64 = gpus.devices.iter().map(|device| device.free_bytes).sum();
+    let room = free.min(total.saturating_sub(gpus.taken)).saturating_sub(gpus.reserve);
+    let room = room.saturating_sub(need.overhead);
+    let layers = match wanted {
+        Some(layers) => layers.min(all),
+        None if spread == 0 => all,
+        None => {
+            let fitting = u128::from(room) * u128::from(all) / u128::from(spread);
+            u32::try_from(fitting).unwrap_or(all).min(all)
+        }
     };
-    let cache = info.kv_bytes(context, options.slots);
-    let needs = info.weight_bytes.saturating_add(cache).saturating_add(OVERHEAD_BYTES);
-    if needs > available {
-        return Err(format!(
-            "{} needs about {} of memory ({} weights, {} cache for {} requests of {context} tokens) \
+    (layers, share_of(spread, layers, all))
+}
+
+fn share_of(bytes: u64, layers: u32, all: u32) -> u64 {
+    let share = u128::from(bytes) * u128::from(layers) / u128::from(all.max(1));
+    u64::try_from(share).unwrap_or(bytes)
+}
+
+/// The largest context from `at_least` to `wanted` tokens with which the model takes no more than
+/// `room` bytes; `None` if not even `at_least` does, or nothing larger can be had.
+pub(super) fn largest_context(
+    file: &ModelFile,
+    options: LoadOptions,
+    gpus: &Gpus,
+    (at_least, wanted): (u32, u32),
+    room: i128,
+) -> Option<u32> {
+    let info = file.head.as_ref().ok()?;
+    let fits = |context| {
+        let plan = plan(file, LoadOptions { context, ..options }, gpus);
+        plan.is_ok_and(|plan| i128::from(plan.needs) <= room)
+    };
+    let (mut low, mut high) = (at_least, capped(info, wanted));
+    if high <= low || !fits(low) {
+        return None;
+    }
+    while low < high {
+        let middle = low + (high - low).div_ceil(2);
+        if fits(middle) { low = middle } else { high = middle - 1 }
+    }
+    (low > at_least).then_some(low)
+}
+
+impl Admission {
+    /// Another program finds the memory.
+    pub(super) fn elsewhere(self) -> Self {
+        Self { needs: 0, weights: 0, gpu_bytes: 0, cache: 0, ..self }
+    }
+
+    /// Why a model that needs more than there is stays out, with both numbers.
+    pub(super) fn no_room(&self, id: &str, has: u64) -> String {
+        format!(
+            "{id} needs about {} of memory ({} weights, {} cache for {} requests of {} tokens) \
              and {} is free. Close other programs, choose a smaller model, or lower context_length \
              or parallel in the settings.",
-            file.id,
-            gigabytes(needs),
-            gigabytes(info.weight_bytes),
-            gigabytes(cache),
-            options.slots,
-            gigabytes(available),
-        ));
+            gigabytes(self.needs),
+            gigabytes(self.weights),
+            gigabytes(self.cache),
+            self.load.slots,
+            self.load.context,
+            gigabytes(has),
+        )
     }
-    let load = LoadModel {
-        path: file.path.display().to_string(),
-        context,
-        slots: options.slots,
-        threads: options.threads,
-        gpu_layers: 0,
-    };
-    Ok((load, needs))
 }
 
 /// `1.5 GB`, or `85 MB` below half a gigabyte.
@@ -80,20 +194,33 @@ mod tests {
         }
     }
 
-    const OPTIONS: LoadOptions = LoadOptions { context: 16_384, slots: 2, threads: None };
+    const OPTIONS: LoadOptions =
+        LoadOptions { context: 16_384, slots: 2, threads: None, gpu_layers: None };
+
+    fn gpu(gigabytes: u64) -> Gpus {
+        let bytes = gigabytes * 1_000_000_000;
+        let device = Device {
+            name: "GPU0".into(),
+            description: "test".into(),
+            memory_bytes: bytes,
+            free_bytes: bytes,
+        };
+        Gpus { devices: vec![device], taken: 0, reserve: 500_000_000 }
+    }
 
     #[test]
-    fn a_model_that_fits_gets_the_context_it_was_trained_for() {
-        let (load, needs) =
-            admit(&file(Ok(seven_billion())), OPTIONS, 8_000_000_000).expect("fits");
-        assert_eq!(load.context, 8192);
+    fn a_model_gets_the_context_it_was_trained_for_and_no_more() {
+        let plan = plan(&file(Ok(seven_billion())), OPTIONS, &Gpus::default()).expect("a plan");
+        assert_eq!(plan.load.context, 8192);
+        assert_eq!(plan.load.gpu_layers, 0, "there is no GPU");
         // 32 layers x 8 heads x 256 x 2 bytes x 8192 tokens x 2 slots = 2.1 GB
-        assert!(needs > 6_000_000_000 && needs < 6_500_000_000, "{needs}");
+        assert!(plan.needs > 6_000_000_000 && plan.needs < 6_500_000_000, "{}", plan.needs);
     }
 
     #[test]
     fn a_model_too_large_is_refused_with_both_numbers_and_what_to_do() {
-        let why = admit(&file(Ok(seven_billion())), OPTIONS, 3_000_000_000).expect_err("refused");
+        let plan = plan(&file(Ok(seven_billion())), OPTIONS, &Gpus::default()).expect("a plan");
+        let why = plan.no_room("m", 3_000_000_000);
         assert!(why.contains("6.3 GB") && why.contains("3.0 GB is free"), "{why}");
         assert!(why.contains("smaller model"), "{why}");
     }
@@ -101,7 +228,34 @@ mod tests {
     #[test]
     fn a_damaged_file_is_refused_by_name() {
         let head = Err(Arc::new(GgufError::Truncated { has: 5, needs: 10 }));
-        let why = admit(&file(head), OPTIONS, u64::MAX).expect_err("refused");
+        let why = plan(&file(head), OPTIONS, &Gpus::default()).expect_err("refused");
         assert!(why.contains("/models/m.gguf") && why.contains("cut off"), "{why}");
+    }
+
+    #[test]
+    fn layers_go_to_the_gpu_as_far_as_they_fit_or_as_the_owner_says() {
+        let file = file(Ok(seven_billion()));
+        let all = plan(&file, OPTIONS, &gpu(24)).expect("a plan");
+        assert_eq!(all.load.gpu_layers, 33);
+        assert!(all.needs < 200_000_000 && all.weights == 0, "{all:?}");
+        let half = plan(&file, OPTIONS, &gpu(4)).expect("a plan");
+        assert!((10..25).contains(&half.load.gpu_layers), "{half:?}");
+        let taken = Gpus { taken: 23_000_000_000, ..gpu(24) };
+        assert_eq!(plan(&file, OPTIONS, &taken).expect("a plan").load.gpu_layers, 1);
+        let set = LoadOptions { gpu_layers: Some(7), ..OPTIONS };
+        assert_eq!(plan(&file, set, &gpu(24)).expect("a plan").load.gpu_layers, 7);
+    }
+
+    #[test]
+    fn a_larger_context_is_what_memory_and_training_allow() {
+        let file = file(Ok(seven_billion()));
+        let none = Gpus::default();
+        let grow = |wanted, room| largest_context(&file, OPTIONS, &none, (2048, wanted), room);
+        assert_eq!(grow(4096, i128::MAX), Some(4096));
+        assert_eq!(grow(100_000, i128::MAX), Some(8192), "what it was trained for");
+        assert_eq!(grow(1024, i128::MAX), None, "never smaller");
+        let context = grow(8192, 5_500_000_000).expect("something between");
+        assert!(context > 2048 && context < 8192, "{context}");
+        assert_eq!(grow(8192, 1_000_000_000), None, "no room at all");
     }
 }

@@ -64,22 +64,35 @@ impl Node {
         Err(NodeError::BadRequest(NOT_YET.into()))
     }
 
-    pub async fn swap_preview(&self, _name: &str) -> Result<SwapPreview, NodeError> {
-        Err(NodeError::BadRequest(NOT_YET.into()))
+    /// What a swap would do: what leaves, what finishes first, the memory before and after.
+    pub async fn swap_preview(&self, name: &str) -> Result<SwapPreview, NodeError> {
+        let (model, preview) = self.preview_swap(name).await?;
+        Ok(SwapPreview {
+            load_ms: model.residency.as_ref().and_then(|r| r.loaded.as_ref()).map(|l| l.load_ms),
+            model,
+            evicts: preview.evicts,
+            running: preview.running,
+            now_bytes: preview.now_bytes,
+            after_bytes: preview.after_bytes,
+            limit_bytes: preview.limit_bytes,
+            problem: preview.problem,
+        })
     }
 
     /// Loads a model beside the active one; returns once it is ready or has failed.
     pub async fn load_model(
         &self,
-        _name: &str,
-        _keep: Option<KeepAlive>,
+        name: &str,
+        keep: Option<KeepAlive>,
     ) -> Result<ModelStatus, NodeError> {
-        Err(NodeError::BadRequest(NOT_YET.into()))
+        self.load_beside(name, keep).await?;
+        Ok(self.model_status())
     }
 
     /// Frees a model's memory after its requests in flight.
-    pub async fn unload_model(&self, _name: &str) -> Result<ModelStatus, NodeError> {
-        Err(NodeError::BadRequest(NOT_YET.into()))
+    pub async fn unload_model(&self, name: &str) -> Result<ModelStatus, NodeError> {
+        self.free(name).await?;
+        Ok(self.model_status())
     }
 
     pub async fn set_model_options(

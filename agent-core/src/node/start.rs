@@ -22,7 +22,7 @@ use crate::{
     config::{self, Config, SettingsError, limits},
     events::EventBus,
     identity::{Identity, IdentityError, load_or_create_secret},
-    inference::{Finished, Inference, Notable},
+    inference::{Finished, Inference, Notable, ollama::OllamaDaemon},
     machine,
     models::Library,
     storage::{AddRequest, Outcome, RequestKind, Storage, StorageError, day_counts, get_state},
@@ -87,7 +87,8 @@ impl Node {
         let pause = get_state(storage.readers(), PAUSE_KEY).await?;
         let pause: Option<Paused> = pause.and_then(|text| serde_json::from_str(&text).ok());
 
-        let (inference, notables) = Inference::start(config.runner.clone());
+        let policy = super::residency::policy(&settings);
+        let (inference, notables) = Inference::start(config.runner.clone(), policy);
         let inner = Inner {
             node_id: identity.node_id(),
             token,
@@ -101,6 +102,7 @@ impl Node {
             pause_turn: tokio::sync::Mutex::new(()),
             storage,
             library: Library::new(config.assets_dir.clone(), config.paths.models()),
+            ollama: OllamaDaemon::default(),
             inference,
             bus: EventBus::default(),
             meters: Mutex::new(None),
@@ -136,14 +138,8 @@ impl Node {
         }
         self.spawn_critical("notables", self.clone().write_notables(notables));
         self.spawn_critical("clock", self.clone().tick());
-        let settings = self.settings();
-        if self.is_paused() {
-            // Chosen but not loaded, so that the panels can name it.
-            self.choose_model(&settings).await;
-            self.inner.inference.unload().await;
-        } else {
-            self.choose_model(&settings).await;
-        }
+        self.spawn_critical("residency", self.clone().announce_residency());
+        self.begin_serving().await;
         self.record(ActivityKind::NodeStarted, "Node started".into()).await;
         tracing::info!(node = self.id().fmt_short(), "node is up at {}", self.url());
     }
@@ -200,7 +196,7 @@ impl Node {
             }
             let (running, loaded) = {
                 let engine = engine.borrow();
-                (engine.running + engine.queued, engine.loaded.is_some())
+                (engine.running + engine.queued, !engine.residents.is_empty())
             };
             let now = Instant::now();
             if running > 0 {
@@ -213,7 +209,7 @@ impl Node {
                 && self.is_paused()
                 && now.duration_since(last_work) >= limits::PAUSED_KEEP_ALIVE
             {
-                self.inner.inference.unload().await;
+                self.inner.inference.unload(None).await;
             }
             if trouble.has_changed().unwrap_or(false) {
                 match trouble.borrow_and_update().as_deref() {
@@ -242,12 +238,12 @@ impl Node {
         loop {
             let notable = tokio::select! {
                 notable = notables.recv() => notable,
-                // The actor ends at shutdown, after its last words.
+                // The pool ends at shutdown, after its last words.
                 () = self.inner.stop.cancelled() => notables.try_recv().ok(),
             };
             let Some(notable) = notable else { return };
             let (kind, text) = match notable {
-                Notable::ModelLoaded { name, load_ms } => {
+                Notable::ModelLoaded { name, load_ms, .. } => {
                     (ActivityKind::ModelLoaded, format!("{name} loaded in {load_ms:.0} ms"))
                 }
                 Notable::ModelUnloaded { name } => {

@@ -56,7 +56,7 @@ pub(super) async fn chat(
     let head = Head {
         id: new_id("chatcmpl"),
         created: now_s(),
-        model: node.active_model().unwrap_or(request.model),
+        model: answers.first().map_or(request.model, |answer| answer.model().to_owned()),
         tools: plan.tools,
     };
     if common.stream {
@@ -149,15 +149,11 @@ fn force(format: ToolFormat, choice: &ToolChoice, tools: &[Tool]) -> Option<Cons
     }
 }
 
-/// How the active model writes tool calls. The model is loaded first if it has to be.
+/// How the model writes tool calls. It is loaded first if it has to be.
 async fn tool_format(node: &Node, wanted: &str) -> Result<ToolFormat, OpenAiError> {
-    let active = node.active_model();
-    if !wanted.is_empty() && active.as_deref() != Some(wanted) {
-        return Err(OpenAiError::no_such_model(wanted, active.as_deref()));
-    }
-    let template = node.chat_template().await?;
-    template.as_deref().and_then(ToolFormat::of).ok_or_else(|| {
-        let model = active.unwrap_or_default();
+    node.tool_format(wanted).await?.ok_or_else(|| {
+        let model = if wanted.is_empty() { node.active_model() } else { Some(wanted.to_owned()) };
+        let model = model.unwrap_or_default();
         let message = format!(
             "The chat template of {model} has no tools, so it cannot call any. Choose a model that is made for tools."
         );

@@ -58,7 +58,7 @@ pub(super) async fn completions(
     let head = Head {
         id: new_id("cmpl"),
         created: now_s(),
-        model: node.active_model().unwrap_or(request.model),
+        model: answers.first().map_or(request.model, |answer| answer.model().to_owned()),
         choices_per_prompt: common.choices,
     };
     if common.stream {

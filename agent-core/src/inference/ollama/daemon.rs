@@ -1,0 +1,170 @@
+//! Which models a running daemon has.
+
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+    time::{Duration, Instant, SystemTime},
+};
+
+use agent_api::models::ModelSource;
+use futures_util::{StreamExt as _, stream};
+use serde::Deserialize;
+use serde_json::json;
+use tokio::sync::Mutex;
+
+use super::{Endpoint, lines, translate::Shown};
+use crate::{
+    config::limits,
+    models::{ModelFile, gguf::GgufInfo},
+};
+
+/// The owner waits for the list: a daemon that does not take the connection by then is not there.
+const CONNECT: Duration = Duration::from_millis(300);
+/// And has to answer by then.
+const ANSWER: Duration = Duration::from_secs(2);
+/// A list is good for this long.
+const FRESH: Duration = Duration::from_secs(10);
+/// Questions about single models at the same time.
+const AT_ONCE: usize = 4;
+/// A list of a thousand models is under a megabyte.
+const MAX_BODY: usize = 8 << 20;
+
+/// Lists the models of a daemon. Silent when nothing listens: most owners have none.
+#[derive(Clone, Debug, Default)]
+pub struct OllamaDaemon {
+    /// For lists and for requests; made at the first use, because it takes milliseconds.
+    clients: Arc<OnceLock<[reqwest::Client; 2]>>,
+    known: Arc<Mutex<Known>>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    url: String,
+    asked: Option<Instant>,
+    models: Arc<[ModelFile]>,
+    /// What `/api/show` said, by digest: a digest never changes its meaning.
+    shown: HashMap<String, Shown>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Tags {
+    #[serde(default)]
+    models: Vec<Tag>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Tag {
+    name: String,
+    #[serde(default)]
+    size: u64,
+    #[serde(default)]
+    digest: String,
+    #[serde(default)]
+    modified_at: String,
+    #[serde(default)]
+    details: Details,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Details {
+    family: String,
+    quantization_level: String,
+}
+
+impl OllamaDaemon {
+    fn clients(&self) -> &[reqwest::Client; 2] {
+        self.clients.get_or_init(|| [super::client(CONNECT), super::client(super::CONNECT)])
+    }
+
+    /// Where requests for a model go. `url` is the daemon's, `http://127.0.0.1:11434`; `model` its
+    /// name there.
+    pub fn endpoint(&self, url: &str, model: &str) -> Endpoint {
+        let [_, client] = self.clients();
+        let url = url.trim_end_matches('/').to_owned();
+        Endpoint { client: client.clone(), url, model: model.to_owned() }
+    }
+
+    /// The daemon's models at `url`, by name; none for an empty url or where nothing answers.
+    pub async fn models(&self, url: &str) -> Arc<[ModelFile]> {
+        if url.is_empty() {
+            return Arc::default();
+        }
+        let mut known = self.known.lock().await;
+        let fresh = known.asked.is_some_and(|asked| asked.elapsed() < FRESH);
+        if known.url == url && fresh {
+            return Arc::clone(&known.models);
+        }
+        let models = self.list(url, &mut known.shown).await.unwrap_or_else(|e| {
+            tracing::debug!("no Ollama daemon at {url}: {e}");
+            Vec::new()
+        });
+        *known = Known {
+            url: url.to_owned(),
+            asked: Some(Instant::now()),
+            models: models.into(),
+            shown: std::mem::take(&mut known.shown),
+        };
+        Arc::clone(&known.models)
+    }
+
+    async fn list(
+        &self,
+        url: &str,
+        shown: &mut HashMap<String, Shown>,
+    ) -> Result<Vec<ModelFile>, String> {
+        let base = url.trim_end_matches('/');
+        let [client, _] = self.clients();
+        let request = client.get(format!("{base}/api/tags")).timeout(ANSWER);
+        let response = request.send().await.map_err(|e| super::innermost(&e))?;
+        let body = lines::whole(response, MAX_BODY, ANSWER).await?;
+        let mut tags: Tags = serde_json::from_slice(&body).map_err(|e| e.to_string())?;
+        tags.models.truncate(limits::LISTED_MODELS);
+        tags.models.sort_by(|a, b| a.name.cmp(&b.name));
+        shown.retain(|digest, _| tags.models.iter().any(|tag| tag.digest == *digest));
+        let new = tags.models.iter().filter(|tag| !shown.contains_key(&tag.digest));
+        let questions: Vec<_> = new
+            .map(|tag| {
+                let (client, model) = (client.clone(), tag.name.clone());
+                let endpoint = Endpoint { client, url: base.to_owned(), model };
+                ask_about(endpoint, tag.digest.clone())
+            })
+            .collect();
+        let asked: Vec<(String, Option<Shown>)> =
+            stream::iter(questions).buffer_unordered(AT_ONCE).collect().await;
+        shown.extend(asked.into_iter().filter_map(|(digest, show)| Some((digest, show?))));
+        Ok(tags.models.iter().map(|tag| file(tag, shown.get(&tag.digest))).collect())
+    }
+}
+
+async fn ask_about(endpoint: Endpoint, digest: String) -> (String, Option<Shown>) {
+    let body = json!({"model": endpoint.model});
+    let show = tokio::time::timeout(ANSWER, endpoint.ask("/api/show", &body, ANSWER)).await;
+    (digest, show.ok().and_then(Result::ok).map(|show| Shown::read(&show)))
+}
+
+pub(super) fn file(tag: &Tag, shown: Option<&Shown>) -> ModelFile {
+    let shown = shown.cloned().unwrap_or_default();
+    let modified = tag.modified_at.parse::<jiff::Timestamp>().ok();
+    ModelFile {
+        id: tag.name.clone(),
+        path: PathBuf::new(),
+        size_bytes: tag.size,
+        modified: modified.map_or(SystemTime::UNIX_EPOCH, SystemTime::from),
+        demo: false,
+        source: ModelSource::OllamaDaemon,
+        head: Ok(GgufInfo {
+            architecture: if shown.architecture.is_empty() {
+                tag.details.family.clone()
+            } else {
+                shown.architecture
+            },
+            quantization: tag.details.quantization_level.clone(),
+            parameters: shown.parameters,
+            context_train: shown.context,
+            file_bytes: tag.size,
+            ..GgufInfo::default()
+        }),
+    }
+}
