@@ -106,6 +106,17 @@ fn divisor(unit: &str) -> f64 {
     }
 }
 
+/// Bytes in a typed number of gigabytes; nothing typed is 0.
+pub fn gigabytes(typed: &str) -> Option<u64> {
+    let typed = typed.trim().trim_end_matches("GB").trim();
+    if typed.is_empty() {
+        return Some(0);
+    }
+    let value: f64 = typed.replace(',', ".").parse().ok()?;
+    // More than a petabyte is a slip of the finger.
+    (0.0..=1e6).contains(&value).then_some((value * 1e9).round() as u64)
+}
+
 /// 0 to 100, for bars. `None` where there is no total.
 pub fn share(used: u64, total: u64) -> Option<f64> {
     (total > 0).then(|| (used as f64 / total as f64 * 100.0).clamp(0.0, 100.0))
@@ -283,6 +294,15 @@ mod tests {
         assert_eq!((used.as_str(), plain(&total).as_str()), ("0.5", "of 64.0 GiB"));
         assert_eq!(share(1, 0), None);
         assert_eq!(share(3, 2), Some(100.0));
+    }
+
+    #[test]
+    fn typed_gigabytes_are_read_as_people_write_them() {
+        assert_eq!(gigabytes("120"), Some(120_000_000_000));
+        assert_eq!(gigabytes(" 1.5 GB "), Some(1_500_000_000));
+        assert_eq!(gigabytes("1,5"), Some(1_500_000_000));
+        assert_eq!(gigabytes(""), Some(0));
+        assert_eq!((gigabytes("many"), gigabytes("-3"), gigabytes("1e30")), (None, None, None));
     }
 
     #[test]
