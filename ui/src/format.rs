@@ -106,15 +106,21 @@ fn divisor(unit: &str) -> f64 {
     }
 }
 
-/// Bytes in a typed number of gigabytes; nothing typed is 0.
-pub fn gigabytes(typed: &str) -> Option<u64> {
-    let typed = typed.trim().trim_end_matches("GB").trim();
+/// Bytes in a typed number of units of `scale` bytes; nothing typed is 0.
+pub fn bytes_typed(typed: &str, scale: u64) -> Option<u64> {
+    let typed = typed.trim().trim_end_matches(|c: char| c.is_alphabetic() || c == '/').trim();
     if typed.is_empty() {
         return Some(0);
     }
-    let value: f64 = typed.replace(',', ".").parse().ok()?;
+    let bytes = typed.replace(',', ".").parse::<f64>().ok()? * scale as f64;
     // More than a petabyte is a slip of the finger.
-    (0.0..=1e6).contains(&value).then_some((value * 1e9).round() as u64)
+    (0.0..=1e15).contains(&bytes).then_some(bytes.round() as u64)
+}
+
+/// Bytes as a number to be edited, in units of `scale` bytes: `120`, `1.5`.
+pub fn amount(bytes: u64, scale: u64) -> String {
+    let value = bytes as f64 / scale.max(1) as f64;
+    ((value * 100.0).round() / 100.0).to_string()
 }
 
 /// 0 to 100, for bars. `None` where there is no total.
@@ -298,11 +304,15 @@ mod tests {
 
     #[test]
     fn typed_gigabytes_are_read_as_people_write_them() {
+        let gigabytes = |typed| bytes_typed(typed, 1_000_000_000);
         assert_eq!(gigabytes("120"), Some(120_000_000_000));
         assert_eq!(gigabytes(" 1.5 GB "), Some(1_500_000_000));
         assert_eq!(gigabytes("1,5"), Some(1_500_000_000));
-        assert_eq!(gigabytes(""), Some(0));
-        assert_eq!((gigabytes("many"), gigabytes("-3"), gigabytes("1e30")), (None, None, None));
+        assert_eq!(bytes_typed("40 MB/s", 1_000_000), Some(40_000_000));
+        assert_eq!((gigabytes(""), gigabytes("GB")), (Some(0), Some(0)));
+        assert_eq!((gigabytes("1 and 2"), gigabytes("-3"), gigabytes("1e30")), (None, None, None));
+        assert_eq!(amount(120_000_000_000, 1_000_000_000), "120");
+        assert_eq!(amount(1_500_000_000, 1_000_000_000), "1.5");
     }
 
     #[test]

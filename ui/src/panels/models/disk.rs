@@ -12,7 +12,7 @@ use crate::{
     format,
 };
 
-const GB: f64 = 1e9;
+const GB: u64 = 1_000_000_000;
 
 #[component]
 pub(super) fn Disk() -> impl IntoView {
@@ -103,7 +103,7 @@ fn Budget(disk: Memo<Option<DiskUse>>) -> impl IntoView {
     let save = move |event: ev::SubmitEvent| {
         event.prevent_default();
         let typed = field.get_untracked().map(|f| f.value()).unwrap_or_default();
-        let Some(bytes) = format::gigabytes(&typed) else {
+        let Some(bytes) = format::bytes_typed(&typed, GB) else {
             wrong.set(true);
             return;
         };
@@ -112,10 +112,7 @@ fn Budget(disk: Memo<Option<DiskUse>>) -> impl IntoView {
         app.load_models();
     };
     let value = move || {
-        disk.get()
-            .and_then(|d| d.budget_bytes)
-            .map(|b| format!("{}", b as f64 / GB))
-            .unwrap_or_default()
+        disk.get().and_then(|d| d.budget_bytes).map(|b| format::amount(b, GB)).unwrap_or_default()
     };
     let rule = move || match disk.get().and_then(|d| d.budget_bytes) {
         Some(_) => "When the budget is full, pulls stop and ask. Nothing is removed by itself. ",
