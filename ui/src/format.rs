@@ -106,6 +106,23 @@ fn divisor(unit: &str) -> f64 {
     }
 }
 
+/// Bytes in a typed number of units of `scale` bytes; nothing typed is 0.
+pub fn bytes_typed(typed: &str, scale: u64) -> Option<u64> {
+    let typed = typed.trim().trim_end_matches(|c: char| c.is_alphabetic() || c == '/').trim();
+    if typed.is_empty() {
+        return Some(0);
+    }
+    let bytes = typed.replace(',', ".").parse::<f64>().ok()? * scale as f64;
+    // More than a petabyte is a slip of the finger.
+    (0.0..=1e15).contains(&bytes).then_some(bytes.round() as u64)
+}
+
+/// Bytes as a number to be edited, in units of `scale` bytes: `120`, `1.5`.
+pub fn amount(bytes: u64, scale: u64) -> String {
+    let value = bytes as f64 / scale.max(1) as f64;
+    ((value * 100.0).round() / 100.0).to_string()
+}
+
 /// 0 to 100, for bars. `None` where there is no total.
 pub fn share(used: u64, total: u64) -> Option<f64> {
     (total > 0).then(|| (used as f64 / total as f64 * 100.0).clamp(0.0, 100.0))
@@ -283,6 +300,19 @@ mod tests {
         assert_eq!((used.as_str(), plain(&total).as_str()), ("0.5", "of 64.0 GiB"));
         assert_eq!(share(1, 0), None);
         assert_eq!(share(3, 2), Some(100.0));
+    }
+
+    #[test]
+    fn typed_gigabytes_are_read_as_people_write_them() {
+        let gigabytes = |typed| bytes_typed(typed, 1_000_000_000);
+        assert_eq!(gigabytes("120"), Some(120_000_000_000));
+        assert_eq!(gigabytes(" 1.5 GB "), Some(1_500_000_000));
+        assert_eq!(gigabytes("1,5"), Some(1_500_000_000));
+        assert_eq!(bytes_typed("40 MB/s", 1_000_000), Some(40_000_000));
+        assert_eq!((gigabytes(""), gigabytes("GB")), (Some(0), Some(0)));
+        assert_eq!((gigabytes("1 and 2"), gigabytes("-3"), gigabytes("1e30")), (None, None, None));
+        assert_eq!(amount(120_000_000_000, 1_000_000_000), "120");
+        assert_eq!(amount(1_500_000_000, 1_000_000_000), "1.5");
     }
 
     #[test]

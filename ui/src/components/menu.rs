@@ -14,6 +14,12 @@ pub fn Menu(
     /// Class of the button.
     class: &'static str,
     #[prop(optional)] id: &'static str,
+    /// Shown instead of the label, which is then only spoken.
+    #[prop(optional)]
+    glyph: Option<Icon>,
+    /// Under the right edge of the button instead of the left.
+    #[prop(optional)]
+    at_end: bool,
     /// Called when the menu opens.
     #[prop(optional, into)]
     on_open: Option<Callback<()>>,
@@ -83,13 +89,17 @@ pub fn Menu(
                 node_ref=button
                 aria-haspopup="menu"
                 aria-expanded=move || open.get().to_string()
+                aria-label=move || glyph.map(|_| label.get())
+                title=move || glyph.map(|_| label.get())
                 on:click=toggle
             >
-                <span>{label}</span>
-                {icon(Icon::ChevronDown)}
+                {match glyph {
+                    Some(glyph) => icon(glyph),
+                    None => view! { <span>{label}</span>{icon(Icon::ChevronDown)} }.into_any(),
+                }}
             </button>
             <Show when=move || open.get()>
-                <ul class="menu" role="menu">{children.with_value(|c| c())}</ul>
+                <ul class="menu" class:menu--end=at_end role="menu">{children.with_value(|c| c())}</ul>
             </Show>
         </div>
     }
