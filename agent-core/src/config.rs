@@ -105,6 +105,10 @@ impl Paths {
     pub fn token(&self) -> PathBuf {
         self.data_dir.join("token")
     }
+    /// Names and secrets for private registries, 0600.
+    pub fn credentials(&self) -> PathBuf {
+        self.data_dir.join("credentials.json")
+    }
     /// Held while a node runs; says which.
     pub fn lock(&self) -> PathBuf {
         self.data_dir.join("node.lock")

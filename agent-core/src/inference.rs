@@ -27,7 +27,7 @@ use std::{
 
 use agent_api::{
     models::{LoadedModel, ModelState, Residency},
-    runner::{FinishReason, Generate, TextInput, Timings, TokenLogprob, Usage},
+    runner::{Device, FinishReason, Generate, TextInput, Timings, TokenLogprob, Usage},
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tools::ToolFormat;
@@ -189,6 +189,8 @@ pub struct InferenceState {
     pub active: Option<EngineState>,
     /// Every model in memory or on its way there, the active one first.
     pub residents: Vec<EngineState>,
+    /// GPUs that this build's runner can put layers on; empty before one has said hello.
+    pub devices: Vec<Device>,
     /// Unexpected ends of programs since the start.
     pub runner_crashes: u32,
     /// Over all models.

@@ -4,9 +4,11 @@
 //! identity, settings, database, port. [`Node::shutdown`] takes it down in the opposite order,
 //! within [`limits::SHUTDOWN`].
 
+mod fitting;
+mod library;
 mod lock;
 mod metrics;
-mod models;
+mod pulls;
 mod residency;
 mod speed;
 mod start;
@@ -16,21 +18,22 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     sync::{
-        Arc, Mutex, PoisonError, RwLock,
+        Arc, Mutex, OnceLock, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Instant,
 };
 
+pub use crate::models::library::Defaults as ModelDefaults;
 use agent_api::{
     Activity, ActivityKind, Event, NodeId, Settings,
+    hardware::Hardware,
     node::{Notice, Pause, Serving, Status},
     settings::{SettingsPatch, SettingsView},
 };
 use futures_util::Stream;
 pub use lock::{Holder, running_holder};
 pub use metrics::Metrics;
-pub use models::ModelDefaults;
 use speed::SpeedMeter;
 pub use start::StartError;
 use tokio::sync::{broadcast::error::RecvError, watch};
@@ -44,7 +47,13 @@ use crate::{
         Answer, Inference, InferenceError, SubmitOptions, Work, ollama::OllamaDaemon,
         tools::ToolFormat,
     },
-    models::Library,
+    models::{
+        Library,
+        catalogue::Catalogue,
+        pull::{PullError, Pulls},
+        registry::{RegistryError, credentials::Credentials},
+        store::StoreError,
+    },
     storage::{DayCounts, SetState, Storage, StorageError, list_activity},
 };
 
@@ -69,10 +78,19 @@ struct Inner {
     settings_turn: tokio::sync::Mutex<()>,
     /// Held over a whole pause or resume.
     pause_turn: tokio::sync::Mutex<()>,
-    /// `listen` as it was at the start, to say what waits for the next one.
+    /// As they were at the start, to say what waits for the next one.
     listen_at_start: String,
+    models_dir_at_start: Option<String>,
     storage: Storage,
     library: Library,
+    catalogue: Catalogue,
+    defaults: library::DefaultsCache,
+    credentials: Credentials,
+    pulls: Pulls,
+    /// The settings for those that follow them by themselves.
+    follow_settings: watch::Sender<Settings>,
+    /// Read once in the background: measuring the memory takes a moment.
+    hardware: OnceLock<Hardware>,
     ollama: OllamaDaemon,
     inference: Inference,
     bus: EventBus,
@@ -117,6 +135,12 @@ pub enum NodeError {
     Inference(#[from] InferenceError),
     #[error("there is no model {0:?} on this node. GET /model/list names what is installed")]
     NoSuchModel(String),
+    #[error(transparent)]
+    Pull(#[from] PullError),
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
     #[error("{0}")]
     BadRequest(String),
 }
@@ -159,10 +183,16 @@ impl Node {
 
     /// Settings as the API shows them: without the key.
     pub fn settings_view(&self) -> SettingsView {
-        let settings = self.settings();
+        let mut settings = self.settings();
         let mut after_restart = Vec::new();
         if settings.listen != self.inner.listen_at_start && self.inner.config.listen.is_none() {
             after_restart.push("listen".to_owned());
+        }
+        if settings.models_dir != self.inner.models_dir_at_start {
+            after_restart.push("models_dir".to_owned());
+        }
+        for registry in &mut settings.registries {
+            registry.logged_in = self.is_logged_in(&registry.host);
         }
         SettingsView {
             api_key_set: settings.api_key.is_some(),
@@ -194,6 +224,11 @@ impl Node {
             .await
             .map_err(|e| NodeError::BadRequest(format!("the change was interrupted: {e}")))??;
         *self.inner.settings.write().unwrap_or_else(PoisonError::into_inner) = new.clone();
+        self.inner.follow_settings.send_replace(new.clone());
+        if old.ollama_dir != new.ollama_dir {
+            self.inner.library.set_ollama_dir(new.ollama_dir.as_deref());
+            self.inner.bus.send(Event::Models);
+        }
         self.put_models_in_force(&old, &new).await;
         self.inner.bus.send(Event::Settings { settings: Box::new(without_key(new)) });
         Ok(())
@@ -294,7 +329,7 @@ impl Node {
             status: Box::new(self.status().await),
             activity,
             settings: Box::new(without_key(self.settings())),
-            pulls: self.pulls(),
+            pulls: self.pulls().await,
         }
     }
 
@@ -332,7 +367,7 @@ impl Node {
         tracing::info!("stopping");
         let all = async {
             // Refuses new work and drains, while the API still delivers the last answers.
-            self.inner.inference.shutdown().await;
+            tokio::join!(self.inner.inference.shutdown(), self.inner.pulls.shutdown());
             self.inner.stop.cancel();
             self.inner.tasks.close();
             self.inner.tasks.wait().await;

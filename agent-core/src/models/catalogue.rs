@@ -81,25 +81,8 @@ pub struct Entry {
     pub sources: Vec<String>,
 }
 
-/// What the memory a model needs is computed from. `None`: not known.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Shape {
-    pub layers: Option<u32>,
-    /// Length of a token's vector.
-    pub width: Option<u32>,
-    pub heads: Option<u32>,
-    pub kv_heads: Option<u32>,
-    pub key_length: Option<u32>,
-    pub value_length: Option<u32>,
-    pub feed_forward: Option<u32>,
-    /// Tokens.
-    pub vocabulary: Option<u32>,
-    /// Tokens that layers with a window look back on.
-    pub sliding_window: Option<u32>,
-    /// Layers without a window, where some have one.
-    pub full_attention_layers: Option<u32>,
-}
+/// What the memory a model needs is computed from.
+pub use super::fit::Shape;
 
 /// One size of weights, as it can be pulled.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -46,6 +46,9 @@ pub enum GgufError {
     Damaged(&'static str),
     #[error("it cannot be read: {0}")]
     Io(io::Error),
+    /// Found out elsewhere: by the store, or when the head was read before a restart.
+    #[error("{0}")]
+    Known(String),
 }
 
 /// What the head says about the model. Numbers that the file does not give are 0.

@@ -240,7 +240,7 @@ impl Store {
     pub fn reserved(&self, _guard: &StoreGuard) -> io::Result<Vec<Manifest>> {
         let mut found = Vec::new();
         for entry in fs::read_dir(self.root.join("pulls"))? {
-            if let Ok(Some(manifest)) = read_manifest(&entry?.path()) {
+            if let Ok(Some(manifest)) = manifests::read_manifest(&entry?.path()) {
                 found.push(manifest);
             }
         }

@@ -73,17 +73,18 @@ impl Node {
             (context, parallel, query.gpu_layers.or(options.gpu_layers))
         };
         match self.find_file(name).await {
-            Ok(file) => {
+            Some(file) => {
                 let (context, parallel, layers) = options(&file.id);
                 let info = file.head.as_ref().map_err(|e| {
                     NodeError::BadRequest(format!("{} cannot be loaded: {e}", file.id))
                 })?;
                 Ok(self.fit_of(info, context, parallel, layers, &settings))
             }
-            Err(not_installed) => {
+            None => {
                 let (context, parallel, _) = options(name);
+                let known = self.inner.catalogue.by_pull_name(name);
                 let (entry, variant) =
-                    self.inner.catalogue.by_pull_name(name).ok_or(not_installed)?;
+                    known.ok_or_else(|| NodeError::NoSuchModel(name.to_owned()))?;
                 Ok(fit_of_variant(entry, variant, context, parallel, &self.capacity(&settings)))
             }
         }
@@ -107,7 +108,7 @@ impl Node {
     pub async fn hardware(&self) -> Hardware {
         let settings = self.settings();
         let folder = self.inner.library.folder().to_path_buf();
-        let devices = self.inner.inference.devices();
+        let devices = self.inner.inference.state().borrow().devices.clone();
         let node = self.clone();
         let read = move || {
             let measured = node.inner.hardware.get().and_then(|known| known.memory_bandwidth);

@@ -115,22 +115,33 @@ impl Node {
         }
     }
 
-    /// The model file that a request means by a name.
-    pub(super) async fn find_file(&self, name: &str) -> Result<ModelFile, NodeError> {
+    /// The model file that a request means by a name, or a model of a running daemon.
+    pub(super) async fn find_file(&self, name: &str) -> Option<ModelFile> {
         let (library, wanted) = (self.inner.library.clone(), name.to_owned());
         let found = tokio::task::spawn_blocking(move || library.find(&wanted)).await;
-        if let Some(file) = found.unwrap_or_default() {
-            return Ok(file);
+        if let Ok(Some(file)) = found {
+            return Some(file);
         }
-        let files = self.model_files().await;
-        let found = files.into_iter().find(|file| file.id == name);
+        let latest = format!("{name}:latest");
+        let mut daemon = self.daemon_models().await.iter().cloned().collect::<Vec<_>>();
+        let at = daemon.iter().position(|model| model.id == name || model.id == latest)?;
+        Some(daemon.swap_remove(at))
+    }
+
+    pub(super) async fn require_file(&self, name: &str) -> Result<ModelFile, NodeError> {
+        let found = self.find_file(name).await;
         found.ok_or_else(|| NodeError::NoSuchModel(name.to_owned()))
+    }
+
+    /// How long a model took to load the last time, in milliseconds.
+    pub(super) async fn last_load_ms(&self, id: &str) -> Option<f64> {
+        model_use(self.inner.storage.readers()).await.ok()?.get(id)?.load_ms
     }
 
     /// The installed model that a request means by a name: its id, its id without `:latest`, or
     /// either in other capitals.
     pub async fn find_installed(&self, name: &str) -> Result<InstalledModel, NodeError> {
-        let file = self.find_file(name).await?;
+        let file = self.require_file(name).await?;
         Ok(self.describe_model(&file, &self.surroundings().await))
     }
 
@@ -140,7 +151,7 @@ impl Node {
             ("", Some(active)) => active,
             (name, _) => name.to_owned(),
         };
-        let file = self.find_file(&name).await?;
+        let file = self.require_file(&name).await?;
         let Some(digest) = file.digest.clone() else { return Ok(Arc::default()) };
         if let Some(known) = self.inner.defaults.get(&digest) {
             return Ok(known);
@@ -151,7 +162,7 @@ impl Node {
     }
 
     pub async fn show_model(&self, name: &str) -> Result<ModelDetails, NodeError> {
-        let file = self.find_file(name).await?;
+        let file = self.require_file(name).await?;
         let model = self.describe_model(&file, &self.surroundings().await);
         if file.source == ModelSource::OllamaDaemon {
             return Ok(ModelDetails {
@@ -182,7 +193,7 @@ impl Node {
 
     /// Removes a model. Requests that it is answering end properly: its bytes stay until then.
     pub async fn remove_model(&self, name: &str) -> Result<Removed, NodeError> {
-        let file = self.find_file(name).await?;
+        let file = self.require_file(name).await?;
         if file.removable_bytes.is_none() && file.source != ModelSource::Store {
             // The store's own words say what to do instead.
             self.inner.library.remove(&file)?;
@@ -209,7 +220,7 @@ impl Node {
     }
 
     pub async fn copy_model(&self, copy: CopyModel) -> Result<InstalledModel, NodeError> {
-        let file = self.find_file(&copy.source).await?;
+        let file = self.require_file(&copy.source).await?;
         let to = ModelRef::local(&copy.destination).map_err(StoreError::Name)?;
         let (library, name) = (self.inner.library.clone(), to.clone());
         blocking(move || Ok(library.copy(&file, &name)?)).await?;
@@ -245,7 +256,7 @@ impl Node {
 
     /// Hashes the model's layers again and compares them with their digests.
     pub async fn verify_model(&self, name: &str) -> Result<Verified, NodeError> {
-        let file = self.find_file(name).await?;
+        let file = self.require_file(name).await?;
         let library = self.inner.library.clone();
         let stop = self.inner.stop.clone();
         blocking(move || {
@@ -263,7 +274,7 @@ impl Node {
         &self,
         set: SetModelOptions,
     ) -> Result<InstalledModel, NodeError> {
-        let file = self.find_file(&set.model).await?;
+        let file = self.require_file(&set.model).await?;
         if set.options.backend == Some(Backend::Runner) && file.source == ModelSource::OllamaDaemon
         {
             return Err(NodeError::BadRequest(format!(

@@ -4,13 +4,13 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use agent_api::{
     Event, Settings,
-    models::{Backend, InstalledModel, ModelList, ModelSource, ModelState, ModelStatus},
+    models::{Backend, ModelSource, ModelState, ModelStatus, SwapPreview},
 };
 use tokio::time::timeout;
 
 use super::{Answer, InferenceError, Node, NodeError, SubmitOptions, ToolFormat, Work};
 use crate::{
-    inference::{InferenceState, KeepAlive, LoadOptions, Policy, Ready, Target},
+    inference::{KeepAlive, LoadOptions, Policy, Ready, Target},
     models::ModelFile,
     storage::RequestKind,
 };
@@ -123,25 +123,19 @@ impl Node {
     pub(super) async fn model_files(&self) -> Vec<ModelFile> {
         let library = self.inner.library.clone();
         let listed = tokio::task::spawn_blocking(move || library.list());
-        let url = self.read_settings(|settings| settings.ollama_url.clone());
-        // This node speaks the same protocol: asking itself would list its models twice.
-        let url = if url == self.url() { "" } else { url.as_str() };
-        let (files, daemon) = tokio::join!(listed, self.inner.ollama.models(url));
+        let (files, daemon) = tokio::join!(listed, self.daemon_models());
         let mut files = files.unwrap_or_default();
         let ids: BTreeSet<String> = files.iter().map(|file| file.id.clone()).collect();
         files.extend(daemon.iter().filter(|model| !ids.contains(&model.id)).cloned());
         files
     }
 
-    pub async fn list_models(&self) -> ModelList {
-        let models = self.model_files().await;
-        let state = self.inner.inference.state().borrow().clone();
-        let settings = self.settings();
-        ModelList {
-            models: models.iter().map(|file| installed(file, &state, &settings)).collect(),
-            folder: self.inner.library.folder().display().to_string(),
-            disk: Default::default(),
-        }
+    /// What a running Ollama daemon has.
+    pub(super) async fn daemon_models(&self) -> Arc<[ModelFile]> {
+        let url = self.read_settings(|settings| settings.ollama_url.clone());
+        // This node speaks the same protocol: asking itself would list its models twice.
+        let url = if url == self.url() { "" } else { url.as_str() };
+        self.inner.ollama.models(url).await
     }
 
     pub fn active_model_file(&self) -> Option<ModelFile> {
@@ -188,16 +182,8 @@ impl Node {
         }
     }
 
-    async fn find_file(&self, name: &str) -> Option<ModelFile> {
-        let latest = format!("{name}:latest");
-        let files = self.model_files().await;
-        let found = files.iter().find(|file| file.id == name);
-        found.or_else(|| files.iter().find(|file| file.id == latest)).cloned()
-    }
-
     async fn installed_target(&self, name: &str) -> Result<Target, NodeError> {
-        let file = self.find_file(name).await;
-        let file = file.ok_or_else(|| NodeError::NoSuchModel(name.to_owned()))?;
+        let file = self.require_file(name).await?;
         if let Some(problem) = file.describe(false).problem {
             return Err(NodeError::BadRequest(problem));
         }
@@ -269,37 +255,45 @@ impl Node {
         self.inner.inference.submit(kind, to, work, options).await
     }
 
-    /// What a swap to a model would do, without doing it.
-    pub(super) async fn preview_swap(
-        &self,
-        name: &str,
-    ) -> Result<(InstalledModel, crate::inference::Preview), NodeError> {
+    /// What a swap would do: what leaves, what finishes first, the memory before and after.
+    pub async fn swap_preview(&self, name: &str) -> Result<SwapPreview, NodeError> {
         let target = self.installed_target(name).await?;
-        let state = self.inner.inference.state().borrow().clone();
-        let model = installed(&target.model, &state, &self.settings());
-        Ok((model, self.inner.inference.preview(target).await?))
+        let model = self.find_installed(&target.model.id).await?;
+        let preview = self.inner.inference.preview(target).await?;
+        Ok(SwapPreview {
+            load_ms: self.last_load_ms(&model.id).await,
+            model,
+            evicts: preview.evicts,
+            running: preview.running,
+            now_bytes: preview.now_bytes,
+            after_bytes: preview.after_bytes,
+            limit_bytes: preview.limit_bytes,
+            problem: preview.problem,
+        })
     }
 
-    pub(super) async fn load_beside(
+    /// Loads a model beside the active one; returns once it is ready or has failed.
+    pub async fn load_model(
         &self,
         name: &str,
         keep: Option<KeepAlive>,
-    ) -> Result<(), NodeError> {
+    ) -> Result<ModelStatus, NodeError> {
         let target = Arc::new(self.installed_target(name).await?);
         self.inner.inference.load(Some(target), keep).await?;
-        Ok(())
+        Ok(self.model_status())
     }
 
-    pub(super) async fn free(&self, name: &str) -> Result<(), NodeError> {
+    /// Frees a model's memory after its requests in flight; the next request loads it again.
+    pub async fn unload_model(&self, name: &str) -> Result<ModelStatus, NodeError> {
         let state = self.inner.inference.state().borrow().clone();
         let latest = format!("{name}:latest");
         let id = match state.find(name).or_else(|| state.find(&latest)) {
             Some(known) => known.residency.id.clone(),
-            None if self.find_file(name).await.is_some() => return Ok(()),
+            None if self.find_file(name).await.is_some() => return Ok(self.model_status()),
             None => return Err(NodeError::NoSuchModel(name.to_owned())),
         };
         self.inner.inference.unload(Some(id)).await;
-        Ok(())
+        Ok(self.model_status())
     }
 
     /// Announces that what is in memory changed, until the node stops.
@@ -323,14 +317,4 @@ impl Node {
             }
         }
     }
-}
-
-/// A file as the API shows it.
-fn installed(file: &ModelFile, state: &InferenceState, settings: &Settings) -> InstalledModel {
-    let active = state.active.as_ref().is_some_and(|active| active.residency.id == file.id);
-    let mut model = file.describe(active);
-    model.options = settings.models.get(&file.id).cloned().unwrap_or_default();
-    let resident = state.residents.iter().find(|resident| resident.residency.id == file.id);
-    model.residency = resident.map(|resident| resident.residency.clone());
-    model
 }

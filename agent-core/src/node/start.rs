@@ -4,7 +4,7 @@ use std::{
     fs, io,
     net::{SocketAddr, TcpListener},
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError, RwLock, atomic::AtomicBool},
+    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, atomic::AtomicBool},
     time::{Duration, Instant},
 };
 
@@ -14,6 +14,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     Inner, Metrics, Node, PAUSE_KEY, Paused, Today,
+    library::DefaultsCache,
     lock::{DirLock, Holder, LockError},
     speed::SpeedMeter,
 };
@@ -24,7 +25,13 @@ use crate::{
     identity::{Identity, IdentityError, load_or_create_secret},
     inference::{Finished, Inference, Notable, ollama::OllamaDaemon},
     machine,
-    models::Library,
+    models::{
+        Library,
+        catalogue::Catalogue,
+        pull::{Pulls, PullsConfig, Tuning},
+        registry::credentials::Credentials,
+        store::Store,
+    },
     storage::{AddRequest, Outcome, RequestKind, Storage, StorageError, day_counts, get_state},
 };
 
@@ -89,6 +96,23 @@ impl Node {
 
         let policy = super::residency::policy(&settings);
         let (inference, notables) = Inference::start(config.runner.clone(), policy);
+        let (store, store_problem) = open_store(&config, &settings)?;
+        let ollama_dir = settings.ollama_dir.as_deref();
+        let assets = config.assets_dir.clone();
+        let library = Library::open(assets, store.clone(), ollama_dir, storage.clone()).await;
+        let follow_settings = watch::Sender::new(settings.clone());
+        let credentials = Credentials::new(config.paths.credentials());
+        let usage_of = store.clone();
+        let (pulls, pull_notables) = Pulls::start(
+            PullsConfig {
+                store,
+                storage: storage.clone(),
+                credentials: credentials.clone(),
+                usage: Arc::new(move || usage_of.usage().total()),
+                tuning: Tuning::default(),
+            },
+            follow_settings.subscribe(),
+        );
         let inner = Inner {
             node_id: identity.node_id(),
             token,
@@ -97,11 +121,18 @@ impl Node {
             started_at_ms: now,
             listener: Mutex::new(Some(listener)),
             listen_at_start: settings.listen.clone(),
+            models_dir_at_start: settings.models_dir.clone(),
             settings: RwLock::new(settings),
             settings_turn: tokio::sync::Mutex::new(()),
             pause_turn: tokio::sync::Mutex::new(()),
             storage,
-            library: Library::new(config.assets_dir.clone(), config.paths.models()),
+            library,
+            catalogue: Catalogue::load(&config.paths.data_dir),
+            defaults: DefaultsCache::default(),
+            credentials,
+            pulls,
+            follow_settings,
+            hardware: OnceLock::new(),
             ollama: OllamaDaemon::default(),
             inference,
             bus: EventBus::default(),
@@ -119,7 +150,13 @@ impl Node {
             config,
         };
         let node = Self { inner: Arc::new(inner) };
+        if let Some(problem) = store_problem {
+            node.notice("models_dir", &problem);
+        }
         node.after_start(opened.set_aside, notables).await;
+        node.spawn_critical("pulls", node.clone().announce_pulls());
+        node.spawn_critical("pull notables", node.clone().write_pull_notables(pull_notables));
+        node.tidy_in_background();
         Ok(node)
     }
 
@@ -142,6 +179,24 @@ impl Node {
         self.begin_serving().await;
         self.record(ActivityKind::NodeStarted, "Node started".into()).await;
         tracing::info!(node = self.id().fmt_short(), "node is up at {}", self.url());
+    }
+
+    /// What takes a moment and nobody waits for: measuring the machine, deleting what a killed
+    /// process left among the models.
+    fn tidy_in_background(&self) {
+        let node = self.clone();
+        self.inner.tasks.spawn(async move {
+            node.hardware().await;
+            let store = node.inner.library.store().cloned();
+            let collect = move || store.map(|store| store.collect_garbage());
+            match tokio::task::spawn_blocking(collect).await {
+                Ok(Some(Ok(collected))) if collected.removed_files > 0 => {
+                    tracing::info!("left-over files of models removed: {collected:?}");
+                }
+                Ok(Some(Err(e))) => tracing::warn!("the model store was not tidied: {e}"),
+                _ => {}
+            }
+        });
     }
 
     /// The listener that was bound at the start, once.
@@ -303,6 +358,27 @@ impl Node {
         });
         line
     }
+}
+
+/// Opens the model folder of the settings; if that cannot be used the one in the data directory,
+/// with a notice.
+fn open_store(config: &Config, settings: &Settings) -> Result<(Store, Option<String>), StartError> {
+    let own = config.paths.models();
+    let mut problem = None;
+    if let Some(chosen) = &settings.models_dir {
+        match Store::open(PathBuf::from(chosen)) {
+            Ok(store) => return Ok((store, None)),
+            Err(e) => {
+                problem = Some(format!(
+                    "The models folder {chosen} cannot be used ({e}), so {} is used instead. Mount or repair it and start EdgeCoder again, or choose another in the settings.",
+                    own.display()
+                ))
+            }
+        }
+    }
+    let store = Store::open(own.clone());
+    let store = store.map_err(|source| StartError::DataDir { path: own, source })?;
+    Ok((store, problem))
 }
 
 impl Today {

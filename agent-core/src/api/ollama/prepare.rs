@@ -100,7 +100,7 @@ impl Prepared {
     /// to be; of others it is read from the file.
     async fn template(&self, node: &Node) -> Result<Option<Arc<str>>, OllamaError> {
         if node.active_model().as_deref() == Some(self.model.id.as_str()) {
-            return Ok(node.chat_template().await?);
+            return Ok(node.chat_template(&self.model.id).await?);
         }
         Ok(node.show_model(&self.model.id).await?.template.map(Arc::from))
     }

@@ -80,7 +80,7 @@ pub(in crate::api) async fn preview_pull(node: Node, named: ModelName) -> Answer
 }
 
 pub(in crate::api) async fn pulls(node: Node, _: Nothing) -> Answer<PullList> {
-    Ok(PullList { pulls: node.pulls() })
+    Ok(PullList { pulls: node.pulls().await })
 }
 
 pub(in crate::api) async fn pause_pull(node: Node, pull: PullId) -> Answer<Pull> {
@@ -93,7 +93,7 @@ pub(in crate::api) async fn resume_pull(node: Node, pull: PullId) -> Answer<Pull
 
 pub(in crate::api) async fn cancel_pull(node: Node, pull: PullId) -> Answer<PullList> {
     node.cancel_pull(&pull.id).await?;
-    Ok(PullList { pulls: node.pulls() })
+    Ok(PullList { pulls: node.pulls().await })
 }
 
 pub(in crate::api) async fn catalogue(node: Node, query: CatalogueQuery) -> Answer<Catalogue> {

@@ -152,7 +152,7 @@ pub(super) fn file(tag: &Tag, shown: Option<&Shown>) -> ModelFile {
         path: PathBuf::new(),
         size_bytes: tag.size,
         modified: modified.map_or(SystemTime::UNIX_EPOCH, SystemTime::from),
-        demo: false,
+        installed: modified.map_or(SystemTime::UNIX_EPOCH, SystemTime::from),
         source: ModelSource::OllamaDaemon,
         head: Ok(GgufInfo {
             architecture: if shown.architecture.is_empty() {
@@ -166,5 +166,6 @@ pub(super) fn file(tag: &Tag, shown: Option<&Shown>) -> ModelFile {
             file_bytes: tag.size,
             ..GgufInfo::default()
         }),
+        ..ModelFile::default()
     }
 }

@@ -37,6 +37,7 @@ impl Pool {
         self.state.send_replace(InferenceState {
             active,
             residents,
+            devices: self.gpus.devices.clone(),
             runner_crashes: engines.fold(self.crashes, u32::saturating_add),
             running: sum(|entry| entry.engine.running()),
             queued: sum(|entry| entry.engine.waiting()),

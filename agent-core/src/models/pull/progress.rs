@@ -101,5 +101,5 @@ impl HeadSlot {
 
 /// Reads the head from a file's first bytes; `None` if they do not hold all of it.
 pub(super) fn parse_head(bytes: &[u8], file_bytes: u64) -> Option<GgufInfo> {
-    gguf::parse(bytes, file_bytes).ok()
+    gguf::parse_prefix(bytes, file_bytes).ok()
 }
