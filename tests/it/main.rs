@@ -8,6 +8,7 @@ mod tidy;
 mod command_line;
 mod data_dir;
 mod door;
+mod fit;
 mod openai;
 mod python_client;
 mod runner_failures;
