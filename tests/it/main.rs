@@ -10,6 +10,7 @@ mod data_dir;
 mod door;
 mod model_command;
 mod ollama_client;
+mod fit;
 mod openai;
 mod pull;
 mod python_client;

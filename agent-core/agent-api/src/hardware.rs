@@ -14,7 +14,7 @@ pub struct Hardware {
     /// Instruction sets that matter for inference, for example `avx2`, `avx512f`, `neon`, `sme`.
     pub cpu_features: Vec<String>,
     pub memory_bytes: u64,
-    /// Measured by copying memory once, bytes per second; `None` until it was measured.
+    /// Measured by reading memory once, bytes per second; `None` where it could not be measured.
     pub memory_bandwidth: Option<f64>,
     /// True where CPU and GPU share one memory (Apple silicon).
     pub unified_memory: bool,

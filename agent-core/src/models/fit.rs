@@ -164,3 +164,6 @@ fn two_digits(value: f64) -> f64 {
     // Away with what binary fractions add to 0.1.
     (rounded * 1e6).round() / 1e6
 }
+
+#[cfg(test)]
+mod tests;
