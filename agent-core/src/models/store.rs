@@ -199,7 +199,13 @@ impl Store {
     /// Gives a complete, verified part file its final name. The caller has synced it.
     pub fn commit_blob(&self, lock: BlobLock) -> io::Result<()> {
         let digest = lock.digest;
-        fs::rename(self.partial_path(digest), self.blob_path(digest))?;
+        self.commit_blob_as(lock, digest)
+    }
+
+    /// The same for a file that had no digest to be called by while it was fetched.
+    pub fn commit_blob_as(&self, lock: BlobLock, name: Digest) -> io::Result<()> {
+        let digest = lock.digest;
+        fs::rename(self.partial_path(digest), self.blob_path(name))?;
         sync_dir(&self.blobs())?;
         remove_if_there(&self.state_path(digest))?;
         self.unlock(lock)
@@ -228,6 +234,17 @@ impl Store {
 
     pub fn release(&self, _guard: &StoreGuard, pull: &str) -> io::Result<()> {
         remove_if_there(&self.root.join("pulls").join(pull))
+    }
+
+    /// Manifests of all pulls under way, in this and other processes.
+    pub fn reserved(&self, _guard: &StoreGuard) -> io::Result<Vec<Manifest>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(self.root.join("pulls"))? {
+            if let Ok(Some(manifest)) = manifests::read_manifest(&entry?.path()) {
+                found.push(manifest);
+            }
+        }
+        Ok(found)
     }
 
     /// Makes a model of blobs that are all here.

@@ -74,6 +74,25 @@ fn a_blob_that_is_being_written_is_left_alone() {
 }
 
 #[test]
+fn a_file_fetched_without_a_digest_gets_its_name_at_the_end() {
+    let folder = Folder::new();
+    let store = &folder.store;
+    let (address, digest) = (Digest::of(b"https://example/m.gguf"), Digest::of(&gguf("m")));
+    {
+        let guard = store.lock().expect("locks");
+        store.reserve(&guard, "pull-1", &Manifest::of_gguf(address, 1)).expect("reserves");
+        let reserved = store.reserved(&guard).expect("reads");
+        assert_eq!(reserved, [Manifest::of_gguf(address, 1)]);
+    }
+    let lock = store.lock_blob(address).expect("locks").expect("free");
+    fs::write(store.partial_path(address), gguf("m")).expect("writes");
+    store.commit_blob_as(lock, digest).expect("commits");
+    assert_eq!(store.blob_size(digest), Some(gguf("m").len() as u64));
+    let left = fs::read_dir(store.blobs()).expect("a folder").count();
+    assert_eq!(left, 1, "no lock and no state are left");
+}
+
+#[test]
 fn what_killed_processes_left_is_collected_and_nothing_else() {
     let folder = Folder::new();
     let store = &folder.store;
