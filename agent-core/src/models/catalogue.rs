@@ -18,7 +18,10 @@ use agent_api::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::store::write_whole;
+use super::{
+    name::{ModelRef, OLLAMA_REGISTRY},
+    store::write_whole,
+};
 
 const BUILT_IN: &str = include_str!("../../catalogue/models.json");
 /// Its name in the data directory.
@@ -175,11 +178,14 @@ impl Catalogue {
         found.into_iter().map(|(_, entry)| entry).collect()
     }
 
-    /// What is known about a model by the name it is pulled by.
+    /// What is known about a model by the name it is pulled by, with or without what goes without
+    /// saying (`:latest`, the host).
     pub fn by_pull_name(&self, name: &str) -> Option<(&Entry, &Variant)> {
+        let parse = |name: &str| ModelRef::parse(name, OLLAMA_REGISTRY).ok();
+        let name = parse(name)?;
         self.data.entries.iter().find_map(|entry| {
-            let variant = entry.variants.iter().find(|variant| variant.pull == name)?;
-            Some((entry, variant))
+            let is_meant = |variant: &&Variant| parse(&variant.pull).as_ref() == Some(&name);
+            Some((entry, entry.variants.iter().find(is_meant)?))
         })
     }
 

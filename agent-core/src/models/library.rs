@@ -281,7 +281,8 @@ impl Library {
             .filter(|path| path.extension().is_some_and(|ext| ext.eq_ignore_ascii_case("gguf")))
             .take(limits::LISTED_MODELS)
             .collect();
-        paths.sort();
+        // The usual ending first: that is where a file with this id is looked for.
+        paths.sort_by_key(|path| (path.extension().is_none_or(|ext| ext != "gguf"), path.clone()));
         paths.into_iter().filter_map(|path| self.file(path, ModelSource::File)).collect()
     }
 

@@ -13,8 +13,8 @@
 //! The layout of `blobs` and `manifests` is Ollama's, so that either program can read the other's.
 //! Several nodes may share one store: the locks are the operating system's, and go with their
 //! process. Two rules keep them from each other's files: references change only under the store's
-//! lock, and a blob's files change only under that blob's lock. Whoever needs both takes the store's
-//! first.
+//! lock, and a blob's files change only under that blob's lock. A blob's lock is tried, never waited
+//! for, so that nobody waits for somebody who waits for him.
 //!
 //! Unless a comment says otherwise every call touches the disk: keep them off the async threads.
 

@@ -67,7 +67,10 @@ fn every_word_must_occur_and_titles_come_first() {
     assert_eq!(ids(catalogue.search("coder weak")), ["small"]);
     assert_eq!(ids(catalogue.search("mit general x:q4")), ["x"]);
     assert!(catalogue.search("coder spaceship").is_empty());
-    assert_eq!(catalogue.by_pull_name("coder:7b").expect("known").0.id, "coder-7b");
+    for name in ["coder:7b", "registry.ollama.ai/library/coder:7b"] {
+        assert_eq!(catalogue.by_pull_name(name).expect("known").0.id, "coder-7b");
+    }
+    assert!(catalogue.by_pull_name("coder").is_none());
 }
 
 #[test]

@@ -184,14 +184,20 @@ fn models_with_the_same_short_name_get_longer_ones() {
         folder.store.install(&guard, &pulled, &manifest).expect("installs");
     }
     loose(&folder, "edgecoder-demo-4m.gguf", &gguf("loose"));
+    loose(&folder, "a.GGUF", &gguf("capitals"));
+    loose(&folder, "a.gguf", &gguf("usual"));
     let library = library(&folder, "");
     let mut listed = ids(&library);
     listed.sort();
-    assert_eq!(listed, ["edgecoder-demo-4m", "edgecoder-demo-4m.gguf", "local/library/m:1", "m:1"]);
+    assert_eq!(
+        listed.join(" "),
+        "a a.GGUF edgecoder-demo-4m edgecoder-demo-4m.gguf local/library/m:1 m:1"
+    );
     for name in ["m:1", "library/m:1", "registry.ollama.ai/library/m:1"] {
         assert_eq!(library.find(name).expect("found").name(), "pulled");
     }
     assert_eq!(library.find("local/library/m:1").expect("found").name(), "imported");
+    assert_eq!(library.find("a").expect("found").name(), "usual");
     for id in &listed {
         assert_eq!(&library.get(id).expect("found").id, id);
     }

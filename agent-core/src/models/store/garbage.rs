@@ -66,9 +66,9 @@ impl Store {
     pub fn collect_garbage(&self) -> Result<Collected, StoreError> {
         let guard = self.lock().map_err(StoreError::io("lock", &self.root))?;
         let mut collected = Collected::default();
-        for folder in ["manifests", "pulls"] {
-            remove_temporary(&self.root.join(folder), 0, &mut collected);
-        }
+        remove_temporary(&self.root.join("pulls"), 0, &mut collected);
+        remove_temporary(&self.root.join("manifests"), 0, &mut collected);
+        remove_empty(&self.root.join("manifests"), 0);
         let referred = self.references(&guard)?;
         let blobs = self.blobs();
         let entries = fs::read_dir(&blobs).map_err(StoreError::io("list", &blobs))?;
@@ -136,11 +136,23 @@ impl Store {
     }
 }
 
+/// Tags lie four folders deep.
+const DEPTH: usize = 4;
+
+/// Folders for a manifest that was never written.
+fn remove_empty(folder: &Path, depth: usize) {
+    for entry in fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok) {
+        if depth < DEPTH && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_empty(&entry.path(), depth + 1);
+            // Fails where something is in it, as it should.
+            let _ = fs::remove_dir(entry.path());
+        }
+    }
+}
+
 /// Manifests and reservations are only written under the store's lock, which is held: a temporary
 /// file there has lost its writer.
 fn remove_temporary(folder: &Path, depth: usize, collected: &mut Collected) {
-    /// Tags lie four folders deep.
-    const DEPTH: usize = 4;
     for entry in fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok) {
         let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
         let is_temporary = entry.file_name().to_string_lossy().starts_with(TEMPORARY);

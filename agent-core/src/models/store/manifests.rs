@@ -37,7 +37,7 @@ pub(in crate::models) struct Known {
     /// The manifest's, to be shared by all listings.
     pub layers: Arc<[Layer]>,
     /// All it refers to, also if it cannot be used otherwise.
-    digests: Vec<Digest>,
+    pub(super) digests: Vec<Digest>,
     stamp: Stamp,
 }
 

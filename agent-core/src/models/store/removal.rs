@@ -21,14 +21,11 @@ impl Store {
         // Before anything is gone: if it cannot be told what is shared, nothing is removed.
         self.references(&guard)?;
         fs::remove_file(&path).map_err(StoreError::io("remove", &path))?;
+        // The manifest must not come back after a power cut when its layers are gone.
+        let folder = path.parent().unwrap_or(&self.root);
+        sync_dir(folder).map_err(StoreError::io("sync", folder))?;
         self.remove_empty_folders(&path);
-        let freed_bytes = match &known.manifest {
-            Ok(manifest) => {
-                let digests = manifest.layers.iter().map(|layer| layer.digest);
-                self.remove_unused(&guard, digests)?
-            }
-            Err(_) => 0,
-        };
+        let freed_bytes = self.remove_unused(&guard, known.digests.iter().copied())?;
         Ok(Removed { model: name.id(), freed_bytes })
     }
 

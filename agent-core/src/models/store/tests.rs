@@ -74,6 +74,25 @@ fn a_blob_that_is_being_written_is_left_alone() {
 }
 
 #[test]
+fn a_file_fetched_without_a_digest_gets_its_name_at_the_end() {
+    let folder = Folder::new();
+    let store = &folder.store;
+    let (address, digest) = (Digest::of(b"https://example/m.gguf"), Digest::of(&gguf("m")));
+    {
+        let guard = store.lock().expect("locks");
+        store.reserve(&guard, "pull-1", &Manifest::of_gguf(address, 1)).expect("reserves");
+        let reserved = store.reserved(&guard).expect("reads");
+        assert_eq!(reserved, [Manifest::of_gguf(address, 1)]);
+    }
+    let lock = store.lock_blob(address).expect("locks").expect("free");
+    fs::write(store.partial_path(address), gguf("m")).expect("writes");
+    store.commit_blob_as(lock, digest).expect("commits");
+    assert_eq!(store.blob_size(digest), Some(gguf("m").len() as u64));
+    let left = fs::read_dir(store.blobs()).expect("a folder").count();
+    assert_eq!(left, 1, "no lock and no state are left");
+}
+
+#[test]
 fn what_killed_processes_left_is_collected_and_nothing_else() {
     let folder = Folder::new();
     let store = &folder.store;
@@ -100,6 +119,8 @@ fn what_killed_processes_left_is_collected_and_nothing_else() {
     let fresh = store.blobs().join(".tmpFresh");
     fs::write(&fresh, b"a state being written").expect("writes");
     fs::write(store.root().join("pulls/.tmpDead"), b"x").expect("writes");
+    let never_written = store.root().join("manifests/local/library/never");
+    fs::create_dir_all(&never_written).expect("makes");
     let importing = store.stage().expect("another import under way");
     let unknown = store.blobs().join("sha256-notes-partial");
     fs::write(&unknown, b"somebody else's").expect("writes");
@@ -114,7 +135,7 @@ fn what_killed_processes_left_is_collected_and_nothing_else() {
     for path in [&old, &store.partial_path(gone), &store.lock_path(gone)] {
         assert!(!path.exists(), "{} goes", path.display());
     }
-    assert!(!store.root().join("pulls/.tmpDead").exists());
+    assert!(!store.root().join("pulls/.tmpDead").exists() && !never_written.exists());
     assert!(!store.state_path(kept_digest).exists());
     assert_eq!(store.blob_size(Digest::of(b"unreferenced")), None);
     let again = store.collect_garbage().expect("collects");
@@ -150,6 +171,8 @@ fn a_manifest_in_a_form_unknown_here_keeps_its_layers() {
     fs::write(&path, format!(r#"{{"form":9,"parts":["{digest}"]}}"#)).expect("writes");
     store.collect_garbage().expect("collects");
     assert!(store.blob_size(digest).is_some());
+    let name = ModelRef::local("newer").expect("a name");
+    assert_eq!(store.remove(&name).expect("removes").freed_bytes, 18);
 }
 
 #[test]
