@@ -2,7 +2,10 @@
 //! of theirs would send.
 
 use anyhow::Result;
-use edgecoder_tests::{node::Options, programs};
+use edgecoder_tests::{
+    node::{Options, signal},
+    programs,
+};
 use serde_json::{Value, json};
 
 use crate::python_client::{add_demo_with_template, run};
@@ -50,6 +53,39 @@ async fn ollama_errors_have_their_own_shape() -> Result<()> {
     let head = node.http.request("HEAD", "/api/blobs/sha256:00").send().await?;
     assert_eq!(head.status(), 501);
     Ok(())
+}
+
+#[tokio::test]
+async fn an_ollama_stream_that_loses_its_runner_ends_with_an_error_line() -> Result<()> {
+    let node = Options::default().start()?;
+    let model = node.model().await?;
+    let body = json!({
+        "model": model,
+        "messages": [{"role": "user", "content": "go"}],
+        "options": {"num_predict": 900, "temperature": 1.9},
+    });
+    let runner = node.status().await?.model.runner_pid.expect("a runner");
+    // The demo model ends by itself quickly; some try catches an answer half-way.
+    for _ in 0..50 {
+        let mut answer = node.http.request("POST", "/api/chat").json(&body).send().await?;
+        assert_eq!(answer.headers()["content-type"], "application/x-ndjson");
+        let mut text = answer.chunk().await?.expect("a first line").to_vec();
+        signal(runner, "STOP")?;
+        if node.status().await?.requests.running == 0 {
+            signal(runner, "CONT")?;
+            continue;
+        }
+        signal(runner, "KILL")?;
+        while let Some(more) = answer.chunk().await? {
+            text.extend_from_slice(&more);
+        }
+        let text = String::from_utf8(text)?;
+        let last: Value = serde_json::from_str(text.lines().last().unwrap_or_default())?;
+        let error = last["error"].as_str().unwrap_or_default();
+        assert!(error.contains("send the request again"), "{text}");
+        return Ok(());
+    }
+    panic!("no answer was caught half-way")
 }
 
 #[tokio::test]

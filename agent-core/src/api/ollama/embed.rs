@@ -59,8 +59,6 @@ pub(super) async fn embed(
         "model": request.model,
         "embeddings": vectors,
         "total_duration": nanoseconds(asked.elapsed()),
-        // Loading and embedding are one step here.
-        "load_duration": 0,
         "prompt_eval_count": prompt_tokens,
     })))
 }

@@ -89,11 +89,11 @@ fn tag(model: &InstalledModel) -> Value {
     with_time(object, "modified_at", model.modified_at_ms)
 }
 
-/// Models in memory.
+/// Models in memory that take requests; one that is leaving is gone for whoever asks.
 pub(super) async fn ps(State(node): State<Node>) -> Json<Value> {
     let installed = node.list_models().await.models;
     let resident = node.model_status().resident;
-    let ready = resident.iter().filter(|resident| resident.state == ModelState::Ready);
+    let ready = resident.iter().filter(|r| r.state == ModelState::Ready && !r.leaving);
     let models = ready.filter_map(|resident| {
         let model = installed.iter().find(|model| model.id == resident.id)?;
         Some(process(model, resident))

@@ -113,9 +113,11 @@ impl Prepared {
         prompt: Prompt,
         tools: Option<ToolFormat>,
     ) -> Result<Response, OllamaError> {
-        let thinking = match self.thinking {
-            true => Some(self.template(node).await?.as_deref().map_or(Begins::Outside, Begins::of)),
-            false => None,
+        // Text that is not laid out as a chat is given back as it comes.
+        let thinking = if self.thinking && matches!(prompt, Prompt::Chat { .. }) {
+            Some(self.template(node).await?.as_deref().map_or(Begins::Outside, Begins::of))
+        } else {
+            None
         };
         let generate = Generate {
             prompt,
