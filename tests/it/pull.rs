@@ -57,7 +57,7 @@ impl Bench {
         self.stall_from(2 * PART);
         let begun = pulls::start(node, &self.model).await?;
         pulls::when(node, &begun.id, "half of it is here", |pull| {
-            pull.done_bytes >= 2 * PART || pull.state.is_settled()
+            pulls::here(pull, &self.digest) >= 2 * PART || pull.state.is_settled()
         })
         .await
     }

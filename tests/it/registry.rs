@@ -5,6 +5,8 @@ use anyhow::{Context as _, Result};
 use edgecoder_tests::{
     fault_proxy::{Fault, FaultProxy, Rule},
     http,
+    node::Options,
+    pulls::{self, PART},
     registry::{self, Content, Pushed, Registry, RegistryOptions, digest_of},
 };
 use futures_util::StreamExt as _;
@@ -149,5 +151,25 @@ async fn a_token_is_given_to_who_knows_the_secret() -> Result<()> {
     assert_eq!(given["token"], proxy.token());
     let known = http::client().get(&url).bearer_auth(proxy.token()).send().await?;
     assert_eq!(known.bytes().await?, bytes());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_file_is_streamed_into_the_registry_and_the_model_in_it_loads() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let file = pulls::medium_model(folder.path())?;
+    let size = std::fs::metadata(&file)?.len();
+    assert!(size > 3 * PART && size < 4 * PART, "four parts: {size}");
+    let registry = Registry::start().await?;
+    let pushed =
+        registry.push_model("medium", "v1", &[("model", Content::File(file.clone()))]).await?;
+    let url = registry.blob_url("medium", &pushed.layers[0].digest);
+    let fetched = http::client().get(url).send().await?.bytes().await?;
+    assert_eq!(digest_of(&fetched), pushed.layers[0].digest);
+
+    let node = Options::default().without_model().file("models/medium.gguf", &fetched).start()?;
+    let model = node.model().await?;
+    let answer = pulls::chat(&node, &model).await?;
+    assert!(answer["choices"][0]["message"].is_object(), "{answer}");
     Ok(())
 }

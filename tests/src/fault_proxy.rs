@@ -422,7 +422,7 @@ fn with_fault(
             Body::from(bytes)
         }
         Some(Fault::WrongRange) => {
-            if let Some(lie) = headers.get(CONTENT_RANGE).and_then(|v| moved_range(v)) {
+            if let Some(lie) = headers.get(CONTENT_RANGE).and_then(moved_range) {
                 headers.insert(CONTENT_RANGE, lie);
             }
             plain_body(shared, at, upstream, None)

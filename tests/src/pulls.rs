@@ -87,6 +87,12 @@ pub async fn done(node: &TestNode, id: &str) -> Result<Pull> {
     Ok(pull)
 }
 
+/// Bytes of one layer that are here.
+pub fn here(pull: &Pull, digest: &str) -> u64 {
+    let layer = pull.layers.iter().find(|layer| layer.digest == digest);
+    layer.map_or(0, |layer| layer.done_bytes)
+}
+
 /// Pulls a model to the end.
 pub async fn pull(node: &TestNode, model: &str) -> Result<Pull> {
     let begun = start(node, model).await?;

@@ -135,10 +135,10 @@ pub(crate) async fn fits(client: &Client, args: args::Fit) -> anyhow::Result<()>
         return print_json(&answer);
     }
     let mut text = format!("{} {}\n", args.name, fit(&answer));
-    let of = |part: &str, bytes: u64| format!("  {part:<10}{}\n", size(bytes));
+    let of = |part: &str, bytes: u64| format!("  {part:<11}{}\n", size(bytes));
     text.push_str(&of("Weights:", answer.weights_bytes));
     text.push_str(&format!(
-        "  {:<10}{} for {} x {} tokens\n",
+        "  {:<11}{} for {} x {} tokens\n",
         "Cache:",
         size(answer.cache_bytes),
         number(u64::from(answer.parallel)),
@@ -148,14 +148,14 @@ pub(crate) async fn fits(client: &Client, args: args::Fit) -> anyhow::Result<()>
     text.push_str(&of("Total:", answer.total_bytes));
     if answer.gpu_limit_bytes > 0 {
         text.push_str(&format!(
-            "  {:<10}{} of {} ({} layers)\n",
+            "  {:<11}{} of {} ({} layers)\n",
             "On GPU:",
             size(answer.gpu_bytes),
             size(answer.gpu_limit_bytes),
             number(u64::from(answer.gpu_layers))
         ));
     }
-    text.push_str(&format!("  {:<10}{}\n", "RAM limit:", size(answer.ram_limit_bytes)));
+    text.push_str(&format!("  {:<11}{}\n", "RAM limit:", size(answer.ram_limit_bytes)));
     say(&text)
 }
 

@@ -149,12 +149,11 @@ async fn resume(registry: &Registry, pushed: &Pushed) -> Result<Vec<Row>> {
     let node = Options::default().without_model().start()?;
     let pull = pulls::start(&node, &pushed.at(&proxy.host)).await?;
     let stalled = pulls::when_within(&node, &pull.id, "half is here", PATIENCE, |pull| {
-        pull.done_bytes >= half || pull.state.is_settled()
+        pulls::here(pull, &layer.digest) >= half || pull.state.is_settled()
     })
     .await?;
     anyhow::ensure!(!stalled.state.is_settled(), "{}", stalled.reason);
-    let here = stalled.layers.iter().find(|l| l.digest == layer.digest);
-    let here = here.context("the model's layer")?.done_bytes;
+    let here = pulls::here(&stalled, &layer.digest);
     let options = node.kill()?;
     proxy.clear_rules();
     proxy.release();
