@@ -25,3 +25,6 @@ pub use fetch::{Tuning, Usage};
 pub use preview::PreviewFacts;
 pub use progress::Counters;
 pub use queue::{PullError, PullFacts, PullNotable, Pulls, PullsConfig};
+
+#[cfg(test)]
+mod tests;

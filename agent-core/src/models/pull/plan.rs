@@ -367,3 +367,6 @@ impl Plan {
 /// A server sent more bytes than it was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct TooMuch;
+
+#[cfg(test)]
+mod tests;

@@ -153,12 +153,17 @@ fn ca_file(url: &Url, registries: &[Registry]) -> Option<String> {
     registries.iter().find(theirs).and_then(|entry| entry.ca_file.clone())
 }
 
-fn build(trust: &Trust, loopback: bool) -> Result<Client, RegistryError> {
+/// reqwest is built without a provider of its own.
+pub(crate) fn install_crypto() {
     static RING: Once = Once::new();
     RING.call_once(|| {
         // An error means that somebody installed one before, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
     });
+}
+
+fn build(trust: &Trust, loopback: bool) -> Result<Client, RegistryError> {
+    install_crypto();
     let mut builder = Client::builder()
         .user_agent(concat!("EdgeCoder/", env!("CARGO_PKG_VERSION")))
         .redirect(reqwest::redirect::Policy::none())
