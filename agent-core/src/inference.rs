@@ -299,7 +299,7 @@ impl Inference {
     /// Puts settings in force. `targets` are models as they now are to be held: those in memory
     /// that changed are loaded again after their requests in flight.
     pub async fn configure(&self, policy: Policy, targets: Vec<Target>) {
-        let _ = self.commands.send(pool::Command::Configure { policy, targets }).await;
+        let _ = self.ask(|reply| pool::Command::Configure { policy, targets, reply }).await;
     }
 
     /// Makes a model the active one (or none) and loads it. Requests that were accepted before
@@ -307,7 +307,7 @@ impl Inference {
     /// loaded: watch the state.
     pub async fn choose(&self, target: Option<Target>) {
         let target = target.map(Box::new);
-        let _ = self.commands.send(pool::Command::Choose { target }).await;
+        let _ = self.ask(|reply| pool::Command::Choose { target, reply }).await;
     }
 
     /// What [`Inference::choose`] would do.

@@ -172,15 +172,18 @@ async fn the_one_not_used_for_the_longest_time_makes_room_and_a_pinned_one_never
 
 #[tokio::test]
 async fn a_swap_to_a_model_that_cannot_fit_changes_nothing() -> Result<()> {
-    // The demo model is far smaller than what is left; the same with a context that is not.
-    let reserve = agent_core::machine::total_memory().expect("a size") - (400 << 20);
-    let settings = json!({
-        "active_model": "alpha",
-        "ram_reserve_bytes": reserve,
-        "parallel": 1,
-        "models": {"beta": {"context": 4096, "parallel": 64}},
-    });
-    let node = node_with(&["alpha", "beta"], &settings)?;
+    // A terabyte in a sparse file: the head is honest, the disk holds nothing of it.
+    let elements: u64 = 1 << 39;
+    let demo = std::fs::read(programs::demo_model())?;
+    let options = Options::default()
+        .without_model()
+        .file("models/alpha.gguf", &demo)
+        .file("models/beta.gguf", &crate::runner_failures::head_of(elements));
+    let beta =
+        std::fs::File::options().write(true).open(options.data_dir().join("models/beta.gguf"))?;
+    beta.set_len(elements * 2 + 4096)?;
+    let node = options.start()?;
+    node.http.post::<Value>("/model/swap", &json!({"model": "alpha"})).await?;
     node.model().await?;
     let runner = pid(&node.status().await?, "alpha");
     let (code, body) = node.http.try_post("/model/swap", &json!({"model": "beta"})).await?;

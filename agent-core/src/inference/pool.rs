@@ -42,10 +42,12 @@ pub(super) enum Command {
     Configure {
         policy: Policy,
         targets: Vec<Target>,
+        reply: Done,
     },
     /// Makes a model the active one.
     Choose {
         target: Option<Box<Target>>,
+        reply: Done,
     },
     /// What making it active would do.
     Preview {
@@ -61,7 +63,7 @@ pub(super) enum Command {
     /// Frees a model after its requests, or all of them.
     Unload {
         id: Option<String>,
-        reply: oneshot::Sender<()>,
+        reply: Done,
     },
     Submit {
         job: Box<Job>,
@@ -76,6 +78,8 @@ pub(super) enum Command {
     },
 }
 
+/// Told once the state shows it.
+type Done = oneshot::Sender<()>;
 /// The id of the model that will answer.
 type Reply = oneshot::Sender<Result<String, InferenceError>>;
 
@@ -124,6 +128,8 @@ struct Pool {
     /// Who is listened to first, in turn.
     turn: usize,
     stopping: Option<(oneshot::Sender<()>, Instant)>,
+    /// Callers of the command at hand.
+    done: Vec<Done>,
     outlet: Outlet,
     state: watch::Sender<InferenceState>,
 }
@@ -149,6 +155,7 @@ pub(super) fn spawn(
         crashes: 0,
         turn: 0,
         stopping: None,
+        done: Vec::new(),
         outlet: Outlet { notable, tokens },
         state,
     };
@@ -189,6 +196,9 @@ impl Pool {
             }
             self.advance();
             self.publish();
+            for done in self.done.drain(..) {
+                let _ = done.send(());
+            }
             if self.stopping.is_some() && self.entries.iter().all(|e| e.engine.running() == 0) {
                 // Dropping the links ends the programs.
                 self.entries.clear();
@@ -280,7 +290,8 @@ impl Pool {
 
     fn command(&mut self, command: Command) {
         match command {
-            Command::Configure { policy, targets } => {
+            Command::Configure { policy, targets, reply } => {
+                self.done.push(reply);
                 self.policy = policy;
                 for target in targets {
                     if let Some(n) = self.find(&target.model.id) {
@@ -288,14 +299,17 @@ impl Pool {
                     }
                 }
             }
-            Command::Choose { target } => self.choose(target.map(|target| *target)),
+            Command::Choose { target, reply } => {
+                self.done.push(reply);
+                self.choose(target.map(|target| *target));
+            }
             Command::Preview { target, reply } => {
                 let _ = reply.send(self.preview(&target));
             }
             Command::Load { target, keep_alive, reply } => self.load(target, keep_alive, reply),
             Command::Unload { id, reply } => {
+                self.done.push(reply);
                 self.unload(id.as_deref());
-                let _ = reply.send(());
             }
             Command::Submit { job, to, reply } => {
                 let accepted = self.accept(*job, to);
