@@ -231,7 +231,8 @@ impl Default for App {
     }
 }
 
-fn focus(id: &str) {
+/// Focuses the element with this id, if there is one.
+pub(crate) fn focus(id: &str) {
     let element = document().get_element_by_id(id);
     if let Some(element) = element.and_then(|e| e.dyn_into::<HtmlElement>().ok()) {
         // Focus can only fail on an element that is gone.

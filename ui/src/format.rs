@@ -120,7 +120,7 @@ pub fn bytes_typed(typed: &str, scale: u64) -> Option<u64> {
 /// Bytes as a number to be edited, in units of `scale` bytes: `120`, `1.5`.
 pub fn amount(bytes: u64, scale: u64) -> String {
     let value = bytes as f64 / scale.max(1) as f64;
-    ((value * 100.0).round() / 100.0).to_string()
+    ((value * 10.0).round() / 10.0).to_string()
 }
 
 /// 0 to 100, for bars. `None` where there is no total.
@@ -313,6 +313,7 @@ mod tests {
         assert_eq!((gigabytes("1 and 2"), gigabytes("-3"), gigabytes("1e30")), (None, None, None));
         assert_eq!(amount(120_000_000_000, 1_000_000_000), "120");
         assert_eq!(amount(1_500_000_000, 1_000_000_000), "1.5");
+        assert_eq!(amount(2 << 30, 1_000_000_000), "2.1");
     }
 
     #[test]

@@ -23,8 +23,8 @@ pub const KEEP_ALIVE: [(i64, &str); 5] = [
     (-1, "never"),
 ];
 
-/// What a row says beside the name: what it is doing first, where it is from last.
-pub fn badges(model: &InstalledModel) -> Vec<Badge> {
+/// What a model is doing now, beside its name.
+pub fn states(model: &InstalledModel) -> Vec<Badge> {
     let badge = |tone, icon, text: &str, hint: &str| Badge {
         tone,
         icon,
@@ -64,9 +64,12 @@ pub fn badges(model: &InstalledModel) -> Vec<Badge> {
             ModelState::Ready | ModelState::None | ModelState::Unloaded => {}
         }
     }
-    if model.options.pinned {
-        list.push(badge(Tone::Plain, None, "Pinned", "Never evicted for another model"));
-    }
+    list
+}
+
+/// What holds about it for longer: the owner's choice, and where it is from.
+pub fn traits(model: &InstalledModel) -> Vec<Badge> {
+    let pinned = model.options.pinned.then_some(("Pinned", "Never evicted for another model"));
     let from = match model.source {
         ModelSource::Demo => Some(("Demo", "Shipped so that a fresh node answers offline")),
         ModelSource::OllamaFolder => Some(("from Ollama", "Read in place from Ollama’s folder")),
@@ -76,8 +79,13 @@ pub fn badges(model: &InstalledModel) -> Vec<Badge> {
         ModelSource::File => Some(("your file", "A GGUF file in the models folder")),
         ModelSource::Store => None,
     };
-    list.extend(from.map(|(text, hint)| badge(Tone::Plain, None, text, hint)));
-    list
+    let badge = |(text, hint): (&str, &str)| Badge {
+        tone: Tone::Plain,
+        icon: None,
+        text: text.into(),
+        hint: hint.into(),
+    };
+    pinned.into_iter().chain(from).map(badge).collect()
 }
 
 /// Why it cannot be removed here, if it cannot.
@@ -289,7 +297,7 @@ pub(crate) mod tests {
     }
 
     fn words(model: &InstalledModel) -> Vec<String> {
-        badges(model).into_iter().map(|b| b.text).collect()
+        states(model).into_iter().chain(traits(model)).map(|b| b.text).collect()
     }
 
     #[test]

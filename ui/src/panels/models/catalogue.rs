@@ -36,6 +36,8 @@ struct Search {
     typed: RwSignal<String>,
     filters: RwSignal<Vec<Filter>>,
     answer: RwSignal<Option<Result<Data, String>>>,
+    /// What the answer is about.
+    about: RwSignal<String>,
     all: RwSignal<bool>,
     /// Counts questions, so that a late answer to an old one is dropped.
     asked: StoredValue<u64>,
@@ -47,9 +49,10 @@ impl Search {
         let turn = self.asked.get_value();
         let typed = self.typed.get_untracked().trim().to_owned();
         spawn_local(async move {
-            let query = CatalogueQuery { q: (!typed.is_empty()).then_some(typed) };
+            let query = CatalogueQuery { q: (!typed.is_empty()).then(|| typed.clone()) };
             let answer = backend::call(GetCatalogue, &query).await.map_err(|e| e.to_string());
             if self.asked.try_get_value() == Some(turn) {
+                self.about.set(typed);
                 self.answer.set(Some(answer));
             }
         });
@@ -82,6 +85,7 @@ pub(super) fn Catalogue() -> impl IntoView {
         typed: RwSignal::new(String::new()),
         filters: RwSignal::new(Vec::new()),
         answer: RwSignal::new(None),
+        about: RwSignal::new(String::new()),
         all: RwSignal::new(false),
         asked: StoredValue::new(0),
     };
@@ -230,8 +234,8 @@ fn Rows(search: Search) -> impl IntoView {
 }
 
 fn none_found(app: App, search: Search) -> AnyView {
-    let typed = search.typed.get_untracked().trim().to_owned();
-    let filtered = search.filters.with_untracked(|f| !f.is_empty());
+    let typed = search.about.get();
+    let filtered = search.filters.with(|f| !f.is_empty());
     let title = if typed.is_empty() {
         "No model matches these filters".to_owned()
     } else {
@@ -244,7 +248,8 @@ fn none_found(app: App, search: Search) -> AnyView {
     } else {
         "The catalogue has only models that are known to work. A registry may have it under this name."
     };
-    let name = words::could_be_name(&typed).then(|| typed.clone());
+    // What is a name for sure is offered above already.
+    let name = (words::could_be_name(&typed) && !words::is_name(&typed)).then(|| typed.clone());
     view! {
         <div class="empty empty--inset">
             <span class="glyph">{icon(Icon::Search)}</span>
@@ -289,9 +294,11 @@ fn Row(entry: CatalogueEntry) -> impl IntoView {
     view! {
         <li class="catrow" tabindex="-1" data-row data-entry=entry.id.clone()>
             <div class="catname">
-                <p class="row"><span class="strong trunc">{entry.title.clone()}</span></p>
-                <p class="faint small" title=entry.summary.clone()>{facts}</p>
-                {licence.map(|l| view! { <p class="faint small" title="Licence">{l}</p> })}
+                <p class="row" title=entry.summary.clone()>
+                    <span class="strong trunc">{entry.title.clone()}</span>
+                    {licence.map(|l| view! { <span class="faint small licence trunc" title="Licence">{l}</span> })}
+                </p>
+                <p class="faint small" title=facts.clone()>{facts.clone()}</p>
             </div>
             {move || variant.get().map(|v| fit_lines(&v.fit))}
             <div class="catq">

@@ -116,7 +116,9 @@ fn Row(id: String) -> impl IntoView {
     let read = move |text: fn(&InstalledModel) -> String| {
         move || model.with(|m| m.as_ref().map(text)).unwrap_or_default()
     };
-    let badges = Memo::new(move |_| model.with(|m| m.as_ref().map(words::badges)));
+    let states = Memo::new(move |_| model.with(|m| m.as_ref().map(words::states)));
+    let traits = Memo::new(move |_| model.with(|m| m.as_ref().map(words::traits)));
+    let name = read(|m| m.name.clone());
     let problem = Memo::new(move |_| model.with(|m| m.as_ref().and_then(|m| m.problem.clone())));
     let under = {
         let id = id.clone();
@@ -125,7 +127,13 @@ fn Row(id: String) -> impl IntoView {
                 view! { <p class="small bad rowwhy">{icon(Icon::Error)}<span>{why}</span></p> }
                     .into_any()
             }
-            None => view! { <p class="small faint trunc"><code>{id.clone()}</code></p> }.into_any(),
+            None => view! {
+                <p class="small faint row rowunder">
+                    <code class="trunc">{id.clone()}</code>
+                    {traits.get().into_iter().flatten().map(badge).collect_view()}
+                </p>
+            }
+            .into_any(),
         }
     };
     let used = move || {
@@ -133,12 +141,13 @@ fn Row(id: String) -> impl IntoView {
         model.with(|m| m.as_ref().map(|m| words::last_used(m, now, backend::local_offset_ms())))
     };
     let used = Memo::new(move |_| used());
-    let details = id.clone();
+    let details = StoredValue::new(id.clone());
+    let open_details = move || app.library.details.set(Some(details.get_value()));
     let open = move |event: ev::KeyboardEvent| {
         // Only on the row itself: its buttons have an Enter of their own.
         if event.key() == "Enter" && event.target() == event.current_target() {
             event.prevent_default();
-            app.library.details.set(Some(details.clone()));
+            open_details();
         }
     };
     let active = move || model.with(|m| m.as_ref().is_some_and(|m| m.active));
@@ -146,8 +155,8 @@ fn Row(id: String) -> impl IntoView {
         <tr class:is-active=active tabindex="-1" data-row data-model=id.clone() on:keydown=open>
             <td class="cell-name">
                 <span class="row">
-                    <span class="strong trunc">{read(|m| m.name.clone())}</span>
-                    {move || badges.get().into_iter().flatten().map(badge).collect_view()}
+                    <button class="rowlink trunc" type="button" title=name on:click=move |_| open_details()>{name}</button>
+                    {move || states.get().into_iter().flatten().map(badge).collect_view()}
                 </span>
                 {under}
             </td>

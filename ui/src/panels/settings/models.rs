@@ -52,7 +52,8 @@ fn disk(view: View) -> impl IntoView {
                     view
                     field="models_dir"
                     label="Models folder"
-                    hint="Empty: in the data folder. Models that are in the old one are not moved."
+                    hint="Models that are in the old one are not moved."
+                    empty="in the data folder"
                     read=|s| s.models_dir.clone().unwrap_or_default()
                     patch=|v| SettingsPatch { models_dir: Some(v), ..SettingsPatch::default() }
                 />
@@ -157,7 +158,8 @@ fn ollama(view: View) -> impl IntoView {
                     view
                     field="ollama_dir"
                     label="Model folder"
-                    hint="Read in place, never changed. Empty: where Ollama keeps it. “none”: not read."
+                    hint="Read in place, never changed. “none”: not read."
+                    empty="where Ollama keeps it"
                     read=ollama_folder
                     patch=|v| SettingsPatch { ollama_dir: Some(ollama_patch(v)), ..SettingsPatch::default() }
                 />
@@ -165,7 +167,8 @@ fn ollama(view: View) -> impl IntoView {
                     view
                     field="ollama_url"
                     label="Address of the program"
-                    hint="A running Ollama, whose models are offered here. Empty: not used."
+                    hint="A running Ollama, whose models are offered here."
+                    empty="not used"
                     read=|s| s.ollama_url.clone()
                     patch=|v| SettingsPatch { ollama_url: Some(v), ..SettingsPatch::default() }
                 />

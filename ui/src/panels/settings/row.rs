@@ -106,6 +106,9 @@ pub(super) fn TextRow(
     field: &'static str,
     label: &'static str,
     hint: &'static str,
+    /// Shown in an empty field.
+    #[prop(optional)]
+    empty: &'static str,
     read: fn(&Settings) -> String,
     patch: fn(String) -> SettingsPatch,
 ) -> impl IntoView {
@@ -119,7 +122,15 @@ pub(super) fn TextRow(
     };
     view! {
         <Row field label hint view saved>
-            <input class="input set-w" id=format!("set-{field}") type="text" spellcheck="false" prop:value=value on:change=change/>
+            <input
+                class="input set-w"
+                id=format!("set-{field}")
+                type="text"
+                spellcheck="false"
+                placeholder=empty
+                prop:value=value
+                on:change=change
+            />
         </Row>
     }
 }

@@ -21,7 +21,7 @@ pub(super) fn Import() -> impl IntoView {
             open
             on_close=move |()| open.set(false)
             title="Import a GGUF file"
-            about="The file is copied into the models folder; the original stays where it is."
+            about="It is taken into the models folder; the original stays."
             class="dialog-wide"
         >
             <Form/>

@@ -183,6 +183,7 @@ fn choice<T: Copy + PartialEq + ToString + std::str::FromStr + Send + Sync + 'st
         <select
             class="select select--auto"
             id=id
+            data-first=id == "options-context"
             on:change=move |event| choose(event_target_value(&event).parse().ok())
         >
             <option value="" selected=move || now().is_none()>{follow}</option>

@@ -7,7 +7,7 @@ use agent_api::{
 use leptos::{prelude::*, task::spawn_local};
 
 use crate::{
-    app::{App, use_app},
+    app::{App, focus, use_app},
     backend,
     components::{
         badge::fit_badge,
@@ -36,6 +36,8 @@ pub(super) fn Swap() -> impl IntoView {
             // Another model may have been chosen meanwhile.
             if target.get_untracked() == Some(id) {
                 answer.set(Some(preview));
+                // The buttons are in the document at the next frame.
+                request_animation_frame(|| focus("swap-now"));
             }
         });
     });
@@ -133,7 +135,7 @@ fn body(app: App, preview: SwapPreview) -> AnyView {
             <span class="faint small">"The old model stays on disk"</span>
             <div class="push">
                 <button class="btn" type="button" on:click=move |_| target.set(None)><span>"Stay"</span></button>
-                <button class="btn btn--primary" type="button" id="swap-now" data-first disabled=off on:click=swap>
+                <button class="btn btn--primary" type="button" id="swap-now" disabled=off on:click=swap>
                     {icon(Icon::Swap)}<span>"Swap"</span>
                 </button>
             </div>
