@@ -18,7 +18,7 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError, RwLock,
+        Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Instant,
@@ -27,7 +27,6 @@ use std::{
 pub use crate::models::library::Defaults as ModelDefaults;
 use agent_api::{
     Activity, ActivityKind, Event, NodeId, Settings,
-    hardware::Hardware,
     node::{Notice, Pause, Serving, Status},
     settings::{SettingsPatch, SettingsView},
 };
@@ -89,8 +88,7 @@ struct Inner {
     pulls: Pulls,
     /// The settings for those that follow them by themselves.
     follow_settings: watch::Sender<Settings>,
-    /// Read once in the background: measuring the memory takes a moment.
-    hardware: OnceLock<Hardware>,
+    measured: Mutex<Option<fitting::Measured>>,
     ollama: OllamaDaemon,
     inference: Inference,
     bus: EventBus,

@@ -1,35 +1,13 @@
 //! What a model takes, decided before the runner touches the file.
 
-use agent_api::runner::{Device, LoadModel};
+use agent_api::runner::{Device, LoadModel, reads_weights};
 
 use super::LoadOptions;
-use crate::models::{ModelFile, gguf::GgufInfo};
-
-/// Besides weights and KV cache llama.cpp takes buffers for the graph and the logits; seen 60 to
-/// 110 MB for models of up to 0.5 B parameters at 512 tokens per micro-batch.
-const OVERHEAD_BYTES: u64 = 128 << 20;
-
-/// Memory of a model at a context length and number of slots, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Need {
-    weights: u64,
-    cache: u64,
-    overhead: u64,
-}
-
-impl Need {
-    fn total(self) -> u64 {
-        self.weights.saturating_add(self.cache).saturating_add(self.overhead)
-    }
-}
-
-fn need(info: &GgufInfo, context: u32, slots: u32) -> Need {
-    Need {
-        weights: info.weight_bytes,
-        cache: info.kv_bytes(context, slots),
-        overhead: OVERHEAD_BYTES,
-    }
-}
+use crate::models::{
+    ModelFile,
+    fit::{Need, need},
+    gguf::GgufInfo,
+};
 
 /// A load that may begin once there is room for it.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,8 +15,10 @@ pub(super) struct Admission {
     pub(super) load: LoadModel,
     /// Bytes of RAM.
     pub(super) needs: u64,
-    /// Bytes of them that are mapped from the file.
-    pub(super) weights: u64,
+    /// Bytes of them that are mapped from the file: the system calls them available, because it
+    /// could read them again.
+    pub(super) mapped: u64,
+    weights: u64,
     /// Bytes of GPU memory.
     pub(super) gpu_bytes: u64,
     cache: u64,
@@ -65,7 +45,7 @@ pub(super) fn plan(
     let context = capped(info, options.context);
     let need = need(info, context, options.slots);
     let (gpu_layers, gpu_bytes) = gpu_share(info, need, options.gpu_layers, gpus);
-    let share = |bytes: u64| share_of(bytes, gpu_layers, info.layers + 1);
+    let in_ram = need.weights.saturating_sub(share_of(need.weights, gpu_layers, info.layers + 1));
     Ok(Admission {
         load: LoadModel {
             path: file.path.display().to_string(),
@@ -75,7 +55,8 @@ pub(super) fn plan(
             gpu_layers,
         },
         needs: need.total().saturating_sub(gpu_bytes),
-        weights: need.weights.saturating_sub(share(need.weights)),
+        mapped: if reads_weights(info.file_type) { 0 } else { in_ram },
+        weights: need.weights,
         gpu_bytes,
         cache: need.cache,
     })
@@ -145,7 +126,7 @@ pub(super) fn largest_context(
 impl Admission {
     /// Another program finds the memory.
     pub(super) fn elsewhere(self) -> Self {
-        Self { needs: 0, weights: 0, gpu_bytes: 0, cache: 0, ..self }
+        Self { needs: 0, mapped: 0, weights: 0, gpu_bytes: 0, cache: 0, ..self }
     }
 
     /// Why a model that needs more than there is stays out, with both numbers.
@@ -237,7 +218,7 @@ mod tests {
         let file = file(Ok(seven_billion()));
         let all = plan(&file, OPTIONS, &gpu(24)).expect("a plan");
         assert_eq!(all.load.gpu_layers, 33);
-        assert!(all.needs < 200_000_000 && all.weights == 0, "{all:?}");
+        assert!(all.needs < 200_000_000 && all.mapped == 0, "{all:?}");
         let half = plan(&file, OPTIONS, &gpu(4)).expect("a plan");
         assert!((10..25).contains(&half.load.gpu_layers), "{half:?}");
         let taken = Gpus { taken: 23_000_000_000, ..gpu(24) };

@@ -113,7 +113,7 @@ impl Endpoint {
 
 /// A client of a daemon. Builds TLS only if nobody did: `ollama_url` may be `https`.
 fn client(connect: Duration) -> reqwest::Client {
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    crate::models::registry::install_crypto();
     let builder = || {
         let builder = reqwest::Client::builder().no_proxy().connect_timeout(connect);
         builder.redirect(reqwest::redirect::Policy::none())

@@ -1,6 +1,6 @@
 //! Whether models will run here: the machine, what its owner keeps, the catalogue.
 
-use std::path::Path;
+use std::{path::Path, sync::PoisonError};
 
 use agent_api::{
     Settings,
@@ -12,7 +12,7 @@ use agent_api::{
 
 use super::{Node, NodeError, library::blocking};
 use crate::{
-    machine,
+    machine::{self, Overrides},
     models::{
         catalogue::{Entry, Variant},
         fit::{self, Capacity},
@@ -20,22 +20,39 @@ use crate::{
     },
 };
 
+/// What the fit of a model depends on, read in the background after the start and again whenever
+/// somebody looks at the hardware.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Measured {
+    memory_bytes: u64,
+    bandwidth: Option<f64>,
+    /// Of the largest GPU that this build can use.
+    gpu_memory: Option<u64>,
+    gpu_bandwidth: Option<f64>,
+    unified: bool,
+}
+
 impl Node {
     /// What models may take: the machine minus what its owner keeps.
     pub(super) fn capacity(&self, settings: &Settings) -> Capacity {
-        let hardware = self.inner.hardware.get();
-        let gpu = hardware.and_then(|hardware| {
-            let usable = hardware.gpus.iter().filter(|gpu| gpu.usable);
-            usable.filter_map(|gpu| gpu.memory_bytes).max()
+        let measured = *self.inner.measured.lock().unwrap_or_else(PoisonError::into_inner);
+        let measured = measured.unwrap_or_else(|| Measured {
+            memory_bytes: machine::total_memory().unwrap_or(0),
+            ..Measured::default()
         });
-        let total = hardware.map(|hardware| hardware.memory_bytes).filter(|bytes| *bytes > 0);
-        let total = total.or_else(machine::total_memory).unwrap_or(u64::MAX >> 1);
+        // A memory that cannot be read is not a reason to call everything too large.
+        let total = match measured.memory_bytes {
+            0 => u64::MAX >> 1,
+            bytes => bytes,
+        };
+        let gpu = measured.gpu_memory.unwrap_or(0);
         Capacity {
             ram_limit: total.saturating_sub(settings.ram_reserve_bytes),
-            gpu_limit: gpu.unwrap_or(0).saturating_sub(settings.gpu_reserve_bytes),
-            gpu_usable: gpu.is_some(),
-            ram_bandwidth: hardware.and_then(|hardware| hardware.memory_bandwidth),
-            ..Capacity::default()
+            gpu_limit: gpu.saturating_sub(settings.gpu_reserve_bytes),
+            gpu_usable: measured.gpu_memory.is_some(),
+            unified: measured.unified,
+            ram_bandwidth: measured.bandwidth,
+            gpu_bandwidth: measured.gpu_bandwidth,
         }
     }
 
@@ -109,13 +126,22 @@ impl Node {
         let settings = self.settings();
         let folder = self.inner.library.folder().to_path_buf();
         let devices = self.inner.inference.state().borrow().devices.clone();
-        let node = self.clone();
+        let overrides = Overrides { tier: settings.tier, class: settings.worker_class };
         let read = move || {
-            let measured = node.inner.hardware.get().and_then(|known| known.memory_bandwidth);
-            machine::hardware(&folder, &devices, measured, settings.tier, settings.worker_class)
+            let hardware = machine::read_hardware(&folder, &devices, overrides);
+            (hardware, machine::gpu_bandwidth())
         };
-        let hardware = tokio::task::spawn_blocking(read).await.unwrap_or_default();
-        let _ = self.inner.hardware.set(hardware.clone());
+        let (hardware, gpu_bandwidth) = tokio::task::spawn_blocking(read).await.unwrap_or_default();
+        let usable = hardware.gpus.iter().filter(|gpu| gpu.usable);
+        let gpu_memory = usable.filter_map(|gpu| gpu.memory_bytes).max();
+        let measured = Measured {
+            memory_bytes: hardware.memory_bytes,
+            bandwidth: hardware.memory_bandwidth,
+            gpu_memory,
+            gpu_bandwidth,
+            unified: hardware.unified_memory,
+        };
+        *self.inner.measured.lock().unwrap_or_else(PoisonError::into_inner) = Some(measured);
         hardware
     }
 }

@@ -4,7 +4,7 @@ use std::{
     fs, io,
     net::{SocketAddr, TcpListener},
     path::PathBuf,
-    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, atomic::AtomicBool},
+    sync::{Arc, Mutex, PoisonError, RwLock, atomic::AtomicBool},
     time::{Duration, Instant},
 };
 
@@ -32,7 +32,10 @@ use crate::{
         registry::credentials::Credentials,
         store::Store,
     },
-    storage::{AddRequest, Outcome, RequestKind, Storage, StorageError, day_counts, get_state},
+    storage::{
+        AddRequest, Outcome, RecordModelLoad, RecordModelUse, RequestKind, Storage, StorageError,
+        day_counts, get_state,
+    },
 };
 
 /// Why a node did not start. Each says what to do.
@@ -132,7 +135,7 @@ impl Node {
             credentials,
             pulls,
             follow_settings,
-            hardware: OnceLock::new(),
+            measured: Mutex::new(None),
             ollama: OllamaDaemon::default(),
             inference,
             bus: EventBus::default(),
@@ -298,7 +301,8 @@ impl Node {
             };
             let Some(notable) = notable else { return };
             let (kind, text) = match notable {
-                Notable::ModelLoaded { name, load_ms, .. } => {
+                Notable::ModelLoaded { id, name, load_ms } => {
+                    self.inner.storage.write_behind(RecordModelLoad { id, load_ms });
                     (ActivityKind::ModelLoaded, format!("{name} loaded in {load_ms:.0} ms"))
                 }
                 Notable::ModelUnloaded { name } => {
@@ -346,6 +350,12 @@ impl Node {
                 (ActivityKind::RequestFailed, format!("{word} failed: {why}"))
             }
         };
+        self.inner.storage.write_behind(RecordModelUse {
+            id: finished.model.clone(),
+            at_ms,
+            completion_tokens: finished.usage.completion_tokens,
+            generate_ms: finished.generate_ms,
+        });
         self.inner.storage.write_behind(AddRequest {
             at_ms,
             kind: finished.kind,

@@ -198,7 +198,7 @@ impl Pool {
     /// Memory now. What `own` holds from an earlier load comes back with its next one.
     pub(super) fn memory(&self, own: Option<&Engine>) -> Memory {
         let held = own.and_then(Engine::taken).filter(|(stage, _)| *stage == Stage::Loaded);
-        let back = held.map_or(0, |(_, held)| held.needs.saturating_sub(held.weights));
+        let back = held.map_or(0, |(_, held)| held.needs.saturating_sub(held.mapped));
         Memory {
             available: machine::available_memory().unwrap_or(u64::MAX).saturating_add(back),
             limit: machine::total_memory()
@@ -220,7 +220,7 @@ impl Pool {
                 id: engine.id().to_owned(),
                 stage,
                 needs: admission.needs,
-                weights: admission.weights,
+                weights: admission.mapped,
                 stays: is_active || entry.target.pinned,
                 expendable: !is_active && (entry.expendable || self.is_active(entry)),
                 busy: engine.is_busy(),
@@ -231,7 +231,7 @@ impl Pool {
             id: leaving.id.clone(),
             stage: Stage::Leaving,
             needs: leaving.admission.needs,
-            weights: leaving.admission.weights,
+            weights: leaving.admission.mapped,
             stays: false,
             expendable: false,
             busy: false,
