@@ -7,7 +7,10 @@ mod memory;
 mod shape;
 mod words;
 
-use agent_api::fit::{Fit, Verdict};
+use agent_api::{
+    fit::{Fit, Verdict},
+    hardware::Hardware,
+};
 
 pub use memory::{Need, need};
 pub use shape::{Shape, fit_shape};
@@ -36,6 +39,31 @@ pub struct Capacity {
     pub gpu_bandwidth: Option<f64>,
 }
 
+impl Capacity {
+    /// Of this computer. `ram_reserve` and `gpu_reserve` are the bytes that its owner keeps, the
+    /// latter of each GPU; `gpu_bandwidth` in bytes per second, where it is known.
+    pub fn of(
+        hardware: &Hardware,
+        ram_reserve: u64,
+        gpu_reserve: u64,
+        gpu_bandwidth: Option<f64>,
+    ) -> Self {
+        let usable = hardware.gpus.iter().filter(|gpu| gpu.usable);
+        // llama.cpp shares a model out among all GPUs.
+        let gpus = usable.filter_map(|gpu| gpu.memory_bytes);
+        let gpu_limit = gpus.map(|bytes| bytes.saturating_sub(gpu_reserve)).sum();
+        let unified = hardware.unified_memory;
+        Self {
+            ram_limit: hardware.memory_bytes.saturating_sub(ram_reserve),
+            gpu_limit,
+            gpu_usable: gpu_limit > 0,
+            unified,
+            ram_bandwidth: hardware.memory_bandwidth,
+            gpu_bandwidth: if unified { hardware.memory_bandwidth } else { gpu_bandwidth },
+        }
+    }
+}
+
 /// Where and how well a model runs with `parallel` requests of `context` tokens each.
 ///
 /// `gpu_layers` is the owner's wish; `None` puts as many layers on the GPU as fit.
@@ -46,7 +74,8 @@ pub fn fit(
     gpu_layers: Option<u32>,
     capacity: &Capacity,
 ) -> Fit {
-    let load = memory::Load::new(info, context, parallel);
+    let model = memory::Model::new(info);
+    let load = model.load(context, parallel);
     let placement = place(&load, gpu_layers, capacity);
     let verdict = match placement {
         None => Verdict::WontFit,
@@ -76,7 +105,7 @@ pub fn fit(
     };
     fit.reason = match verdict {
         Verdict::WontFit => {
-            let context = largest_context(info, load.context, parallel, gpu_layers, capacity);
+            let context = largest_context(&load, gpu_layers, capacity);
             words::refusal(&fit, capacity, context)
         }
         _ => words::promise(&fit, info.layers),
@@ -97,12 +126,25 @@ fn place(
     capacity: &Capacity,
 ) -> Option<Placement> {
     let all = load.all_layers();
-    let (least, most) = match gpu_layers {
-        _ if !capacity.gpu_usable => (0, 0),
-        Some(wish) => (wish.min(all), wish.min(all)),
-        None => (0, all),
-    };
-    (least..=most).rev().map(|layers| load.placed(layers)).find(|p| suffices(p, capacity))
+    let at = |layers| load.placed(layers);
+    if !capacity.gpu_usable {
+        return Some(at(0)).filter(|placement| suffices(placement, capacity));
+    }
+    if let Some(wish) = gpu_layers {
+        return Some(at(wish.min(all))).filter(|placement| suffices(placement, capacity));
+    }
+    // Every layer more takes more of the GPU and less of RAM.
+    let (mut most, mut too_many) = (0, all + 1);
+    while too_many - most > 1 {
+        let middle = most + (too_many - most) / 2;
+        if at(middle).gpu_bytes <= capacity.gpu_limit {
+            most = middle;
+        } else {
+            too_many = middle;
+        }
+    }
+    // A GPU that little goes to costs more buffers than it saves.
+    [most, 0].into_iter().map(at).find(|placement| suffices(placement, capacity))
 }
 
 fn suffices(placement: &Placement, capacity: &Capacity) -> bool {
@@ -112,18 +154,14 @@ fn suffices(placement: &Placement, capacity: &Capacity) -> bool {
         && (placement.gpu_layers == 0 || placement.gpu_bytes <= capacity.gpu_limit)
 }
 
-/// The largest context below the given one with which the model fits.
+/// The largest context below the load's with which the model fits.
 fn largest_context(
-    info: &GgufInfo,
-    context: u32,
-    parallel: u32,
+    load: &memory::Load<'_>,
     gpu_layers: Option<u32>,
     capacity: &Capacity,
 ) -> Option<u32> {
-    let fits = |context| {
-        let load = memory::Load::new(info, context, parallel);
-        place(&load, gpu_layers, capacity).is_some()
-    };
+    let context = load.context;
+    let fits = |context| place(&load.with_context(context), gpu_layers, capacity).is_some();
     if context <= MIN_CONTEXT || !fits(MIN_CONTEXT) {
         return None;
     }

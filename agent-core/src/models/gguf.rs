@@ -20,6 +20,7 @@ use std::{
 use agent_api::models::Capability;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use cache::LayerCache;
 pub use details::{Details, read_details};
 use head::Head;
 use metadata::Metadata;

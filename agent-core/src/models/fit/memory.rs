@@ -6,7 +6,7 @@
 
 use agent_api::runner::reads_weights;
 
-use crate::models::gguf::GgufInfo;
+use crate::models::gguf::{GgufInfo, LayerCache};
 
 /// Sequences that the runner decodes together at most (`MAX_SLOTS` in the runner's `model.rs`).
 const MAX_SLOTS: u32 = 64;
@@ -53,13 +53,48 @@ impl Need {
 /// A second context for embeddings is counted for models that are made for them. Another model
 /// that is asked for embeddings takes one slot's cache more.
 pub fn need(info: &GgufInfo, context: u32, slots: u32) -> Need {
-    Load::new(info, context, slots).need()
+    Model::new(info).load(context, slots).need()
+}
+
+/// A model with what its layers take, worked out once.
+#[derive(Debug)]
+pub(super) struct Model<'a> {
+    info: &'a GgufInfo,
+    layers: Vec<Layer>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Layer {
+    weights: u64,
+    cache: LayerCache,
+}
+
+impl<'a> Model<'a> {
+    pub(super) fn new(info: &'a GgufInfo) -> Self {
+        // Of a file whose tensors are not known, each layer has the same share.
+        let others = info.embedding_bytes.saturating_add(info.output_bytes);
+        let all = info.weight_bytes.saturating_sub(others);
+        let share = all.checked_div(info.layers.into()).unwrap_or(0);
+        let known = info.layer_bytes.iter().copied().map(Some).chain(std::iter::repeat(None));
+        let layers = (0..info.layers).zip(known).map(|(layer, weights)| Layer {
+            weights: weights.unwrap_or(share),
+            cache: info.layer_cache(layer),
+        });
+        Self { info, layers: layers.collect() }
+    }
+
+    /// Context and slots are reduced to what the model and the runner allow.
+    pub(super) fn load(&'a self, context: u32, slots: u32) -> Load<'a> {
+        let trained = self.info.context_train;
+        let trained = if trained == 0 { u32::MAX } else { trained };
+        Load { model: self, context: context.min(trained), slots: slots.clamp(1, MAX_SLOTS) }
+    }
 }
 
 /// A model as it would be loaded.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Load<'a> {
-    info: &'a GgufInfo,
+    model: &'a Model<'a>,
     pub(super) context: u32,
     pub(super) slots: u32,
 }
@@ -74,30 +109,29 @@ pub(super) struct Placement {
     pub(super) gpu_bytes: u64,
 }
 
-impl<'a> Load<'a> {
-    pub(super) fn new(info: &'a GgufInfo, context: u32, slots: u32) -> Self {
-        let trained = if info.context_train == 0 { u32::MAX } else { info.context_train };
-        Self { info, context: context.min(trained), slots: slots.clamp(1, MAX_SLOTS) }
+impl Load<'_> {
+    pub(super) fn with_context(self, context: u32) -> Self {
+        Self { context, ..self }
     }
 
     pub(super) fn all_layers(&self) -> u32 {
-        self.info.layers + 1
+        self.model.info.layers.saturating_add(1)
     }
 
     fn need(&self) -> Need {
-        let info = self.info;
+        let info = self.model.info;
         // A mapped file stays in memory beside what llama.cpp rearranged of it.
         let twice = if reads_weights(info.file_type) { 0 } else { info.repacked_bytes };
         let weights = info.weight_bytes.saturating_add(info.tied_copy_bytes).saturating_add(twice);
         let embeds = info.is_encoder() || info.pooling.is_some_and(|kind| kind > 0);
-        let one = info.kv_bytes(self.context, 1);
-        let cache = info.kv_bytes(self.context, self.slots);
-        let cache = if embeds { cache.saturating_add(one) } else { cache };
+        let layers = self.model.layers.iter().map(|layer| layer.cache.bytes(self.context));
+        let one = layers.fold(0, u64::saturating_add);
+        let cache = one.saturating_mul(u64::from(self.slots) + u64::from(embeds));
         Need { weights, cache, overhead: self.overhead(embeds) }
     }
 
     fn overhead(&self, embeds: bool) -> u64 {
-        let info = self.info;
+        let info = self.model.info;
         let (context, slots) = (u64::from(self.context), u64::from(self.slots));
         let vocabulary = u64::from(info.vocabulary);
         let texts = vocabulary * TOKEN + u64::from(info.merges) * MERGE;
@@ -121,7 +155,7 @@ impl<'a> Load<'a> {
     /// What is touched of the buffers for intermediate results of so many tokens: the widest
     /// part of a layer beside its input and output, and the mask of who sees whom.
     fn graph(&self, tokens: u64) -> u64 {
-        let info = self.info;
+        let info = self.model.info;
         let [width, heads, heads_kv, wide] =
             [info.embedding, info.heads, info.heads_kv, info.feed_forward].map(u64::from);
         let [used, expert_wide] = [info.experts_used, info.expert_feed_forward].map(u64::from);
@@ -148,7 +182,7 @@ impl<'a> Load<'a> {
         if gpu_layers == 0 {
             return Placement { need, gpu_layers, gpu_bytes: 0 };
         }
-        let info = self.info;
+        let info = self.model.info;
         // Files for a GPU are mapped, and nothing is rearranged for the processor.
         need.weights = info.weight_bytes;
         let mut gpu_bytes = 0_u64;
@@ -157,10 +191,9 @@ impl<'a> Load<'a> {
             need.weights = need.weights.saturating_add(output);
             gpu_bytes = output.max(info.output_bytes);
         }
-        let cells = u64::from(self.context).next_multiple_of(256);
-        for layer in info.layers_from(info.layers - gpu_layers.min(info.layers)) {
-            let cache = info.layer_cache(layer, cells).saturating_mul(self.slots.into());
-            gpu_bytes = gpu_bytes.saturating_add(self.layer_bytes(layer)).saturating_add(cache);
+        for layer in self.model.layers.iter().rev().take(gpu_layers as usize) {
+            let cache = layer.cache.bytes(self.context).saturating_mul(self.slots.into());
+            gpu_bytes = gpu_bytes.saturating_add(layer.weights).saturating_add(cache);
         }
         let logits = u64::from(info.vocabulary).saturating_mul(MICRO_BATCH * NUMBER);
         let buffers = self.graph(MICRO_BATCH).max(logits).saturating_add(GPU_CONTEXT);
@@ -169,41 +202,28 @@ impl<'a> Load<'a> {
         Placement { need, gpu_layers, gpu_bytes }
     }
 
-    /// Bytes of a layer's weights; of a file whose tensors are not known, its share.
-    fn layer_bytes(&self, layer: u32) -> u64 {
-        let info = self.info;
-        let known = usize::try_from(layer).ok().and_then(|layer| info.layer_bytes.get(layer));
-        known.copied().unwrap_or_else(|| {
-            let others = info.embedding_bytes.saturating_add(info.output_bytes);
-            let all = info.weight_bytes.saturating_sub(others);
-            all.checked_div(info.layers.into()).unwrap_or(all)
-        })
-    }
-
     /// Bytes that are fetched from RAM and from GPU memory to compute a token in the middle of
     /// the context.
     pub(super) fn bytes_per_token(&self, gpu_layers: u32) -> (u64, u64) {
-        let info = self.info;
+        let info = self.model.info;
         let (mut ram, mut gpu) = (0_u64, 0_u64);
-        let first_on_gpu = info.layers - gpu_layers.min(info.layers);
+        let in_ram = self.model.layers.len().saturating_sub(gpu_layers as usize);
         let experts = info.expert_bytes.checked_div(info.layers.into()).unwrap_or(0);
-        for layer in info.layers_from(0) {
-            let bytes = self.layer_bytes(layer);
-            let idle = match info.experts {
-                0 => 0,
-                all => {
-                    let resting = u64::from(all.saturating_sub(info.experts_used));
-                    (u128::from(experts.min(bytes)) * u128::from(resting) / u128::from(all)) as u64
-                }
-            };
-            let fetched =
-                (bytes - idle).saturating_add(info.attended_bytes(layer, self.context / 2));
-            let side = if layer >= first_on_gpu { &mut gpu } else { &mut ram };
-            *side = side.saturating_add(fetched);
+        for (index, layer) in self.model.layers.iter().enumerate() {
+            let idle = resting(experts.min(layer.weights), info.experts, info.experts_used);
+            let attended = layer.cache.attended(self.context / 2);
+            let side = if index >= in_ram { &mut gpu } else { &mut ram };
+            *side = side.saturating_add(layer.weights - idle).saturating_add(attended);
         }
         let output = if info.output_bytes > 0 { info.output_bytes } else { info.embedding_bytes };
         let side = if gpu_layers > info.layers { &mut gpu } else { &mut ram };
         *side = side.saturating_add(output);
         (ram, gpu)
     }
+}
+
+/// Of the bytes of all experts, those of the experts that do not compute a token.
+fn resting(bytes: u64, experts: u32, used: u32) -> u64 {
+    let idle = u128::from(bytes) * u128::from(experts.saturating_sub(used));
+    u64::try_from(idle.checked_div(experts.into()).unwrap_or(0)).unwrap_or(bytes)
 }

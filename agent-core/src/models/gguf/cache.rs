@@ -80,12 +80,34 @@ const SLIDING_PATTERNS: [(&str, u32); 8] = [
     ("olmo2", 4),
 ];
 
+/// What one layer keeps for one slot, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LayerCache {
+    per_token: u64,
+    fixed: u64,
+    /// Tokens that are looked back on, where not all are.
+    window: Option<u32>,
+}
+
+impl LayerCache {
+    /// With room for this many tokens.
+    pub(crate) fn bytes(&self, context: u32) -> u64 {
+        let cells = u64::from(context).next_multiple_of(CONTEXT_STEP);
+        cells.saturating_mul(self.per_token).saturating_add(self.fixed)
+    }
+
+    /// Of it, what the next token is computed from after this many.
+    pub(crate) fn attended(&self, tokens: u32) -> u64 {
+        let seen = self.window.map_or(tokens, |window| tokens.min(window));
+        u64::from(seen).saturating_mul(self.per_token).saturating_add(self.fixed)
+    }
+}
+
 impl GgufInfo {
     /// Bytes of the cache of all slots.
     pub fn kv_bytes(&self, context: u32, slots: u32) -> u64 {
-        let cells = u64::from(context).next_multiple_of(CONTEXT_STEP);
-        let layers = self.layers_from(0);
-        layers.map(|layer| self.layer_cache(layer, cells)).sum::<u64>().saturating_mul(slots.into())
+        let layers = (0..self.layers).map(|layer| self.layer_cache(layer).bytes(context));
+        layers.fold(0, u64::saturating_add).saturating_mul(slots.into())
     }
 
     /// False where [`kv_bytes`](Self::kv_bytes) is an upper bound.
@@ -98,14 +120,13 @@ impl GgufInfo {
         self.not_causal || self.is_one_of(&NO_CACHE)
     }
 
-    pub(crate) fn layers_from(&self, first: u32) -> impl Iterator<Item = u32> + use<> {
-        first..self.layers
-    }
-
-    /// Bytes that one layer keeps for one slot with room for this many tokens.
-    pub(crate) fn layer_cache(&self, layer: u32, cells: u64) -> u64 {
-        let state = if self.is_recurrent(layer) { self.state_bytes() } else { 0 };
-        cells.saturating_mul(self.layer_token_bytes(layer)).saturating_add(state)
+    /// What one layer keeps for one slot.
+    pub(crate) fn layer_cache(&self, layer: u32) -> LayerCache {
+        LayerCache {
+            per_token: self.layer_token_bytes(layer),
+            fixed: if self.is_recurrent(layer) { self.state_bytes() } else { 0 },
+            window: self.sliding_window.filter(|_| self.slides(layer)),
+        }
     }
 
     /// Bytes that one layer keeps per token.
@@ -191,16 +212,7 @@ impl GgufInfo {
         if self.sliding_window.is_none() {
             return 0;
         }
-        u32::try_from(self.layers_from(0).filter(|&layer| self.slides(layer)).count()).unwrap_or(0)
-    }
-
-    /// Bytes of one layer's cache that the next token is computed from after this many tokens.
-    pub(crate) fn attended_bytes(&self, layer: u32, tokens: u32) -> u64 {
-        let seen = match self.sliding_window {
-            Some(window) if self.slides(layer) => tokens.min(window),
-            _ => tokens,
-        };
-        self.layer_cache(layer, seen.into())
+        u32::try_from((0..self.layers).filter(|&layer| self.slides(layer)).count()).unwrap_or(0)
     }
 
     fn is_one_of(&self, architectures: &[&str]) -> bool {
