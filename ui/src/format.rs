@@ -108,10 +108,12 @@ fn divisor(unit: &str) -> f64 {
 
 /// Bytes in a typed number of units of `scale` bytes; nothing typed is 0.
 pub fn bytes_typed(typed: &str, scale: u64) -> Option<u64> {
-    let typed = typed.trim().trim_end_matches(|c: char| c.is_alphabetic() || c == '/').trim();
+    let typed = typed.trim();
     if typed.is_empty() {
         return Some(0);
     }
+    let unit = ["GB", "MB/s", "MB"].into_iter().find_map(|unit| typed.strip_suffix(unit));
+    let typed = unit.unwrap_or(typed).trim();
     let bytes = typed.replace(',', ".").parse::<f64>().ok()? * scale as f64;
     // More than a petabyte is a slip of the finger.
     (0.0..=1e15).contains(&bytes).then_some(bytes.round() as u64)
@@ -309,7 +311,7 @@ mod tests {
         assert_eq!(gigabytes(" 1.5 GB "), Some(1_500_000_000));
         assert_eq!(gigabytes("1,5"), Some(1_500_000_000));
         assert_eq!(bytes_typed("40 MB/s", 1_000_000), Some(40_000_000));
-        assert_eq!((gigabytes(""), gigabytes("GB")), (Some(0), Some(0)));
+        assert_eq!((gigabytes(""), gigabytes("GB"), gigabytes("abc")), (Some(0), None, None));
         assert_eq!((gigabytes("1 and 2"), gigabytes("-3"), gigabytes("1e30")), (None, None, None));
         assert_eq!(amount(120_000_000_000, 1_000_000_000), "120");
         assert_eq!(amount(1_500_000_000, 1_000_000_000), "1.5");

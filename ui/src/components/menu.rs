@@ -40,12 +40,15 @@ pub fn Menu(
     });
     on_cleanup(move || outside.remove());
 
-    let close = move || {
-        open.set(false);
+    let focus_button = move || {
         if let Some(button) = button.get_untracked() {
             // Focus can only fail on an element that is gone.
             let _ = button.focus();
         }
+    };
+    let close = move || {
+        open.set(false);
+        focus_button();
     };
     let toggle = move |_| {
         open.update(|o| *o = !*o);
@@ -98,8 +101,11 @@ pub fn Menu(
                     None => view! { <span>{label}</span>{icon(Icon::ChevronDown)} }.into_any(),
                 }}
             </button>
+            // Captured, so before the item acts: a dialog that it opens gives the focus back to the button.
             <Show when=move || open.get()>
-                <ul class="menu" class:menu--end=at_end role="menu">{children.with_value(|c| c())}</ul>
+                <ul class="menu" class:menu--end=at_end role="menu" on:click:capture=move |_| focus_button()>
+                    {children.with_value(|c| c())}
+                </ul>
             </Show>
         </div>
     }

@@ -52,15 +52,10 @@ pub fn first_choice(variants: &[CatalogueVariant]) -> usize {
     variants.iter().position(|v| fit::fits(&v.fit)).unwrap_or(0)
 }
 
-/// `General, thinking, 14.8 B`
+/// `14.8 B, general, thinking`: what matters most first, because the line may be cut.
 pub fn facts(entry: &CatalogueEntry) -> String {
-    let mut parts = entry.uses.clone();
-    parts.push(format::parameters(entry.parameters));
-    let text = parts.join(", ");
-    let mut letters = text.chars();
-    letters
-        .next()
-        .map_or_else(String::new, |c| c.to_uppercase().collect::<String>() + letters.as_str())
+    let size = format::parameters(entry.parameters);
+    std::iter::once(size).chain(entry.uses.iter().cloned()).collect::<Vec<_>>().join(", ")
 }
 
 /// `9.0 GB`, or `about 9.0 GB` where the size is as published, rounded.
@@ -149,7 +144,7 @@ pub(crate) mod tests {
         assert_eq!(plain(&button(&variant(Verdict::FitsGpu, false))), "Pull about 9.0 GB");
         assert_eq!(
             plain(&facts(&entry(&["general", "thinking"], Vec::new()))),
-            "General, thinking, 14.8 B"
+            "14.8 B, general, thinking"
         );
     }
 

@@ -276,8 +276,8 @@ fn KeepAlive() -> impl IntoView {
         (known, other)
     };
     view! {
-        <div class="row" title="For models that a request loaded; the active model stays">
-            <label class="small grow nowrap" for="keep-alive">"Unload others after"</label>
+        <div class="row" title="Models that a request loaded leave memory then; the active one stays">
+            <label class="small grow nowrap" for="keep-alive">"Unload after"</label>
             <select class="select select--sm select--auto" id="keep-alive" on:change=change>{options}</select>
         </div>
     }
