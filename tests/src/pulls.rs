@@ -26,8 +26,15 @@ pub const PART: u64 = 8 << 20;
 pub const HEAD: u64 = 4 << 20;
 
 /// About 26 MB: four parts.
-const MEDIUM: Shape =
-    Shape { layers: 8, width: 512, feed_forward: 1408, heads: 8, kv_heads: 2, context: 512 };
+const MEDIUM: Shape = Shape {
+    layers: 8,
+    width: 512,
+    feed_forward: 1408,
+    heads: 8,
+    kv_heads: 2,
+    context: 512,
+    ..Shape::LLAMA
+};
 
 /// A model that takes several parts to fetch.
 pub fn medium_model(folder: &Path) -> Result<PathBuf> {

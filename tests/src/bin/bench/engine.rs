@@ -20,8 +20,15 @@ const PROMPT: usize = 128;
 const GENERATE: usize = 128;
 
 /// 0.2 B parameters: large enough that arithmetic, not bookkeeping, takes the time.
-const MEDIUM: Shape =
-    Shape { layers: 16, width: 1024, feed_forward: 2816, heads: 16, kv_heads: 4, context: 1024 };
+const MEDIUM: Shape = Shape {
+    layers: 16,
+    width: 1024,
+    feed_forward: 2816,
+    heads: 16,
+    kv_heads: 4,
+    context: 1024,
+    ..Shape::LLAMA
+};
 
 #[derive(Debug, Deserialize)]
 struct Direct {

@@ -19,8 +19,15 @@ use serde_json::{Value, json};
 use super::{Row, percentile};
 
 /// 0.5 GB.
-const HALF_GB: Shape =
-    Shape { layers: 10, width: 2048, feed_forward: 5632, heads: 16, kv_heads: 4, context: 1024 };
+const HALF_GB: Shape = Shape {
+    layers: 10,
+    width: 2048,
+    feed_forward: 5632,
+    heads: 16,
+    kv_heads: 4,
+    context: 1024,
+    ..Shape::LLAMA
+};
 const MODELS: usize = 1_000;
 /// Until a model of 0.5 GB is loaded.
 const PATIENCE: Duration = Duration::from_secs(120);

@@ -22,8 +22,15 @@ use serde_json::json;
 use super::{Row, idle::memory_mb, percentile};
 
 /// 2 GB.
-const LARGE: Shape =
-    Shape { layers: 41, width: 2048, feed_forward: 5632, heads: 16, kv_heads: 4, context: 1024 };
+const LARGE: Shape = Shape {
+    layers: 41,
+    width: 2048,
+    feed_forward: 5632,
+    heads: 16,
+    kv_heads: 4,
+    context: 1024,
+    ..Shape::LLAMA
+};
 /// For `--quick`: 0.1 GB.
 const SMALL: Shape = Shape { layers: 2, ..LARGE };
 /// A pull of the large model; disks differ.
