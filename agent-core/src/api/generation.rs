@@ -188,7 +188,11 @@ mod tests {
 
     fn model(system: Option<&str>, parameters: Value) -> ModelDefaults {
         let parameters = parameters.as_object().expect("an object").clone();
-        ModelDefaults { system: system.map(str::to_owned), parameters }
+        ModelDefaults {
+            system: system.map(str::to_owned),
+            parameters,
+            ..ModelDefaults::default()
+        }
     }
 
     #[test]
