@@ -196,8 +196,12 @@ impl Pool {
             }
             self.advance();
             self.publish();
+            // Whoever hears of it may look at the state next.
             for done in self.done.drain(..) {
                 let _ = done.send(());
+            }
+            for entry in &mut self.entries {
+                entry.engine.tell_failures();
             }
             if self.stopping.is_some() && self.entries.iter().all(|e| e.engine.running() == 0) {
                 // Dropping the links ends the programs.
