@@ -233,3 +233,24 @@ async fn changed_options_load_the_model_again_after_its_requests() -> Result<()>
     assert_eq!(ask(&node, "").await?, "alpha");
     Ok(())
 }
+
+#[tokio::test]
+async fn two_models_that_do_not_fit_together_take_turns() -> Result<()> {
+    let node = node_with(&["alpha", "beta", "gamma"], &json!({"max_loaded_models": 2}))?;
+    node.model().await?;
+    assert_eq!(ask(&node, "beta").await?, "beta");
+    let (runner, first) = hold_an_answer(&node, "beta").await?;
+    let second = ask_in_the_background(&node, "gamma", 4);
+    let drains = |status: &Status| resident(status, "beta").is_some_and(|beta| beta.leaving);
+    node.status_when("one makes room after its answer", drains).await?;
+    // Comes after the other model was asked for, so it waits for its turn.
+    let third = ask_in_the_background(&node, "beta", 4);
+    let waits = |status: &Status| status.requests.queued == 2;
+    node.status_when("both wait", waits).await?;
+    signal(runner, "CONT")?;
+    for (answer, model) in [(first, "beta"), (second, "gamma"), (third, "beta")] {
+        let (code, body) = answer.await??;
+        assert_eq!((code, &body["model"]), (200, &json!(model)), "{body}");
+    }
+    Ok(())
+}

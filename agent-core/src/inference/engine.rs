@@ -178,6 +178,8 @@ pub(super) struct Engine {
     backoff: Backoff,
     waiting: VecDeque<Job>,
     running: HashMap<u64, Job>,
+    /// Ended, and not told yet.
+    failed: Vec<(Job, InferenceError)>,
     loaders: Vec<Loader>,
     /// Loaded for somebody whose request has not come yet.
     pub(super) unused: bool,
@@ -202,6 +204,7 @@ impl Engine {
             backoff: Backoff::new(Duration::from_secs(1), Duration::from_secs(30)),
             waiting: VecDeque::new(),
             running: HashMap::new(),
+            failed: Vec::new(),
             loaders: Vec::new(),
             unused: false,
             outlet,

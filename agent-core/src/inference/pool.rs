@@ -196,8 +196,12 @@ impl Pool {
             }
             self.advance();
             self.publish();
+            // Whoever hears of it may look at the state next.
             for done in self.done.drain(..) {
                 let _ = done.send(());
+            }
+            for entry in &mut self.entries {
+                entry.engine.tell_failures();
             }
             if self.stopping.is_some() && self.entries.iter().all(|e| e.engine.running() == 0) {
                 // Dropping the links ends the programs.
@@ -260,8 +264,11 @@ impl Pool {
                     _ => {}
                 }
                 let loudness = Loudness::of(&said);
-                self.entries[n].engine.hear(said);
-                return loudness;
+                let engine = &mut self.entries[n].engine;
+                let crashes = engine.crashes;
+                engine.hear(said);
+                // Cancelling an answer that nobody reads may find the program gone.
+                return if engine.crashes == crashes { loudness } else { Loudness::Loud };
             }
         }
         Loudness::Loud
@@ -269,7 +276,9 @@ impl Pool {
 
     fn deadline(&self) -> Option<Instant> {
         let engines = self.entries.iter().filter_map(|entry| entry.engine.deadline());
-        let expiries = self.entries.iter().filter_map(|entry| self.expires(entry));
+        // A node that stops lets nothing go any more: it all ends together.
+        let lasting = self.entries.iter().filter(|_| self.stopping.is_none());
+        let expiries = lasting.filter_map(|entry| self.expires(entry));
         let gone = self.leaving.iter().map(|leaving| leaving.until);
         let stop = self.stopping.iter().map(|(_, until)| *until);
         engines.chain(expiries).chain(gone).chain(stop).min()

@@ -211,18 +211,19 @@ mod tests {
     #[test]
     fn memory_of_a_model_on_its_way_out_is_waited_for() {
         let leaving = Resident { stage: Stage::Leaving, ..resident("a", 6, 1) };
-        assert_eq!(decide(4 * GB, &[leaving.clone()], memory(8), 1), wait(&[], &[]));
-        assert_eq!(decide(2 * GB, &[leaving], memory(8), 1), Decision::Load);
+        let leaving = [leaving];
+        assert_eq!(decide(4 * GB, &leaving, memory(8), 1), wait(&[], &[]));
+        assert_eq!(decide(2 * GB, &leaving, memory(8), 1), Decision::Load);
     }
 
     #[test]
     fn mapped_weights_are_not_counted_as_free_and_only_the_rest_comes_back() {
         // 10 GB of RAM, one model of 6 GB of which 4 are weights: the system says 8 are available.
-        let loaded = Resident { weights: 4 * GB, ..resident("a", 6, 1) };
+        let loaded = [Resident { weights: 4 * GB, ..resident("a", 6, 1) }];
         let now = Memory { available: 8 * GB, limit: 10 * GB };
-        assert_eq!(decide(4 * GB, &[loaded.clone()], now, 9), Decision::Load);
-        assert_eq!(decide(5 * GB, &[loaded.clone()], now, 9), wait(&["a"], &[]));
-        assert_eq!(decide(11 * GB, &[loaded], now, 9), Decision::NoRoom { has: 10 * GB });
+        assert_eq!(decide(4 * GB, &loaded, now, 9), Decision::Load);
+        assert_eq!(decide(5 * GB, &loaded, now, 9), wait(&["a"], &[]));
+        assert_eq!(decide(11 * GB, &loaded, now, 9), Decision::NoRoom { has: 10 * GB });
     }
 
     fn residents() -> impl Strategy<Value = Vec<Resident>> {

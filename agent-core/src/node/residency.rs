@@ -219,16 +219,19 @@ impl Node {
         let target = self.installed_target(&name).await?;
         let id = target.model.id.clone();
         if self.active_model().as_ref() != Some(&id) {
-            let preview = self.inner.inference.preview(target).await?;
+            let preview = self.inner.inference.preview(target.clone()).await?;
             if let Some(problem) = preview.problem {
                 return Err(InferenceError::Unavailable(problem).into());
             }
         }
-        let again = self.settings().active_model.as_ref() == Some(&id);
-        self.change_settings(move |old| Ok(Settings { active_model: Some(id), ..old.clone() }))
-            .await?;
-        if again {
+        // Loading begins while the choice is being written down.
+        self.inner.inference.choose(Some(target)).await;
+        let written = self
+            .change_settings(move |old| Ok(Settings { active_model: Some(id), ..old.clone() }))
+            .await;
+        if let Err(e) = written {
             self.choose_model(&self.settings()).await;
+            return Err(e);
         }
         Ok(self.model_status())
     }

@@ -91,9 +91,21 @@ impl Engine {
         }
     }
 
-    pub(super) fn fail(&mut self, mut job: Job, error: InferenceError) {
-        job.deliver(Piece::Failed(error), &self.outlet.tokens);
-        self.finish(job.finished());
+    /// Ends a request. Its client hears of it once the state shows why.
+    pub(super) fn fail(&mut self, job: Job, error: InferenceError) {
+        self.failed.push((job, error));
+    }
+
+    /// Tells clients what failed since the last time.
+    pub(in crate::inference) fn tell_failures(&mut self) {
+        for (mut job, error) in std::mem::take(&mut self.failed) {
+            job.deliver(Piece::Failed(error), &self.outlet.tokens);
+            self.finish(job.finished());
+        }
+    }
+
+    pub(in crate::inference) fn has_failures(&self) -> bool {
+        !self.failed.is_empty()
     }
 
     pub(super) fn finish(&mut self, finished: Finished) {

@@ -311,9 +311,8 @@ async fn dropping_an_answer_that_stalls_frees_its_slot() {
     assert_eq!(inference.state().borrow().running, 1);
     drop(answer);
     let finished = loop {
-        match notables.recv().await.expect("a notable") {
-            Notable::Finished(finished) => break finished,
-            _ => {}
+        if let Notable::Finished(finished) = notables.recv().await.expect("a notable") {
+            break finished;
         }
     };
     assert_eq!(finished.outcome.as_str(), "cancelled");
@@ -395,4 +394,64 @@ async fn the_models_of_a_daemon_are_listed_with_what_it_knows_about_them() {
     assert_eq!(script.asked("/api/tags").len(), 1, "a list is good for some seconds");
     assert!(OllamaDaemon::default().models("http://127.0.0.1:9").await.is_empty());
     assert!(daemon.models("").await.is_empty(), "no daemon is wanted");
+}
+
+/// A second model of the same daemon.
+fn another(url: &str, keep_alive: Option<KeepAlive>) -> Arc<Target> {
+    let mut target = target(url);
+    target.model.id = "other:latest".into();
+    target.keep_alive = keep_alive;
+    Arc::new(target)
+}
+
+async fn submit_to(inference: &Inference, to: &Arc<Target>, options: SubmitOptions) {
+    let work = Work::Generate(Box::new(chat()));
+    let to = Some(Arc::clone(to));
+    let mut answer =
+        inference.submit(RequestKind::Chat, to, work, options).await.expect("accepted");
+    assert_eq!(answer.model(), "other:latest");
+    while let Some(piece) = answer.next().await {
+        assert!(!matches!(piece, Piece::Failed(_)), "{piece:?}");
+    }
+}
+
+fn is_resident(inference: &Inference) -> bool {
+    inference.state().borrow().find("other:latest").is_some()
+}
+
+#[tokio::test]
+async fn the_owners_keep_alive_counts_before_the_requests_and_that_before_the_settings() {
+    let script = Script::default();
+    let url = daemon(&script).await;
+    script.lines("/api/chat", &[content("hi"), done()]);
+    let (inference, _notables) = inference(&url).await;
+    let now = KeepAlive::For(Duration::ZERO);
+    let leave_now = SubmitOptions { keep_alive: Some(now), context: None };
+
+    submit_to(&inference, &another(&url, None), SubmitOptions::default()).await;
+    assert!(is_resident(&inference), "the settings keep it");
+    submit_to(&inference, &another(&url, None), leave_now).await;
+    let mut state = inference.state();
+    let gone = state.wait_for(|state| state.find("other:latest").is_none());
+    tokio::time::timeout(Duration::from_secs(10), gone).await.expect("in time").expect("a state");
+    submit_to(&inference, &another(&url, Some(KeepAlive::Forever)), leave_now).await;
+    // A later answer proves that the pool had its turn to let it go.
+    ask(&inference, chat()).await;
+    assert!(is_resident(&inference), "the owner keeps it");
+}
+
+#[tokio::test]
+async fn a_request_for_a_larger_context_loads_the_model_with_it_and_a_smaller_one_does_not() {
+    let script = Script::default();
+    let url = daemon(&script).await;
+    script.lines("/api/chat", &[content("hi"), done()]);
+    let (inference, _notables) = inference(&url).await;
+    let other = another(&url, None);
+    for (wanted, loaded) in [(None, 2048), (Some(4096), 4096), (Some(512), 4096)] {
+        let options = SubmitOptions { keep_alive: None, context: wanted };
+        submit_to(&inference, &other, options).await;
+        let asked = script.asked("/api/chat");
+        let last = asked.last().expect("a request");
+        assert_eq!(last["options"]["num_ctx"], loaded, "asked for {wanted:?}");
+    }
 }

@@ -275,12 +275,15 @@ impl Pool {
             let keep = active.as_deref() == Some(engine.id())
                 || engine.is_wanted()
                 || engine.is_refused()
+                || engine.has_failures()
                 || engine.taken().is_some();
             gone += if keep { 0 } else { engine.crashes };
             keep
         });
         let failed = |entry: &Entry| {
-            entry.engine.is_refused() && active.as_deref() != Some(entry.engine.id())
+            entry.engine.is_refused()
+                && !entry.engine.has_failures()
+                && active.as_deref() != Some(entry.engine.id())
         };
         while self.entries.iter().filter(|entry| failed(entry)).count() > REMEMBERED_FAILURES {
             let oldest = self
