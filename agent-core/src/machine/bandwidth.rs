@@ -46,24 +46,27 @@ fn measure() -> Option<f64> {
     Some(speeds.iter().sum()).filter(|speed: &f64| *speed > 0.0)
 }
 
-/// Bytes per second that this thread reads. Comparing two equal buffers is `memcmp`, which does
-/// nothing but read, as fast as the processor can, in debug builds too.
+/// Bytes per second that this thread reads while it runs: the median of many pieces, because other
+/// programs take the processor away in between. Comparing two equal buffers is `memcmp`, which
+/// does nothing but read, as fast as the processor can, in debug builds too.
 fn read_speed(pieces: usize, filled: &Barrier) -> f64 {
     let first = vec![1_u8; pieces * PIECE_BYTES];
     let second = first.clone();
+    // A piece takes 20 µs or more.
+    let mut seconds = Vec::with_capacity(READING.as_micros() as usize / 20);
     filled.wait();
     let started = Instant::now();
-    let mut read = 0_u64;
-    'reading: loop {
-        for (a, b) in first.chunks_exact(PIECE_BYTES).zip(second.chunks_exact(PIECE_BYTES)) {
+    let halves = || first.chunks_exact(PIECE_BYTES).zip(second.chunks_exact(PIECE_BYTES));
+    while started.elapsed() < READING {
+        for (a, b) in halves().take_while(|_| started.elapsed() < READING) {
+            let piece = Instant::now();
             black_box(black_box(a) == black_box(b));
-            read += 2 * PIECE_BYTES as u64;
-            if started.elapsed() >= READING {
-                break 'reading;
-            }
+            seconds.push(piece.elapsed().as_secs_f64());
         }
     }
-    read as f64 / started.elapsed().as_secs_f64()
+    seconds.sort_by(f64::total_cmp);
+    let median = seconds.get(seconds.len() / 2).copied().unwrap_or(0.0);
+    if median > 0.0 { 2.0 * PIECE_BYTES as f64 / median } else { 0.0 }
 }
 
 #[cfg(test)]

@@ -104,13 +104,16 @@ fn class(hardware: &Hardware) -> (WorkerClass, String) {
     if hardware.memory_bytes >= CPU_MEMORY && cores >= CPU_CORES {
         return (WorkerClass::Cpu, format!("{compute}, no GPU that models can use"));
     }
-    let least = format!("less than {} and {CPU_CORES} cores", gigabytes(CPU_MEMORY));
     let free = hardware.disks.iter().map(|disk| disk.free_bytes).max().unwrap_or(0);
     if free >= STORAGE_FREE {
-        let reason = format!("{} free on disk; {compute}, {least}", gigabytes(free));
-        return (WorkerClass::Storage, reason);
+        return (WorkerClass::Storage, format!("{} free on disk; {compute}", gigabytes(free)));
     }
-    (WorkerClass::Edge, format!("{compute}, {least}"))
+    let needs = format!(
+        "{compute}; computing needs {} and {CPU_CORES} cores, storage {} free on one disk",
+        gigabytes(CPU_MEMORY),
+        gigabytes(STORAGE_FREE),
+    );
+    (WorkerClass::Edge, needs)
 }
 
 /// Half of the logical cores where the physical ones are not known.
@@ -216,6 +219,16 @@ mod tests {
             "8 GB of memory and 4 cores; mini-standard needs 15 GB and 6 cores, or a GPU with 8 GB"
         );
         assert_eq!(report.class_reason, "8 GB of memory and 4 cores, no GPU that models can use");
+    }
+
+    #[test]
+    fn what_is_missing_for_more_is_named() {
+        let report = tier_report(&computer(25 * GB, 2), Overrides::default());
+        assert_eq!(
+            report.class_reason,
+            "25 GB of memory and 2 cores; computing needs 8 GB and 4 cores, storage 500 GB free \
+             on one disk"
+        );
     }
 
     #[test]

@@ -125,10 +125,10 @@ impl Metadata {
     }
 
     fn keep(&mut self, key: &str, value: Kept) {
-        let wanted = |rest: &&str| key.strip_suffix(*rest).is_some_and(|a| a.ends_with('.'));
+        let wanted = |rest: &str| key.strip_suffix(rest).is_some_and(|a| a.ends_with('.'));
         if key.len() <= MAX_KEY_BYTES
             && self.kept.len() < MAX_KEPT
-            && WANTED.iter().any(|rest| wanted(&rest))
+            && WANTED.iter().any(|rest| wanted(rest))
         {
             self.kept.push((key.to_owned(), value));
         }
