@@ -5,6 +5,7 @@
 
 mod browser;
 mod desktop;
+mod incoming;
 
 use std::{fmt, pin::Pin};
 
@@ -13,6 +14,7 @@ use futures_util::Stream;
 use serde_json::Value;
 use wasm_bindgen::{JsCast, JsValue};
 
+pub(crate) use self::incoming::answer;
 use crate::state::Link;
 
 /// Seconds between attempts to reach a node that does not answer; the last one repeats.
@@ -91,7 +93,7 @@ pub async fn call<E: Endpoint>(_: E, request: &E::Request) -> Result<E::Response
         Host::Browser => browser::request(E::METHOD.as_str(), &path, body.as_deref()).await?,
     };
     check(&reply)?;
-    serde_json::from_str(&reply.body).map_err(|e| CallError::Unreadable(e.to_string()))
+    answer(&reply.body).map_err(|e| CallError::Unreadable(e.to_string()))
 }
 
 /// Asks for an answer that comes piece by piece.
@@ -130,10 +132,10 @@ fn error_of(reply: &Reply) -> CallError {
     if reply.status == 401 {
         return CallError::Denied;
     }
-    if let Ok(error) = serde_json::from_str::<ApiError>(&reply.body) {
+    if let Ok(error) = answer::<ApiError>(&reply.body) {
         return CallError::Api(error);
     }
-    if let Ok(body) = serde_json::from_str::<ErrorBody>(&reply.body) {
+    if let Ok(body) = answer::<ErrorBody>(&reply.body) {
         return CallError::Api(ApiError::new(ErrorCode::Internal, body.error.message));
     }
     CallError::Unreadable(format!("status {}", reply.status))
