@@ -198,9 +198,9 @@ impl App {
         });
     }
 
-    pub fn set_options(self, model: InstalledModel, options: ModelOptions) {
-        self.act_on(model.id.clone(), "Options not saved.", async move {
-            backend::call(PostModelOptions, &SetModelOptions { model: model.id, options }).await?;
+    pub fn set_options(self, id: String, options: ModelOptions) {
+        self.act_on(id.clone(), "Options not saved.", async move {
+            backend::call(PostModelOptions, &SetModelOptions { model: id, options }).await?;
             Ok(None)
         });
     }
@@ -252,7 +252,11 @@ impl App {
     pub fn patch_settings(self, patch: SettingsPatch) {
         spawn_local(async move {
             match backend::call(PatchSettings, &patch).await {
-                Ok(view) => self.state.update(|s| s.settings = Some(view.settings)),
+                Ok(view) => {
+                    self.state.update(|s| s.settings = Some(view.settings));
+                    // The list carries the disk budget.
+                    self.load_models();
+                }
                 Err(error) => {
                     self.failed(format!("Not saved. {error}"));
                     // Fields show the old value again.
