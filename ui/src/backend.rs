@@ -83,17 +83,30 @@ pub fn connect(deliver: impl Fn(Delivery) + 'static) {
 
 /// Asks a typed path of the node.
 pub async fn call<E: Endpoint>(_: E, request: &E::Request) -> Result<E::Response, CallError> {
-    let value = serde_json::to_value(request).map_err(|e| CallError::Unreadable(e.to_string()))?;
-    let (path, body) = match E::METHOD {
-        Method::Get => (format!("{}{}", E::PATH, query(&value)), None),
-        Method::Post | Method::Patch => (E::PATH.into(), Some(value.to_string())),
-    };
-    let reply = match host() {
-        Host::Desktop => desktop::request(E::METHOD.as_str(), &path, body.as_deref()).await?,
-        Host::Browser => browser::request(E::METHOD.as_str(), &path, body.as_deref()).await?,
-    };
-    check(&reply)?;
-    answer(&reply.body).map_err(|e| CallError::Unreadable(e.to_string()))
+    let unreadable = |e: serde_json::Error| CallError::Unreadable(e.to_string());
+    let request = serde_json::to_value(request).map_err(unreadable)?;
+    let answer = exchange(E::METHOD, E::PATH, request).await?;
+    serde_json::from_value(answer).map_err(unreadable)
+}
+
+/// The same for every path, and boxed, so that it is compiled once and not into every caller.
+fn exchange(
+    method: Method,
+    path: &'static str,
+    request: Value,
+) -> Pin<Box<dyn Future<Output = Result<Value, CallError>>>> {
+    Box::pin(async move {
+        let (path, body) = match method {
+            Method::Get => (format!("{path}{}", query(&request)), None),
+            Method::Post | Method::Patch => (path.to_owned(), Some(request.to_string())),
+        };
+        let reply = match host() {
+            Host::Desktop => desktop::request(method.as_str(), &path, body.as_deref()).await?,
+            Host::Browser => browser::request(method.as_str(), &path, body.as_deref()).await?,
+        };
+        check(&reply)?;
+        answer(&reply.body).map_err(|e| CallError::Unreadable(e.to_string()))
+    })
 }
 
 /// Asks for an answer that comes piece by piece.
