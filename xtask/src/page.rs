@@ -104,6 +104,8 @@ fn compile(workspace: &Workspace, kind: Kind) -> Result<PathBuf> {
     ] {
         cargo = cargo.env_remove(variable);
     }
+    // Leptos then gives every view one type: a third less code, and quicker to build.
+    cargo = cargo.env("CARGO_ENCODED_RUSTFLAGS", "--cfg\u{1f}erase_components");
     match setup::wasm_toolchain(workspace)? {
         WasmToolchain::Default => {}
         WasmToolchain::Rustup { name, .. } => cargo = cargo.env("RUSTUP_TOOLCHAIN", name),

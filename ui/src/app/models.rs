@@ -1,6 +1,6 @@
 //! What the owner can do with models, and what the page knows about them.
 
-use std::time::Duration;
+use std::{pin::Pin, time::Duration};
 
 use agent_api::{
     endpoint::{
@@ -17,6 +17,9 @@ use leptos::{prelude::*, task::spawn_local};
 
 use super::{App, Toast};
 use crate::{backend, format};
+
+/// Boxed, so that what goes around it is compiled once.
+type Action<T> = Pin<Box<dyn Future<Output = Result<T, backend::CallError>>>>;
 
 /// Several changes at once, as a swap makes them, cause one question.
 const SETTLE: Duration = Duration::from_millis(200);
@@ -134,12 +137,7 @@ impl App {
     }
 
     /// Runs one action on a model, with its row marked busy. Ends in a toast where it fails.
-    fn act_on(
-        self,
-        id: String,
-        failed: &'static str,
-        action: impl Future<Output = Result<Option<String>, backend::CallError>> + 'static,
-    ) {
+    fn act_on(self, id: String, failed: &'static str, action: Action<Option<String>>) {
         let busy = self.library.busy;
         if busy.with_untracked(|b| b.contains(&id)) {
             return;
@@ -157,52 +155,78 @@ impl App {
     }
 
     pub fn swap(self, model: InstalledModel) {
-        self.act_on(model.id.clone(), "Not swapped.", async move {
-            backend::call(PostModelSwap, &SwapModel { model: model.id }).await?;
-            Ok(Some(format!("{} is the active model", model.name)))
-        });
+        self.act_on(
+            model.id.clone(),
+            "Not swapped.",
+            Box::pin(async move {
+                backend::call(PostModelSwap, &SwapModel { model: model.id }).await?;
+                Ok(Some(format!("{} is the active model", model.name)))
+            }),
+        );
     }
 
     pub fn load(self, model: InstalledModel) {
-        self.act_on(model.id.clone(), "Not loaded.", async move {
-            backend::call(PostModelLoad, &ModelName { model: model.id }).await?;
-            Ok(Some(format!("{} is in memory", model.name)))
-        });
+        self.act_on(
+            model.id.clone(),
+            "Not loaded.",
+            Box::pin(async move {
+                backend::call(PostModelLoad, &ModelName { model: model.id }).await?;
+                Ok(Some(format!("{} is in memory", model.name)))
+            }),
+        );
     }
 
     pub fn unload(self, model: InstalledModel) {
-        self.act_on(model.id.clone(), "Not unloaded.", async move {
-            backend::call(PostModelUnload, &ModelName { model: model.id }).await?;
-            Ok(None)
-        });
+        self.act_on(
+            model.id.clone(),
+            "Not unloaded.",
+            Box::pin(async move {
+                backend::call(PostModelUnload, &ModelName { model: model.id }).await?;
+                Ok(None)
+            }),
+        );
     }
 
     pub fn remove(self, model: InstalledModel) {
-        self.act_on(model.id.clone(), "Not removed.", async move {
-            let removed = backend::call(PostModelRemove, &ModelName { model: model.id }).await?;
-            let freed = format::file_size(removed.freed_bytes);
-            Ok(Some(format!("{} is removed, {freed} are free again", model.name)))
-        });
+        self.act_on(
+            model.id.clone(),
+            "Not removed.",
+            Box::pin(async move {
+                let removed =
+                    backend::call(PostModelRemove, &ModelName { model: model.id }).await?;
+                let freed = format::file_size(removed.freed_bytes);
+                Ok(Some(format!("{} is removed, {freed} are free again", model.name)))
+            }),
+        );
     }
 
     /// Hashes the model's layers again; minutes for a large one.
     pub fn verify(self, model: InstalledModel) {
-        self.act_on(model.id.clone(), "Not verified.", async move {
-            let checked = backend::call(PostModelVerify, &ModelName { model: model.id }).await?;
-            if checked.damaged.is_empty() {
-                let bytes = format::file_size(checked.bytes);
-                return Ok(Some(format!("{} is intact: {bytes} hashed", model.name)));
-            }
-            self.failed(damaged(&model.name, &checked));
-            Ok(None)
-        });
+        self.act_on(
+            model.id.clone(),
+            "Not verified.",
+            Box::pin(async move {
+                let checked =
+                    backend::call(PostModelVerify, &ModelName { model: model.id }).await?;
+                if checked.damaged.is_empty() {
+                    let bytes = format::file_size(checked.bytes);
+                    return Ok(Some(format!("{} is intact: {bytes} hashed", model.name)));
+                }
+                self.failed(damaged(&model.name, &checked));
+                Ok(None)
+            }),
+        );
     }
 
-    pub fn set_options(self, model: InstalledModel, options: ModelOptions) {
-        self.act_on(model.id.clone(), "Options not saved.", async move {
-            backend::call(PostModelOptions, &SetModelOptions { model: model.id, options }).await?;
-            Ok(None)
-        });
+    pub fn set_options(self, id: String, options: ModelOptions) {
+        self.act_on(
+            id.clone(),
+            "Options not saved.",
+            Box::pin(async move {
+                backend::call(PostModelOptions, &SetModelOptions { model: id, options }).await?;
+                Ok(None)
+            }),
+        );
     }
 
     /// Starts a pull and says so, for buttons that are far from the list of downloads.
@@ -216,30 +240,33 @@ impl App {
     }
 
     pub fn pause_pull(self, id: String) {
-        self.pull_call("Not paused.", async move {
-            backend::call(PostPullPause, &PullId { id }).await.map(|_| ())
-        });
+        self.pull_call(
+            "Not paused.",
+            Box::pin(async move { backend::call(PostPullPause, &PullId { id }).await.map(|_| ()) }),
+        );
     }
 
     pub fn resume_pull(self, id: String) {
-        self.pull_call("Not resumed.", async move {
-            backend::call(PostPullResume, &PullId { id }).await.map(|_| ())
-        });
+        self.pull_call(
+            "Not resumed.",
+            Box::pin(
+                async move { backend::call(PostPullResume, &PullId { id }).await.map(|_| ()) },
+            ),
+        );
     }
 
     pub fn cancel_pull(self, id: String) {
-        self.pull_call("Not cancelled.", async move {
-            let left = backend::call(PostPullCancel, &PullId { id }).await?;
-            self.state.update(|s| s.pulls = left.pulls);
-            Ok(())
-        });
+        self.pull_call(
+            "Not cancelled.",
+            Box::pin(async move {
+                let left = backend::call(PostPullCancel, &PullId { id }).await?;
+                self.state.update(|s| s.pulls = left.pulls);
+                Ok(())
+            }),
+        );
     }
 
-    fn pull_call(
-        self,
-        failed: &'static str,
-        action: impl Future<Output = Result<(), backend::CallError>> + 'static,
-    ) {
+    fn pull_call(self, failed: &'static str, action: Action<()>) {
         spawn_local(async move {
             // What changed comes with the next event.
             if let Err(error) = action.await {
@@ -252,7 +279,11 @@ impl App {
     pub fn patch_settings(self, patch: SettingsPatch) {
         spawn_local(async move {
             match backend::call(PatchSettings, &patch).await {
-                Ok(view) => self.state.update(|s| s.settings = Some(view.settings)),
+                Ok(view) => {
+                    self.state.update(|s| s.settings = Some(view.settings));
+                    // The list carries the disk budget.
+                    self.load_models();
+                }
                 Err(error) => {
                     self.failed(format!("Not saved. {error}"));
                     // Fields show the old value again.

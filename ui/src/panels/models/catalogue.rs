@@ -204,7 +204,14 @@ fn Rows(search: Search) -> impl IntoView {
         entries
     };
     // An entry that changed is drawn anew; the others stay as they are.
-    let key = |entry: &CatalogueEntry| serde_json::to_string(entry).unwrap_or_default();
+    let key = |entry: &CatalogueEntry| {
+        let mut key = entry.id.clone();
+        for variant in &entry.variants {
+            key.push(if variant.installed { '+' } else { '-' });
+            key.push_str(&variant.fit.reason);
+        }
+        key
+    };
     let rest = move || shown.with(|s| s.as_ref().map_or(0, Vec::len)).saturating_sub(FIRST_ROWS);
     let failed = move || search.answer.with(|a| a.as_ref()?.as_ref().err().cloned());
     let loading = move || search.answer.with(Option::is_none);

@@ -89,8 +89,29 @@ fn bar(disk: &DiskUse) -> AnyView {
 /// The budget, changed in its place.
 #[component]
 fn Budget(disk: Memo<Option<DiskUse>>) -> impl IntoView {
-    let app = use_app();
     let editing = RwSignal::new(false);
+    let budget = move || disk.get().and_then(|d| d.budget_bytes);
+    move || {
+        if editing.get() {
+            return view! { <BudgetForm budget=budget() editing/> }.into_any();
+        }
+        let (rule, word) = match budget() {
+            Some(_) => ("When the budget is full, pulls stop and ask.", "Change"),
+            None => ("Pulls stop when the disk is nearly full.", "Set a budget"),
+        };
+        view! {
+            <p class="hint">
+                {rule}" Nothing is removed by itself. "
+                <button class="linkbtn" type="button" on:click=move |_| editing.set(true)>{word}</button>
+            </p>
+        }
+        .into_any()
+    }
+}
+
+#[component]
+fn BudgetForm(budget: Option<u64>, editing: RwSignal<bool>) -> impl IntoView {
+    let app = use_app();
     let wrong = RwSignal::new(false);
     let field = NodeRef::<html::Input>::new();
     Effect::new(move |_| {
@@ -109,61 +130,36 @@ fn Budget(disk: Memo<Option<DiskUse>>) -> impl IntoView {
         };
         editing.set(false);
         app.patch_settings(SettingsPatch { disk_budget_bytes: Some(bytes), ..Default::default() });
-        app.load_models();
     };
-    let value = move || {
-        disk.get().and_then(|d| d.budget_bytes).map(|b| format::amount(b, GB)).unwrap_or_default()
-    };
-    let rule = move || match disk.get().and_then(|d| d.budget_bytes) {
-        Some(_) => "When the budget is full, pulls stop and ask. Nothing is removed by itself. ",
-        None => "Pulls stop when the disk is nearly full. Nothing is removed by itself. ",
-    };
-    move || {
-        if !editing.get() {
-            let word = if disk.get().is_some_and(|d| d.budget_bytes.is_some()) {
-                "Change"
-            } else {
-                "Set a budget"
-            };
-            let begin = move |_| {
-                wrong.set(false);
-                editing.set(true);
-            };
-            return view! {
-                <p class="hint">{rule}<button class="linkbtn" type="button" on:click=begin>{word}</button></p>
-            }
-            .into_any();
+    let escape = move |event: ev::KeyboardEvent| {
+        if event.key() == "Escape" {
+            event.stop_propagation();
+            editing.set(false);
         }
-        let escape = move |event: ev::KeyboardEvent| {
-            if event.key() == "Escape" {
-                event.stop_propagation();
-                editing.set(false);
-            }
-        };
-        view! {
-            <form class="stack" on:submit=save on:keydown=escape>
-                <div class="row">
-                    <span class="input-unit grow">
-                        <input
-                            class="input input--sm"
-                            id="disk-budget"
-                            inputmode="decimal"
-                            aria-label="Disk budget for models"
-                            placeholder="no limit"
-                            value=value()
-                            aria-invalid=move || wrong.get().then_some("true")
-                            node_ref=field
-                        />
-                        <span>"GB"</span>
-                    </span>
-                    <button class="btn btn--sm" type="submit"><span>"Set"</span></button>
-                    <button class="btn btn--sm btn--ghost" type="button" on:click=move |_| editing.set(false)><span>"Keep"</span></button>
-                </div>
-                <p class="hint" class:hint--bad=move || wrong.get() role="status">
-                    {move || if wrong.get() { "A number of gigabytes, such as 120" } else { "Empty: no limit." }}
-                </p>
-            </form>
-        }
-        .into_any()
+    };
+    let note = move || {
+        if wrong.get() { "A number of gigabytes, such as 120" } else { "Empty: no limit." }
+    };
+    view! {
+        <form class="stack" on:submit=save on:keydown=escape>
+            <div class="row">
+                <span class="input-unit grow">
+                    <input
+                        class="input input--sm"
+                        id="disk-budget"
+                        inputmode="decimal"
+                        aria-label="Disk budget for models"
+                        placeholder="no limit"
+                        value=budget.map(|b| format::amount(b, GB))
+                        aria-invalid=move || wrong.get().then_some("true")
+                        node_ref=field
+                    />
+                    <span>"GB"</span>
+                </span>
+                <button class="btn btn--sm" type="submit"><span>"Set"</span></button>
+                <button class="btn btn--sm btn--ghost" type="button" on:click=move |_| editing.set(false)><span>"Keep"</span></button>
+            </div>
+            <p class="hint" class:hint--bad=move || wrong.get() role="status">{note}</p>
+        </form>
     }
 }

@@ -116,13 +116,13 @@ fn Row(id: String) -> impl IntoView {
     let read = move |text: fn(&InstalledModel) -> String| {
         move || model.with(|m| m.as_ref().map(text)).unwrap_or_default()
     };
-    let states = Memo::new(move |_| model.with(|m| m.as_ref().map(words::states)));
-    let traits = Memo::new(move |_| model.with(|m| m.as_ref().map(words::traits)));
+    let states = move || model.with(|m| m.as_ref().map(words::states));
+    let traits = move || model.with(|m| m.as_ref().map(words::traits));
     let name = read(|m| m.name.clone());
-    let problem = Memo::new(move |_| model.with(|m| m.as_ref().and_then(|m| m.problem.clone())));
+    let problem = move || model.with(|m| m.as_ref().and_then(|m| m.problem.clone()));
     let under = {
         let id = id.clone();
-        move || match problem.get() {
+        move || match problem() {
             Some(why) => {
                 view! { <p class="small bad rowwhy">{icon(Icon::Error)}<span>{why}</span></p> }
                     .into_any()
@@ -130,7 +130,7 @@ fn Row(id: String) -> impl IntoView {
             None => view! {
                 <p class="small faint row rowunder">
                     <code class="trunc">{id.clone()}</code>
-                    {traits.get().into_iter().flatten().map(badge).collect_view()}
+                    {traits().into_iter().flatten().map(badge).collect_view()}
                 </p>
             }
             .into_any(),
@@ -140,7 +140,6 @@ fn Row(id: String) -> impl IntoView {
         let now = app.now.get();
         model.with(|m| m.as_ref().map(|m| words::last_used(m, now, backend::local_offset_ms())))
     };
-    let used = Memo::new(move |_| used());
     let details = StoredValue::new(id.clone());
     let open_details = move || app.library.details.set(Some(details.get_value()));
     let open = move |event: ev::KeyboardEvent| {
@@ -156,7 +155,7 @@ fn Row(id: String) -> impl IntoView {
             <td class="cell-name">
                 <span class="row">
                     <button class="rowlink trunc" type="button" title=name on:click=move |_| open_details()>{name}</button>
-                    {move || states.get().into_iter().flatten().map(badge).collect_view()}
+                    {move || states().into_iter().flatten().map(badge).collect_view()}
                 </span>
                 {under}
             </td>

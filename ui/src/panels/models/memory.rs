@@ -6,7 +6,7 @@ use std::time::Duration;
 use agent_api::{
     endpoint::GetModelFit,
     fit::Fit,
-    models::{FitQuery, InstalledModel, ModelState, Residency},
+    models::{FitQuery, InstalledModel, ModelOptions, ModelState, Residency},
     settings::SettingsPatch,
 };
 use leptos::{prelude::*, task::spawn_local};
@@ -132,55 +132,66 @@ fn line(held: &Residency, now_ms: i64) -> impl IntoView + use<> {
 /// What the slider offers, for the active model.
 #[derive(Clone, Debug, PartialEq)]
 struct Scale {
-    model: InstalledModel,
+    id: String,
+    options: ModelOptions,
+    total_bytes: u64,
     stops: Vec<u32>,
     at: usize,
 }
 
-fn scale(model: InstalledModel) -> Option<Scale> {
+fn scale(model: &InstalledModel) -> Option<Scale> {
     let fit = model.fit.as_ref()?;
     let stops = words::context_stops(model.context_train, fit.context);
     let at = stops.iter().position(|c| *c == fit.context).unwrap_or(0);
-    (stops.len() > 1).then_some(Scale { model, stops, at })
+    (stops.len() > 1).then(|| Scale {
+        id: model.id.clone(),
+        options: model.options.clone(),
+        total_bytes: fit.total_bytes,
+        stops,
+        at,
+    })
 }
 
 #[component]
 fn Context() -> impl IntoView {
     let app = use_app();
-    let scale = Memo::new(move |_| {
-        let active = app.library.models().into_iter().find(|m| m.active && m.problem.is_none())?;
-        scale(active)
-    });
-    // While the owner looks at another value: its place, and the node's answer about it.
-    let looking = RwSignal::new(None::<usize>);
+    let scale = app
+        .library
+        .part(|list| list.models.iter().find(|m| m.active && m.problem.is_none()).and_then(scale));
+    // A new scale is a new slider: what was looked at before is over.
+    move || scale.get().flatten().map(|scale| view! { <Slider scale/> })
+}
+
+/// While the owner moves it, the node is asked what each value would take; letting go applies it.
+#[component]
+fn Slider(scale: Scale) -> impl IntoView {
+    let app = use_app();
+    let (at, total_bytes) = (scale.at, scale.total_bytes);
+    let last = scale.stops.len() - 1;
+    let scale = StoredValue::new(scale);
+    let place = RwSignal::new(at);
     let answer = RwSignal::new(None::<Result<Fit, String>>);
-    Effect::new(move |_| {
-        scale.track();
-        looking.set(None);
-        answer.set(None);
-    });
-    let place =
-        move || looking.get().or_else(|| scale.with(|s| s.as_ref().map(|s| s.at))).unwrap_or(0);
-    let tokens = move || scale.with(|s| s.as_ref()?.stops.get(place()).copied());
+    let tokens = move || scale.with_value(|s| s.stops.get(place.get()).copied());
     let look = move |event| {
-        let Ok(at) = event_target_value(&event).parse::<usize>() else { return };
-        looking.set(Some(at));
+        let Ok(to) = event_target_value(&event).parse() else { return };
+        place.set(to);
         set_timeout(
             move || {
-                if looking.get_untracked() == Some(at) {
-                    ask(scale, at, looking, answer);
+                // The slider may have moved on, or be gone.
+                if place.try_get_untracked() == Some(to) {
+                    ask(scale.get_value(), to, place, answer);
                 }
             },
             MOVING,
         );
     };
     let apply = move |event| {
-        let Ok(at) = event_target_value(&event).parse::<usize>() else { return };
-        let Some(scale) = scale.get_untracked().filter(|s| s.at != at) else { return };
-        let Some(tokens) = scale.stops.get(at).copied() else { return };
-        let mut options = scale.model.options.clone();
-        options.context = Some(tokens);
-        app.set_options(scale.model, options);
+        let to = event_target_value(&event).parse().ok().filter(|to| *to != at);
+        let Scale { id, mut options, stops, .. } = scale.get_value();
+        if let Some(tokens) = to.and_then(|to: usize| stops.get(to).copied()) {
+            options.context = Some(tokens);
+            app.set_options(id, options);
+        }
     };
     let finding = move || match answer.get() {
         Some(Ok(fit)) => {
@@ -188,66 +199,42 @@ fn Context() -> impl IntoView {
         }
         Some(Err(why)) => view! { <p class="hint hint--bad">{why}</p> }.into_any(),
         None => {
-            let now = scale
-                .with(|s| s.as_ref().and_then(|s| s.model.fit.as_ref().map(|f| f.total_bytes)));
-            let text = now.map(|bytes| format!("{} with this context.", format::file_size(bytes)));
+            let text = format!("{} with this context.", format::file_size(total_bytes));
             view! { <p class="hint">{text}</p> }.into_any()
         }
     };
-    let last = move || scale.with(|s| s.as_ref().map_or(0, |s| s.stops.len() - 1));
-    let filled = move || format!("--v:{:.1}%", place() as f64 / last().max(1) as f64 * 100.0);
+    let filled = move || format!("--v:{:.1}%", place.get() as f64 / last as f64 * 100.0);
     let spoken = move || tokens().map(|t| format!("{} tokens", format::count(u64::from(t))));
-    move || {
-        scale.with(Option::is_some).then(|| {
-            view! {
-                <div class="field memknob">
-                    <div class="row">
-                        <label class="small strong" for="context">"Context"</label>
-                        <span class="push num small">{move || tokens().map(format::context)}</span>
-                    </div>
-                    <input
-                        class="slider"
-                        id="context"
-                        type="range"
-                        min="0"
-                        max=move || last().to_string()
-                        step="1"
-                        prop:value=move || place().to_string()
-                        style=filled
-                        aria-valuetext=spoken
-                        on:input=look
-                        on:change=apply
-                    />
-                    <div role="status">{finding}</div>
-                </div>
-            }
-        })
+    view! {
+        <div class="field memknob">
+            <div class="row">
+                <label class="small strong" for="context">"Context"</label>
+                <span class="push num small">{move || tokens().map(format::context)}</span>
+            </div>
+            <input class="slider" id="context" type="range" min="0" max=last.to_string() step="1"
+                prop:value=move || place.get().to_string() style=filled aria-valuetext=spoken
+                on:input=look on:change=apply/>
+            <div role="status">{finding}</div>
+        </div>
     }
 }
 
 /// Asks the node about a context without changing anything.
 fn ask(
-    scale: Memo<Option<Scale>>,
+    scale: Scale,
     at: usize,
-    looking: RwSignal<Option<usize>>,
+    place: RwSignal<usize>,
     answer: RwSignal<Option<Result<Fit, String>>>,
 ) {
-    let Some((query, tokens)) = scale.with_untracked(|s| {
-        let s = s.as_ref()?;
-        Some((s.model.clone(), *s.stops.get(at)?))
-    }) else {
-        return;
+    let query = FitQuery {
+        context: scale.stops.get(at).copied(),
+        parallel: scale.options.parallel,
+        gpu_layers: scale.options.gpu_layers,
+        model: scale.id,
     };
     spawn_local(async move {
-        let query = FitQuery {
-            model: query.id,
-            context: Some(tokens),
-            parallel: query.options.parallel,
-            gpu_layers: query.options.gpu_layers,
-        };
         let fit = backend::call(GetModelFit, &query).await.map_err(|e| e.to_string());
-        // The slider may have moved on.
-        if looking.get_untracked() == Some(at) {
+        if place.try_get_untracked() == Some(at) {
             answer.set(Some(fit));
         }
     });

@@ -96,27 +96,30 @@ fn Row(id: String) -> impl IntoView {
 #[component]
 fn Lines(id: String, pull: Memo<Option<Pull>>) -> impl IntoView {
     let app = use_app();
-    let part = move |read: fn(&Pull) -> Option<String>| {
-        Memo::new(move |_| pull.with(|p| p.as_ref().and_then(read)))
-    };
-    let name =
-        Memo::new(move |_| pull.with(|p| p.as_ref().map(|p| p.model.clone())).unwrap_or_default());
-    let source = part(|p| (!p.source.is_empty()).then(|| format!("from {}", p.source)));
-    let percent = Memo::new(move |_| {
-        pull.with(|p| p.as_ref().and_then(|p| words::percent(p.done_bytes, p.size_bytes)))
-    });
-    let bar = Memo::new(move |_| pull.with(|p| p.as_ref().map_or("bar", words::bar)));
-    let state =
-        Memo::new(move |_| pull.with(|p| p.as_ref().and_then(|p| words::state(p, app.now.get()))));
+    // Plain functions, so that all of them are one type.
+    let text =
+        move |read: fn(&Pull) -> Option<String>| move || pull.with(|p| p.as_ref().and_then(read));
+    let name = text(|p| Some(p.model.clone()));
+    let source = text(|p| (!p.source.is_empty()).then(|| format!("from {}", p.source)));
+    let percent =
+        move || pull.with(|p| p.as_ref().and_then(|p| words::percent(p.done_bytes, p.size_bytes)));
+    let bar = move || pull.with(|p| p.as_ref().map_or("bar", words::bar));
+    let state = move || pull.with(|p| p.as_ref().and_then(|p| words::state(p, app.now.get())));
     let fit = Memo::new(move |_| pull.with(|p| p.as_ref().and_then(|p| p.fit.clone())));
-    let done =
-        Memo::new(move |_| pull.with(|p| p.as_ref().is_some_and(|p| p.state == PullState::Done)));
-    let (amount, speed, left) = (part(words::amount), part(words::speed), part(words::left));
-    let figure = |text: Memo<Option<String>>| {
-        move || text.get().map(|text| view! { <span class="num nowrap">{text}</span> })
+    let whole = text(|p| {
+        let percent = words::percent(p.done_bytes, p.size_bytes)?;
+        (p.state != PullState::Done).then(|| format::percent(percent as f64))
+    });
+    let (amount, speed, left) = (text(words::amount), text(words::speed), text(words::left));
+    let figures = move || {
+        [whole(), amount(), speed(), left()]
+            .into_iter()
+            .flatten()
+            .map(|text| view! { <span class="num nowrap">{text}</span> })
+            .collect_view()
     };
     let state_view = move || {
-        state.get().map(|state| {
+        state().map(|state| {
             let class = match state.tone {
                 crate::words::Tone::Bad => "state bad",
                 crate::words::Tone::Attention => "state warn",
@@ -130,7 +133,7 @@ fn Lines(id: String, pull: Memo<Option<Pull>>) -> impl IntoView {
         <li class="pull" tabindex="-1" data-row data-pull=id>
             <div class="pull-top">
                 <span class="strong trunc">{name}</span>
-                {move || source.get().map(|s| view! { <span class="badge badge--line">{icon(Icon::Globe)}{s}</span> })}
+                {move || source().map(|s| view! { <span class="badge badge--line">{icon(Icon::Globe)}{s}</span> })}
                 <span class="push rowacts"><Act pull/><Cancel pull/></span>
             </div>
             <span
@@ -139,15 +142,12 @@ fn Lines(id: String, pull: Memo<Option<Pull>>) -> impl IntoView {
                 aria-label=name
                 aria-valuemin="0"
                 aria-valuemax="100"
-                aria-valuenow=move || percent.get().map(|p| p.to_string())
+                aria-valuenow=move || percent().map(|p| p.to_string())
             >
-                <b style:width=move || format!("{}%", percent.get().unwrap_or(0))></b>
+                <b style:width=move || format!("{}%", percent().unwrap_or(0))></b>
             </span>
             <div class="pull-meta">
-                {move || (!done.get()).then(|| percent.get()).flatten().map(|p| view! {
-                    <span class="num strong">{format::percent(p as f64)}</span>
-                })}
-                {figure(amount)}{figure(speed)}{figure(left)}
+                {figures}
                 <span class="pull-state" role="status">{state_view}</span>
                 <span class="push">{move || fit.get().map(|fit| fit_badge(&fit))}</span>
             </div>

@@ -162,7 +162,7 @@ fn object(name: &'static str, values: &Map<String, Value>) -> Option<impl IntoVi
     if values.is_empty() {
         return None;
     }
-    let all = serde_json::to_string_pretty(values).unwrap_or_default();
+    let all = Value::Object(values.clone()).to_string();
     let rows = values
         .iter()
         .map(|(key, value)| view! { <div><dt>{key.clone()}</dt><dd>{short(value)}</dd></div> })

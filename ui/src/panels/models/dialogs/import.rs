@@ -64,43 +64,27 @@ fn Form() -> impl IntoView {
             let _ = busy.try_set(false);
         });
     };
+    let where_it_is = if app.desktop {
+        "The whole path on this computer."
+    } else {
+        "The whole path on the computer that runs the node, which may not be the one you sit at."
+    };
+    let typing = move |event| filled.set(!event_target_value(&event).trim().is_empty());
+    let invalid = move || problem.with(|p| p.as_ref().map(|_| "true"));
     view! {
         <form class="dialog-form" on:submit=submit>
             <div class="dialog-body">
                 <div class="field">
                     <label for="import-path">"Path of the file"</label>
-                    <input
-                        class="input"
-                        id="import-path"
-                        type="text"
-                        data-first
-                        autocomplete="off"
-                        spellcheck="false"
-                        placeholder="/home/you/Downloads/model.gguf"
-                        aria-invalid=move || problem.with(|p| p.as_ref().map(|_| "true"))
-                        aria-describedby="import-note"
-                        node_ref=path
-                        on:input=move |event| filled.set(!event_target_value(&event).trim().is_empty())
-                    />
-                    <p class="hint" id="import-note">
-                        {if app.desktop {
-                            "The whole path on this computer."
-                        } else {
-                            "The whole path on the computer that runs the node, which may not be the one you sit at."
-                        }}
-                    </p>
+                    <input class="input" id="import-path" type="text" data-first autocomplete="off" spellcheck="false"
+                        placeholder="/home/you/Downloads/model.gguf" aria-invalid=invalid
+                        aria-describedby="import-note" node_ref=path on:input=typing/>
+                    <p class="hint" id="import-note">{where_it_is}</p>
                 </div>
                 <div class="field">
                     <label for="import-name">"Name"</label>
-                    <input
-                        class="input"
-                        id="import-name"
-                        type="text"
-                        autocomplete="off"
-                        spellcheck="false"
-                        placeholder="the file’s name"
-                        node_ref=name
-                    />
+                    <input class="input" id="import-name" type="text" autocomplete="off" spellcheck="false"
+                        placeholder="the file’s name" node_ref=name/>
                     <p class="hint">"What requests will call it. Empty: the file’s name."</p>
                 </div>
                 {move || problem.get().map(|why| view! {
@@ -113,13 +97,8 @@ fn Form() -> impl IntoView {
                 </span>
                 <div class="push">
                     <button class="btn" type="button" on:click=move |_| open.set(false)><span>"Close"</span></button>
-                    <button
-                        class="btn btn--primary"
-                        type="submit"
-                        id="import-now"
-                        disabled=move || busy.get() || !filled.get()
-                        aria-busy=move || busy.get().to_string()
-                    >
+                    <button class="btn btn--primary" type="submit" id="import-now"
+                        disabled=move || busy.get() || !filled.get() aria-busy=move || busy.get().to_string()>
                         {icon(Icon::File)}<span>"Import"</span>
                     </button>
                 </div>

@@ -110,7 +110,7 @@ fn Form(model: InstalledModel) -> impl IntoView {
     };
     let before = model.options.clone();
     let changed = Memo::new(move |_| draft.options.with(|o| *o != before));
-    let saved = model.clone();
+    let saved = model.id.clone();
     let save = move |_| {
         app.library.options.set(None);
         app.set_options(saved.clone(), draft.options.get_untracked());
