@@ -300,6 +300,11 @@ impl Actor {
         let waits =
             matches!(entry.pull.state, PullState::Paused | PullState::Failed | PullState::Retrying);
         if waits {
+            if entry.pull.state == PullState::Failed {
+                // What failed may have been replaced at the registry. Layers that stayed the same
+                // keep their parts.
+                entry.manifest = None;
+            }
             entry.encourage();
             entry.set(PullState::Queued, "");
         }
