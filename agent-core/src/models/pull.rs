@@ -1,9 +1,9 @@
 //! Pulls: models on their way from a registry into the store.
 //!
 //! [`Pulls`] is the one handle. Behind it an actor keeps the list and what the owner wants of each
-//! ([`queue`]); an attempt carries out one pull ([`fetch`]); a [`plan`] without IO says which bytes
-//! to ask for; a [`writer`] thread writes, hashes and syncs. Everything survives kill -9: what a
-//! [`record`] claims is on disk, and resuming fetches and hashes nothing again that it claims.
+//! (`queue`); an attempt carries out one pull (`fetch`); a `plan` without IO says which bytes
+//! to ask for; a `writer` thread writes, hashes and syncs. Everything survives kill -9: what a
+//! `record` claims is on disk, and resuming fetches and hashes nothing again that it claims.
 
 mod actor;
 mod disk;

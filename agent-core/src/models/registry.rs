@@ -19,7 +19,7 @@ use agent_api::settings::Settings;
 use bytes::Bytes;
 use credentials::Credentials;
 pub use error::RegistryError;
-pub(crate) use http::install_crypto;
+pub use http::install_crypto;
 pub use http::{Answer, ContentRange};
 use http::{Ask, Http};
 pub use place::{FileSource, Source};

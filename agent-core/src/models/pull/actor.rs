@@ -198,16 +198,23 @@ impl Actor {
             let since_start = self.started.elapsed();
             self.entries.iter_mut().for_each(|entry| entry.sample(since_start));
         }
-        if due || self.changed {
-            self.shown_at = if due { Instant::now() } else { self.shown_at };
-            self.changed = false;
-            let shown: Vec<Pull> = self.entries.iter().map(Entry::show).collect();
-            self.snapshot.send_if_modified(|snapshot| {
-                let differs = **snapshot != shown;
-                *snapshot = Arc::new(shown);
-                differs
-            });
+        if due {
+            self.shown_at = Instant::now();
         }
+        if due || self.changed {
+            self.show();
+        }
+    }
+
+    /// Answers follow this, so that whoever asked for a change sees it in the list.
+    fn show(&mut self) {
+        self.changed = false;
+        let shown: Vec<Pull> = self.entries.iter().map(Entry::show).collect();
+        self.snapshot.send_if_modified(|snapshot| {
+            let differs = **snapshot != shown;
+            *snapshot = Arc::new(shown);
+            differs
+        });
     }
 
     fn forget_done(&mut self) {
@@ -238,14 +245,17 @@ impl Actor {
         match command {
             Command::Add { source, swap_when_done, reply } => {
                 let added = self.add(*source, swap_when_done).await;
+                self.show();
                 let _ = reply.send(added);
             }
             Command::Pause { id, reply } => {
                 let paused = self.pause(&id).await;
+                self.show();
                 let _ = reply.send(paused);
             }
             Command::Resume { id, reply } => {
                 let resumed = self.resume(&id).await;
+                self.show();
                 let _ = reply.send(resumed);
             }
             Command::Cancel { id, reply } => self.cancel(&id, reply).await,
@@ -290,6 +300,11 @@ impl Actor {
         let waits =
             matches!(entry.pull.state, PullState::Paused | PullState::Failed | PullState::Retrying);
         if waits {
+            if entry.pull.state == PullState::Failed {
+                // What failed may have been replaced at the registry. Layers that stayed the same
+                // keep their parts.
+                entry.manifest = None;
+            }
             entry.encourage();
             entry.set(PullState::Queued, "");
         }
@@ -317,6 +332,7 @@ impl Actor {
         }
         let entry = self.entries.remove(at);
         entry.stop();
+        self.show();
         let leaving = Leaving { entry, reply };
         if leaving.entry.attempt.is_some() {
             self.leaving.insert(id.to_owned(), leaving);

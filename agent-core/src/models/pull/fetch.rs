@@ -47,6 +47,8 @@ pub type Usage = Arc<dyn Fn() -> u64 + Send + Sync>;
 pub struct Tuning {
     /// A connection without bytes for so long is dropped.
     pub stall: Duration,
+    /// A connection that is slow for so long is raced by a second one, if one is free.
+    pub race_after: Duration,
     /// Between two looks at a layer that somebody else fetches.
     pub lock_poll: Duration,
     /// First and longest wait before a pull that lost its connection goes on.
@@ -59,6 +61,7 @@ impl Default for Tuning {
     fn default() -> Self {
         Self {
             stall: Duration::from_secs(20),
+            race_after: super::plan::RACE_AFTER,
             lock_poll: Duration::from_millis(500),
             retry: (Duration::from_secs(1), Duration::from_secs(120)),
             headroom: super::disk::HEADROOM_BYTES,
@@ -270,6 +273,7 @@ impl Attempt {
     /// Waits for the right to write the layer; `None`: it is complete.
     async fn lock(&self, layer: &Layer) -> Result<Option<BlobLock>, Outcome> {
         let (digest, bytes) = (layer.digest, layer.size);
+        let mut waited = false;
         loop {
             let found = self.blocking(move |store| {
                 if store.blob_size(digest) == Some(bytes) {
@@ -281,15 +285,18 @@ impl Attempt {
                 Ok(lock.map(|lock| if complete { None } else { Some(lock) }))
             });
             if let Some(found) = found.await? {
+                if waited {
+                    self.progress.set_note("");
+                }
                 return Ok(found);
             }
+            waited = true;
             self.progress.set_note("Waits for another pull that fetches the same layer.");
             self.or_stop(tokio::time::sleep(self.context.tuning.lock_poll)).await?;
         }
     }
 
     async fn already_here(&self, layer: &Layer) -> Result<(), Outcome> {
-        self.progress.set_note("");
         self.progress.layer(layer.digest).store(layer.size, Ordering::Relaxed);
         if layer.kind == LayerKind::Model {
             let (digest, head) = (layer.digest, Arc::clone(&self.progress.head));
@@ -368,6 +375,8 @@ impl Attempt {
             stall: self.context.tuning.stall,
             version: version.as_deref(),
         };
+        // A layer before this one may have been verified.
+        self.report_state(PullState::Downloading).await;
         let ended = transfer.run(plan).await;
         if matches!(ended, Ended::Complete) {
             self.report_state(PullState::Verifying).await;
@@ -392,6 +401,7 @@ impl Attempt {
         };
         let counters = Arc::clone(&self.context.counters);
         let done = self.progress.layer(layer.digest);
+        let race_after = self.context.tuning.race_after;
         let low_water = self.context.tuning.headroom / 4;
         let begun = self.blocking(move |store| {
             let known =
@@ -404,7 +414,7 @@ impl Attempt {
                     Record::new(total, version)
                 }
             };
-            let plan = Plan::new(record.extent.clone());
+            let plan = Plan::new(record.extent.clone()).race_after(race_after);
             let store = store.clone();
             let begin = Begin { store, lock, record, head, counters, done, low_water };
             Ok(Writer::begin(begin).map(|writer| (writer, plan)))
@@ -445,7 +455,17 @@ impl Attempt {
             }
             (Some(problem), _) => Err(problem.into()),
             (None, Some(found)) if found == layer.digest || is_file => {
-                self.blocking(move |store| store.commit_blob_as(lock, found)).await?;
+                let named = is_file.then(|| Manifest::of_gguf(found, layer.size));
+                let id = self.id.clone();
+                self.blocking(move |store| {
+                    let guard = store.lock()?;
+                    if let Some(manifest) = named {
+                        // Its name was not known before; now it must not look unused.
+                        store.reserve(&guard, &id, &manifest)?;
+                    }
+                    store.commit_blob_as(lock, found)
+                })
+                .await?;
                 Ok(Fetched::Good(found))
             }
             (None, _) => {

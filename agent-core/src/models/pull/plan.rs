@@ -5,7 +5,8 @@
 //! left to hand out, the slowest part is raced by a second connection: the last parts do not wait
 //! for a connection that crawls.
 //!
-//! `now` is the time since the transfer began.
+//! `now` is the time since the transfer began, without the time in which our own disk or bandwidth
+//! limit was what everything waited for: it is the network that is judged here.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -35,10 +36,10 @@ const FAILURES_OF_A_PART: u32 = 10;
 const FREE_STALLS: u32 = 5;
 /// Parts without trouble after which one more connection is tried.
 const PARTS_PER_STEP: u32 = 8;
-/// A connection is slow if it needs this long for what is left, and others are this much faster.
-const RACE_AFTER: Duration = Duration::from_secs(2);
-const RACE_SILENT: Duration = Duration::from_secs(3);
-const RACE_RATIO: f64 = 0.25;
+/// A connection that was silent for so long is raced; also one that would need as long for what is
+/// left although others were [`RACE_RATIO`] times as fast.
+pub(super) const RACE_AFTER: Duration = Duration::from_secs(3);
+const RACE_RATIO: f64 = 4.0;
 /// Span over which the speed of all connections is measured.
 const SPEED_SPAN: Duration = Duration::from_millis(250);
 
@@ -137,6 +138,7 @@ pub(super) struct Plan {
     span_start: Duration,
     span_bytes: u64,
     fast: bool,
+    race_after: Duration,
 }
 
 impl Plan {
@@ -155,7 +157,13 @@ impl Plan {
             span_start: Duration::ZERO,
             span_bytes: 0,
             fast: false,
+            race_after: RACE_AFTER,
         }
+    }
+
+    /// How long a connection may be slow before a second one races it.
+    pub(super) fn race_after(self, race_after: Duration) -> Self {
+        Self { race_after, ..self }
     }
 
     pub(super) fn extent(&self) -> &Extent {
@@ -236,10 +244,10 @@ impl Plan {
             let left = (self.extent.end(conn.part) - conn.position) as f64;
             let rate = conn.rate(now);
             let needs = left / rate.max(1.0);
-            let silent = now.saturating_sub(conn.last_byte) >= RACE_SILENT;
-            let old = now.saturating_sub(conn.started) >= RACE_AFTER;
-            let crawls = self.finished_rate.is_some_and(|usual| rate < usual * RACE_RATIO);
-            let worth = silent || (old && crawls && needs > RACE_AFTER.as_secs_f64());
+            let silent = now.saturating_sub(conn.last_byte) >= self.race_after;
+            let old = now.saturating_sub(conn.started) >= self.race_after;
+            let crawls = self.finished_rate.is_some_and(|usual| rate * RACE_RATIO < usual);
+            let worth = silent || (old && crawls && needs > self.race_after.as_secs_f64());
             worth.then_some((conn.part, if silent { f64::MAX } else { needs }))
         });
         slow.max_by(|a, b| a.1.total_cmp(&b.1)).map(|(part, _)| part)

@@ -103,12 +103,15 @@ async fn on_disk(
     manifest: &Arc<Manifest>,
 ) -> Result<(u64, bool, Option<GgufInfo>), PullError> {
     let (store, manifest) = (context.store.clone(), Arc::clone(manifest));
-    let name = source.name().clone();
+    let (name, is_file) = (source.name().clone(), matches!(source, Source::File(_)));
     let looked = tokio::task::spawn_blocking(move || {
         let progress = Progress::default();
         survey(&store, &manifest, &progress);
         let installed = store.manifest(&name).ok().flatten();
-        let same = installed.is_some_and(|installed| installed.digest == manifest.digest);
+        // A plain file has no digest to compare before it is here.
+        let same = installed.is_some_and(|installed| {
+            installed.digest == manifest.digest || (is_file && installed.size() == manifest.size())
+        });
         let model = manifest.model();
         let model = model.filter(|model| store.blob_size(model.digest) == Some(model.size));
         let info = model.and_then(|model| read_gguf(&store.blob_path(model.digest)).ok());

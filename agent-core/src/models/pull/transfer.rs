@@ -68,6 +68,8 @@ struct Driver<'a> {
     transfer: &'a Transfer<'a>,
     plan: Plan,
     started: Instant,
+    /// Time spent waiting for the disk or the bandwidth limit.
+    held_up: Duration,
     connections: Connections<'a>,
     drops: HashMap<ConnId, CancellationToken>,
     /// Why the last connection failed.
@@ -82,6 +84,7 @@ impl Transfer<'_> {
             transfer: self,
             plan,
             started: Instant::now(),
+            held_up: Duration::ZERO,
             connections: FuturesUnordered::new(),
             drops: HashMap::new(),
             last_failure: None,
@@ -131,8 +134,9 @@ enum Bad {
 }
 
 impl<'a> Driver<'a> {
+    /// The plan's clock.
     fn now(&self) -> Duration {
-        self.started.elapsed()
+        self.started.elapsed().saturating_sub(self.held_up)
     }
 
     async fn run(&mut self) -> Ended {
@@ -144,7 +148,7 @@ impl<'a> Driver<'a> {
             self.plan.set_limit(self.transfer.limiter.limit());
             self.plan.hashed(self.transfer.writer.hashed());
             let wake = match self.hand_out() {
-                Some(wake) => self.started + wake.min(self.now() + LOOK),
+                Some(wake) => self.started + self.held_up + wake.min(self.now() + LOOK),
                 None => return Ended::Complete,
             };
             tokio::select! {
@@ -244,11 +248,13 @@ impl<'a> Driver<'a> {
             loser.cancel();
         }
         self.read(conn, answer);
+        let before = Instant::now();
         self.transfer.limiter.take(length).await;
         if taken.keep > 0 {
             let skip = usize::try_from(taken.skip).unwrap_or(usize::MAX);
             self.transfer.writer.write(taken.at, bytes.slice(skip.min(bytes.len())..)).await;
         }
+        self.held_up += before.elapsed();
         None
     }
 

@@ -32,7 +32,11 @@ pub enum RegistryError {
     #[error("{host} refused: it answered {status}{message}")]
     Refused { host: String, status: StatusCode, message: String },
     #[error(
-        "the certificate of {host} is not trusted: {why}. If it is yours, set ca_file for this registry, or plain_http if it speaks plain HTTP"
+        "the certificate of {host} is not trusted: {why}. If the registry is yours, set ca_file for it"
+    )]
+    Certificate { host: String, why: String },
+    #[error(
+        "{host} does not speak TLS as it should: {why}. If the registry is yours and speaks plain HTTP, set plain_http for it"
     )]
     Tls { host: String, why: String },
     #[error("cannot reach {host}: {why}")]
@@ -82,8 +86,12 @@ impl RegistryError {
 
     /// From a request that got no answer, or whose body broke off.
     pub(super) fn from_reqwest(host: String, error: &reqwest::Error) -> Self {
-        if let Some(tls) = tls_cause(error) {
-            return Self::Tls { host, why: tls.to_string() };
+        match tls_cause(error) {
+            Some(tls @ rustls::Error::InvalidCertificate(_)) => {
+                return Self::Certificate { host, why: tls.to_string() };
+            }
+            Some(tls) => return Self::Tls { host, why: tls.to_string() },
+            None => {}
         }
         let why = root_cause(error);
         if error.is_builder() {

@@ -153,8 +153,9 @@ fn ca_file(url: &Url, registries: &[Registry]) -> Option<String> {
     registries.iter().find(theirs).and_then(|entry| entry.ca_file.clone())
 }
 
-/// reqwest is built without a provider of its own.
-pub(crate) fn install_crypto() {
+/// Gives rustls its cryptography, once per process: reqwest is built without any of its own, and
+/// a client for HTTPS cannot be made before.
+pub fn install_crypto() {
     static RING: Once = Once::new();
     RING.call_once(|| {
         // An error means that somebody installed one before, which is as good.

@@ -160,7 +160,7 @@ fn read_challenges(texts: &[&str]) -> Result<Option<Challenge>, String> {
     }
     let mut basic = None;
     let mut unreadable = None;
-    for challenge in texts.iter().flat_map(|text| ChallengeParser::new(text)) {
+    for challenge in texts.iter().flat_map(|text| ChallengeParser::new(text.trim())) {
         let challenge = match challenge {
             Ok(challenge) => challenge,
             Err(e) => {

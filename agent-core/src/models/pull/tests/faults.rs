@@ -23,9 +23,10 @@ fn first(count: usize, act: Act) -> impl FnMut(&Seen) -> Act + Send {
     }
 }
 
-async fn faulty(
-    script: impl FnMut(&Seen) -> Act + Send + 'static,
-) -> (Bench, u64, PullState, String) {
+/// What came of it; the folder last, so that it goes last.
+type Faulty = (Bench, u64, PullState, String, tempfile::TempDir);
+
+async fn faulty(script: impl FnMut(&Seen) -> Act + Send + 'static) -> Faulty {
     let dir = tempfile::tempdir().expect("temp dir");
     let mut tuning = tuning();
     tuning.stall = Duration::from_millis(300);
@@ -40,30 +41,30 @@ async fn faulty(
         assert!(bench.blob(&weights) == weights);
     }
     let received = bench.received();
-    (bench, received, pull.state, pull.reason)
+    (bench, received, pull.state, pull.reason, dir)
 }
 
 const TOTAL: u64 = 20 << 20;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_that_breaks_goes_on_where_it_broke() {
-    let (_, received, state, reason) = faulty(first(7, Act::Cut(100_000))).await;
+    let (_, received, state, reason, _dir) = faulty(first(7, Act::Cut(100_000))).await;
     assert_eq!((state, received), (PullState::Done, TOTAL), "{reason}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_that_stalls_is_dropped_and_goes_on() {
-    let (_, received, state, reason) = faulty(first(4, Act::Stall(100_000))).await;
+    let (_, received, state, reason, _dir) = faulty(first(4, Act::Stall(100_000))).await;
     assert_eq!((state, received), (PullState::Done, TOTAL), "{reason}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_in_trouble_is_asked_again() {
     let error = Act::Status(503, vec![]);
-    let (_, received, state, reason) = faulty(first(4, error)).await;
+    let (_, received, state, reason, _dir) = faulty(first(4, error)).await;
     assert_eq!((state, received), (PullState::Done, TOTAL), "{reason}");
     let busy = Act::Status(429, vec![("retry-after", "1".into())]);
-    let (_, received, state, reason) = faulty(first(2, busy)).await;
+    let (_, received, state, reason, _dir) = faulty(first(2, busy)).await;
     assert_eq!((state, received), (PullState::Done, TOTAL), "{reason}");
 }
 
@@ -84,13 +85,13 @@ async fn a_server_that_stays_down_is_waited_for_and_the_reason_is_shown() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn wrong_bytes_are_fetched_once_more_and_then_the_host_is_named() {
-    let (_, received, state, reason) = faulty(first(1, Act::Flip)).await;
+    let (_, received, state, reason, _dir) = faulty(first(1, Act::Flip)).await;
     assert_eq!((state, received), (PullState::Done, 2 * TOTAL), "{reason}");
     let last_part = |seen: &Seen| match seen.range {
         Some((start, _)) if start >= PART_BYTES => Act::Flip,
         _ => Act::Serve,
     };
-    let (bench, _, state, reason) = faulty(last_part).await;
+    let (bench, _, state, reason, _dir) = faulty(last_part).await;
     assert_eq!(state, PullState::Failed);
     assert!(reason.contains("127.0.0.1") && reason.contains("wrong bytes"), "{reason}");
     assert!(!bench.leftovers().iter().any(|name| name.ends_with(".partial")));
@@ -98,18 +99,19 @@ async fn wrong_bytes_are_fetched_once_more_and_then_the_host_is_named() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn servers_without_ranges_and_with_wrong_ones_still_deliver() {
-    let (_, received, state, reason) = faulty(|_| Act::Whole).await;
+    let (_, received, state, reason, _dir) = faulty(|_| Act::Whole).await;
     assert_eq!(state, PullState::Done, "{reason}");
     assert!(received >= TOTAL);
-    let (_, _, state, reason) = faulty(first(3, Act::LieRange)).await;
+    let (_, _, state, reason, _dir) = faulty(first(3, Act::LieRange)).await;
     assert_eq!(state, PullState::Done, "{reason}");
-    let (_, _, state, reason) = faulty(first(3, Act::TooMuch)).await;
+    let (_, _, state, reason, _dir) = faulty(first(3, Act::TooMuch)).await;
     assert_eq!(state, PullState::Done, "{reason}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redirects_to_other_schemes_end_the_pull() {
-    let (_, received, state, reason) = faulty(|_| Act::Redirect("file:///etc/passwd".into())).await;
+    let (_, received, state, reason, _dir) =
+        faulty(|_| Act::Redirect("file:///etc/passwd".into())).await;
     assert_eq!((state, received), (PullState::Failed, 0));
     assert!(reason.contains("only http and https"), "{reason}");
 }
@@ -197,4 +199,29 @@ async fn what_cannot_be_pulled_says_why() {
     let pull = bench.add("127.0.0.1:1/library/x").await;
     let waits = bench.until(&pull.id, |pull| pull.state == PullState::Retrying).await;
     assert!(waits.reason.contains("annot reach 127.0.0.1:1"), "{}", waits.reason);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_registry_without_tls_is_named_with_the_setting_that_helps() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let mock = Mock::start().await;
+    let mirrored = agent_api::settings::Registry {
+        host: "r.example".into(),
+        mirror: Some(format!("https://{}", mock.address)),
+        ..Default::default()
+    };
+    let missing = agent_api::settings::Registry {
+        host: "ca.example".into(),
+        ca_file: Some("/nowhere/ca.pem".into()),
+        ..Default::default()
+    };
+    let registries = vec![mirrored, missing];
+    let settings = agent_api::settings::Settings { registries, ..Default::default() };
+    let models = dir.path().join("models");
+    let bench = Bench::open_with(dir.path(), models, tuning(), settings).await;
+    let pull = bench.pull("r.example/library/x").await;
+    assert_eq!(pull.state, PullState::Failed);
+    assert!(pull.reason.contains("set plain_http"), "{}", pull.reason);
+    let pull = bench.pull("ca.example/library/x").await;
+    assert!(pull.reason.contains("/nowhere/ca.pem cannot be used"), "{}", pull.reason);
 }

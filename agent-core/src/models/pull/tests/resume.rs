@@ -5,10 +5,7 @@ use std::{
     sync::atomic::Ordering,
 };
 
-use agent_api::{
-    pull::{PullRequest, PullState},
-    settings::Settings,
-};
+use agent_api::{pull::PullState, settings::Settings};
 
 use super::{
     Bench, MIB, Tuning,
@@ -168,9 +165,8 @@ async fn after_kill_9_nothing_that_was_saved_is_fetched_or_hashed_again() {
     mock.behave();
     let bench = Bench::open(dir.path()).await;
     let record = record(&bench.store, digest).expect("a record");
-    let first = bench.pulls.watch();
-    let mut first = first;
-    first.wait_for(|list| !list.is_empty()).await.expect("the pull is known");
+    let mut watching = bench.pulls.watch();
+    watching.wait_for(|list| !list.is_empty()).await.expect("the pull is known");
     check_resumed(&bench, &mock, &record, "demo").await;
     assert!(bench.blob(&weights) == weights);
 }
@@ -221,13 +217,9 @@ async fn a_full_disk_pauses_and_keeps_what_is_here() {
     bench.pulls.resume(&early.id).await.expect("resumes");
     bench.until(&early.id, |pull| pull.done_bytes >= HALF).await;
     std::fs::write(models.join("other"), vec![0; 45 * MIB]).expect("takes room");
-    mock.script(|seen| match seen.range.map(|(start, _)| start / PART_BYTES) {
-        Some(3) => Act::Serve,
-        _ => Act::Serve,
-    });
+    mock.behave();
     bench.pulls.pause(&early.id).await.expect("pauses");
-    let request = PullRequest { model: mock.name("demo"), swap_when_done: false };
-    bench.pulls.add(request).await.expect("goes on");
+    bench.add(&mock.name("demo")).await;
     let full = bench
         .until(&early.id, |pull| pull.state == PullState::Paused && pull.reason != "You paused it.")
         .await;
