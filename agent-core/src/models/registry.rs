@@ -29,12 +29,15 @@ use token::Tokens;
 use tokio::sync::watch;
 
 use super::{
-    manifest::{Digest, MANIFEST_TYPE, MAX_MANIFEST_BYTES, Manifest},
+    manifest::{Digest, MAX_MANIFEST_BYTES, Manifest},
     name::ModelRef,
 };
 
 /// Time for everything but a blob's body: a manifest, a token, the head of an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Docker's type, which Ollama's registry uses, and the same by its OCI name: registries hide what
+/// was pushed under one from who only accepts the other.
+const MANIFEST_TYPES: &str = "application/vnd.docker.distribution.manifest.v2+json, application/vnd.oci.image.manifest.v1+json";
 /// Error texts are read up to here.
 const MAX_ERROR_BYTES: usize = 16 << 10;
 
@@ -88,7 +91,7 @@ impl RegistryClient {
     pub async fn manifest(&self, name: &ModelRef) -> Result<Manifest, RegistryError> {
         let place = self.place(&name.host)?;
         let url = place.join(&["v2", &name.namespace, &name.model, "manifests", &name.tag])?;
-        let ask = Ask { accept: Some(MANIFEST_TYPE), ..Ask::new(url) };
+        let ask = Ask { accept: Some(MANIFEST_TYPES), ..Ask::new(url) };
         let what = name.to_string();
         let answer = self.registry_get(&place, name, ask, &what).await?;
         let host = place.host;
