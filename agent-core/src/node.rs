@@ -88,7 +88,7 @@ struct Inner {
     pulls: Pulls,
     /// The settings for those that follow them by themselves.
     follow_settings: watch::Sender<Settings>,
-    measured: Mutex<Option<fitting::Measured>>,
+    measured: Mutex<fitting::Measured>,
     ollama: OllamaDaemon,
     inference: Inference,
     bus: EventBus,

@@ -1,6 +1,6 @@
-"""Ollama's own Python client against a node: ollama_client.py URL MODEL [PULL].
+"""Ollama's own Python client against a node: ollama_client.py URL MODEL PULL.
 
-PULL is the name of a model in a registry that the node can reach; without it nothing is pulled.
+MODEL is the active model; PULL the name of a model in a registry that the node can reach.
 """
 
 import json
@@ -10,8 +10,7 @@ from datetime import datetime, timedelta, timezone
 
 import ollama
 
-url, model = sys.argv[1:3]
-pull = sys.argv[3] if len(sys.argv) > 3 else None
+url, model, pull = sys.argv[1:4]
 client = ollama.Client(host=url)
 user = [{"role": "user", "content": "Return the number of elements"}]
 seeded = {"seed": 3, "num_predict": 20}
@@ -127,42 +126,45 @@ refused("tools", 400, "does not support tools", lambda: client.chat(model, user,
 refused("too long a prompt", 400, "context", lambda: client.chat(model, [{"role": "user", "content": "word " * 5000}]))
 refused("create", 501, "does not make", lambda: client.create("x", from_=model))
 
-# residency
-loaded = client.chat(model, [], keep_alive="7m")
+# pull
+lines = list(client.pull(pull, stream=True))
+words = [line.status for line in lines]
+check("pull begins", words[0] == "pulling manifest")
+check("pull ends", words[-3:] == ["verifying sha256 digest", "writing manifest", "success"])
+layers = {}
+for line in lines:
+    if line.digest:
+        check_name = "pulling " + line.digest.removeprefix("sha256:")[:12]
+        assert line.status == check_name, line
+        assert (line.completed or 0) >= layers.get(line.digest, (0, 0))[0], line
+        layers[line.digest] = (line.completed or 0, line.total)
+check("pull tells every layer to its end", layers and all(done == total for done, total in layers.values()))
+check("pull again", client.pull(pull).status == "success")
+
+# residency: the active model stays, others leave when they are told to
+check("ps of the active model", client.ps().models[0].expires_at > datetime.now(timezone.utc) + timedelta(days=9000))
+loaded = client.chat(pull, [], keep_alive="7m")
 check("load", loaded.done and loaded.done_reason == "load")
 running = {m.model: m for m in client.ps().models}
-check("ps", running[model].size > 0 and running[model].context_length > 0 and running[model].size_vram >= 0)
-stays = running[model].expires_at - datetime.now(timezone.utc)
+check("ps", running[pull].size > 0 and running[pull].context_length > 0 and running[pull].size_vram >= 0)
+stays = running[pull].expires_at - datetime.now(timezone.utc)
 check("ps expiry", timedelta(minutes=5) < stays <= timedelta(minutes=8))
-client.generate(model, "x", options={"num_predict": 1}, keep_alive=-1)
-check("ps for ever", client.ps().models[0].expires_at > datetime.now(timezone.utc) + timedelta(days=9000))
-unloaded = client.generate(model, "", keep_alive=0)
+client.generate(pull, "x", options={"num_predict": 1}, keep_alive=-1)
+running = {m.model: m for m in client.ps().models}
+check("ps for ever", running[pull].expires_at > datetime.now(timezone.utc) + timedelta(days=9000))
+unloaded = client.generate(pull, "", keep_alive=0)
 check("unload", unloaded.done_reason == "unload" and unloaded.response == "")
-check("ps after unload", model not in [m.model for m in client.ps().models])
-check("a request loads it again", client.chat(model, user, options=seeded).load_duration > 0)
+check("ps after unload", pull not in [m.model for m in client.ps().models])
+check("a request loads it again", client.chat(pull, user, options=seeded).load_duration > 0)
 
-# pull, copy, delete
-if pull:
-    lines = list(client.pull(pull, stream=True))
-    words = [line.status for line in lines]
-    check("pull begins", words[0] == "pulling manifest")
-    check("pull ends", words[-3:] == ["verifying sha256 digest", "writing manifest", "success"])
-    layers = {}
-    for line in lines:
-        if line.digest:
-            check_name = "pulling " + line.digest.removeprefix("sha256:")[:12]
-            assert line.status == check_name, line
-            assert (line.completed or 0) >= layers.get(line.digest, (0, 0))[0], line
-            layers[line.digest] = (line.completed or 0, line.total)
-    check("pull tells every layer to its end", layers and all(done == total for done, total in layers.values()))
-    check("pull again", client.pull(pull).status == "success")
-    before = {m.model for m in client.list().models}
-    client.copy(pull, "second-name")
-    check("copy", {m.model for m in client.list().models} - before == {"second-name:latest"})
-    check("copy answers", client.generate("second-name", "x", options={"num_predict": 2}).eval_count > 0)
-    client.delete("second-name")
-    check("delete", {m.model for m in client.list().models} == before)
-    check("the other name still answers", client.generate(pull, "x", options={"num_predict": 2}).eval_count > 0)
-    client.delete(pull)
-    refused("deleted", 404, "not found", lambda: client.show(pull))
-    refused("pull of nothing", None, "", lambda: client.pull(pull.rsplit(":", 1)[0] + ":no-such-tag", stream=True))
+# copy, delete
+before = {m.model for m in client.list().models}
+client.copy(pull, "second-name")
+check("copy", {m.model for m in client.list().models} - before == {"second-name:latest"})
+check("copy answers", client.generate("second-name", "x", options={"num_predict": 2}).eval_count > 0)
+client.delete("second-name")
+check("delete", {m.model for m in client.list().models} == before)
+check("the other name still answers", client.generate(pull, "x", options={"num_predict": 2}).eval_count > 0)
+client.delete(pull)
+refused("deleted", 404, "not found", lambda: client.show(pull))
+refused("pull of nothing", None, "", lambda: client.pull(pull.rsplit(":", 1)[0] + ":no-such-tag", stream=True))

@@ -5,6 +5,7 @@ use anyhow::Result;
 use edgecoder_tests::{
     node::{Options, signal},
     programs,
+    registry::{Content, Registry},
 };
 use serde_json::{Value, json};
 
@@ -12,9 +13,16 @@ use crate::python_client::{add_demo_with_template, run};
 
 #[tokio::test]
 async fn the_official_ollama_client_works() -> Result<()> {
+    let registry = Registry::start().await?;
+    let layers = [
+        ("model", Content::File(programs::demo_model())),
+        ("params", Content::Bytes(br#"{"temperature": 0.1}"#.to_vec())),
+        ("license", Content::Bytes(b"Apache-2.0".to_vec())),
+    ];
+    let pushed = registry.push_model("demo", "4m", &layers).await?;
     let node = Options::default().start()?;
     let model = node.model().await?;
-    run("ollama_client.py", &[&node.http.url, &model])
+    run("ollama_client.py", &[&node.http.url, &model, &pushed.model])
 }
 
 #[tokio::test]

@@ -53,7 +53,7 @@ pub struct Settings {
     pub default_registry: String,
     /// Hosts that need to be told apart from the usual HTTPS ones: mirrors, private registries.
     pub registries: Vec<Registry>,
-    /// RAM that models leave to the owner's own programs.
+    /// RAM that models leave to the owner's own programs; at most a quarter of all RAM is kept.
     pub ram_reserve_bytes: u64,
     /// GPU memory that models leave to the owner's own programs.
     pub gpu_reserve_bytes: u64,

@@ -188,11 +188,7 @@ mod tests {
 
     fn model(system: Option<&str>, parameters: Value) -> ModelDefaults {
         let parameters = parameters.as_object().expect("an object").clone();
-        ModelDefaults {
-            system: system.map(str::to_owned),
-            parameters,
-            ..ModelDefaults::default()
-        }
+        ModelDefaults { system: system.map(str::to_owned), parameters, ..ModelDefaults::default() }
     }
 
     #[test]

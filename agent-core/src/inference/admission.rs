@@ -1,11 +1,14 @@
 //! What a model takes, decided before the runner touches the file.
 
-use agent_api::runner::{Device, LoadModel, reads_weights};
+use agent_api::{
+    fit::Fit,
+    runner::{Device, LoadModel, reads_weights},
+};
 
 use super::LoadOptions;
 use crate::models::{
     ModelFile,
-    fit::{Need, need},
+    fit::{Capacity, fit},
     gguf::GgufInfo,
 };
 
@@ -42,23 +45,27 @@ pub(super) fn plan(
         Ok(info) => info,
         Err(e) => return Err(format!("{} cannot be loaded: {e}.", file.path.display())),
     };
-    let context = capped(info, options.context);
-    let need = need(info, context, options.slots);
-    let (gpu_layers, gpu_bytes) = gpu_share(info, need, options.gpu_layers, gpus);
-    let in_ram = need.weights.saturating_sub(share_of(need.weights, gpu_layers, info.layers + 1));
+    let estimate = estimate(info, options, capped(info, options.context), gpus);
+    // Weights are spread evenly over the layers and the output, which counts as one more.
+    let layers = u128::from(info.layers) + 1;
+    let left = layers.saturating_sub(u128::from(estimate.gpu_layers));
+    let in_ram = u128::from(estimate.weights_bytes) * left / layers;
     Ok(Admission {
         load: LoadModel {
             path: file.path.display().to_string(),
-            context,
+            context: estimate.context,
             slots: options.slots,
             threads: options.threads,
-            gpu_layers,
+            gpu_layers: estimate.gpu_layers,
         },
-        needs: need.total().saturating_sub(gpu_bytes),
-        mapped: if reads_weights(info.file_type) { 0 } else { in_ram },
-        weights: need.weights,
-        gpu_bytes,
-        cache: need.cache,
+        needs: estimate.total_bytes.saturating_sub(estimate.gpu_bytes),
+        mapped: match reads_weights(info.file_type) {
+            true => 0,
+            false => u64::try_from(in_ram).unwrap_or(u64::MAX),
+        },
+        gpu_bytes: estimate.gpu_bytes,
+        weights: estimate.weights_bytes,
+        cache: estimate.cache_bytes,
     })
 }
 
@@ -70,32 +77,18 @@ fn capped(info: &GgufInfo, context: u32) -> u32 {
     }
 }
 
-/// Layers for the GPU and the bytes they take there. Weights and cache are spread evenly over
-/// the layers and the output layer, which llama.cpp counts as one more.
-fn gpu_share(info: &GgufInfo, need: Need, wanted: Option<u32>, gpus: &Gpus) -> (u32, u64) {
-    if gpus.devices.is_empty() || info.layers == 0 {
-        return (0, 0);
-    }
-    let all = info.layers + 1;
-    let spread = need.weights.saturating_add(need.cache);
+/// The estimate that the panel shows, with the GPU's memory as it is now and RAM without limit:
+/// whether there is enough of that is the pool's to say.
+fn estimate(info: &GgufInfo, options: LoadOptions, context: u32, gpus: &Gpus) -> Fit {
     let total: u64 = gpus.devices.iter().map(|device| device.memory_bytes).sum();
     let free: u64 = gpus.devices.iter().map(|device| device.free_bytes).sum();
-    let room = free.min(total.saturating_sub(gpus.taken)).saturating_sub(gpus.reserve);
-    let room = room.saturating_sub(need.overhead);
-    let layers = match wanted {
-        Some(layers) => layers.min(all),
-        None if spread == 0 => all,
-        None => {
-            let fitting = u128::from(room) * u128::from(all) / u128::from(spread);
-            u32::try_from(fitting).unwrap_or(all).min(all)
-        }
+    let capacity = Capacity {
+        ram_limit: u64::MAX,
+        gpu_limit: free.min(total.saturating_sub(gpus.taken)).saturating_sub(gpus.reserve),
+        gpu_usable: !gpus.devices.is_empty(),
+        ..Capacity::default()
     };
-    (layers, share_of(spread, layers, all))
-}
-
-fn share_of(bytes: u64, layers: u32, all: u32) -> u64 {
-    let share = u128::from(bytes) * u128::from(layers) / u128::from(all.max(1));
-    u64::try_from(share).unwrap_or(bytes)
+    fit(info, context, options.slots, options.gpu_layers, &capacity)
 }
 
 /// The largest context from `at_least` to `wanted` tokens with which the model takes no more than

@@ -20,40 +20,26 @@ use crate::{
     },
 };
 
-/// What the fit of a model depends on, read in the background after the start and again whenever
-/// somebody looks at the hardware.
-#[derive(Clone, Copy, Debug, Default)]
+/// The machine as it was read last: in the background after the start, and whenever somebody looks.
+#[derive(Debug, Default)]
 pub(super) struct Measured {
-    memory_bytes: u64,
-    bandwidth: Option<f64>,
-    /// Of the largest GPU that this build can use.
-    gpu_memory: Option<u64>,
+    hardware: Hardware,
+    /// Bytes per second that the GPU reads, where it is known.
     gpu_bandwidth: Option<f64>,
-    unified: bool,
 }
 
 impl Node {
     /// What models may take: the machine minus what its owner keeps.
     pub(super) fn capacity(&self, settings: &Settings) -> Capacity {
-        let measured = *self.inner.measured.lock().unwrap_or_else(PoisonError::into_inner);
-        let measured = measured.unwrap_or_else(|| Measured {
-            memory_bytes: machine::total_memory().unwrap_or(0),
-            ..Measured::default()
-        });
-        // A memory that cannot be read is not a reason to call everything too large.
-        let total = match measured.memory_bytes {
-            0 => u64::MAX >> 1,
-            bytes => bytes,
-        };
-        let gpu = measured.gpu_memory.unwrap_or(0);
-        Capacity {
-            ram_limit: total.saturating_sub(settings.ram_reserve_bytes),
-            gpu_limit: gpu.saturating_sub(settings.gpu_reserve_bytes),
-            gpu_usable: measured.gpu_memory.is_some(),
-            unified: measured.unified,
-            ram_bandwidth: measured.bandwidth,
-            gpu_bandwidth: measured.gpu_bandwidth,
+        let mut measured = self.inner.measured.lock().unwrap_or_else(PoisonError::into_inner);
+        let Measured { hardware, gpu_bandwidth } = &mut *measured;
+        if hardware.memory_bytes == 0 {
+            // Not read yet. A memory that cannot be read at all is no reason to call everything
+            // too large.
+            hardware.memory_bytes = machine::total_memory().unwrap_or(u64::MAX >> 1);
         }
+        let reserve = ram_reserve(settings, hardware.memory_bytes);
+        Capacity::of(hardware, reserve, settings.gpu_reserve_bytes, *gpu_bandwidth)
     }
 
     pub(super) fn fit_of(
@@ -132,18 +118,15 @@ impl Node {
             (hardware, machine::gpu_bandwidth())
         };
         let (hardware, gpu_bandwidth) = tokio::task::spawn_blocking(read).await.unwrap_or_default();
-        let usable = hardware.gpus.iter().filter(|gpu| gpu.usable);
-        let gpu_memory = usable.filter_map(|gpu| gpu.memory_bytes).max();
-        let measured = Measured {
-            memory_bytes: hardware.memory_bytes,
-            bandwidth: hardware.memory_bandwidth,
-            gpu_memory,
-            gpu_bandwidth,
-            unified: hardware.unified_memory,
-        };
-        *self.inner.measured.lock().unwrap_or_else(PoisonError::into_inner) = Some(measured);
+        let measured = Measured { hardware: hardware.clone(), gpu_bandwidth };
+        *self.inner.measured.lock().unwrap_or_else(PoisonError::into_inner) = measured;
         hardware
     }
+}
+
+/// What the owner keeps of the RAM: a small computer is not kept whole.
+pub(super) fn ram_reserve(settings: &Settings, total: u64) -> u64 {
+    settings.ram_reserve_bytes.min(total / 4)
 }
 
 fn fit_of_variant(

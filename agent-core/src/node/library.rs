@@ -269,6 +269,19 @@ impl Node {
         .await
     }
 
+    /// Deletes layers and parts that no model and no pull refers to.
+    pub(super) async fn collect_garbage(&self) {
+        let store = self.inner.library.store().cloned();
+        let collect = move || store.map(|store| store.collect_garbage());
+        match tokio::task::spawn_blocking(collect).await {
+            Ok(Some(Ok(collected))) if collected.removed_files > 0 => {
+                tracing::info!("left-over files of models removed: {collected:?}");
+            }
+            Ok(Some(Err(e))) => tracing::warn!("the model store was not tidied: {e}"),
+            _ => {}
+        }
+    }
+
     /// Replaces how one model is to run. If it is in memory it is loaded again after its requests.
     pub async fn set_model_options(
         &self,

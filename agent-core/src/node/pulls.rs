@@ -92,7 +92,9 @@ impl Node {
 
     /// Ends a pull and deletes its parts.
     pub async fn cancel_pull(&self, id: &str) -> Result<(), NodeError> {
-        Ok(self.inner.pulls.cancel(id).await?)
+        self.inner.pulls.cancel(id).await?;
+        self.collect_garbage().await;
+        Ok(())
     }
 
     /// Keeps or forgets the name and secret for a registry.
@@ -156,6 +158,8 @@ impl Node {
                 }
                 PullNotable::Done { model, swap_when_done, .. } => {
                     self.record(ActivityKind::ModelInstalled, format!("{model} pulled")).await;
+                    // A model that was pulled again may leave layers that nothing refers to.
+                    self.collect_garbage().await;
                     self.inner.bus.send(Event::Models);
                     if swap_when_done && let Err(e) = self.swap_model(model.id()).await {
                         let text = format!("{model} is here but could not be swapped in: {e}");

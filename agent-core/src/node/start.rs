@@ -135,7 +135,7 @@ impl Node {
             credentials,
             pulls,
             follow_settings,
-            measured: Mutex::new(None),
+            measured: Mutex::default(),
             ollama: OllamaDaemon::default(),
             inference,
             bus: EventBus::default(),
@@ -190,15 +190,7 @@ impl Node {
         let node = self.clone();
         self.inner.tasks.spawn(async move {
             node.hardware().await;
-            let store = node.inner.library.store().cloned();
-            let collect = move || store.map(|store| store.collect_garbage());
-            match tokio::task::spawn_blocking(collect).await {
-                Ok(Some(Ok(collected))) if collected.removed_files > 0 => {
-                    tracing::info!("left-over files of models removed: {collected:?}");
-                }
-                Ok(Some(Err(e))) => tracing::warn!("the model store was not tidied: {e}"),
-                _ => {}
-            }
+            node.collect_garbage().await;
         });
     }
 

@@ -58,7 +58,7 @@ impl Drop for SmallDisk {
 
 #[tokio::test]
 async fn a_disk_that_fills_half_way_pauses_the_pull_and_nothing_else() -> Result<()> {
-    let Some(disk) = SmallDisk::mount(64)? else {
+    let Some(disk) = SmallDisk::mount(640)? else {
         eprintln!("skipped: this user may not mount a small disk");
         return Ok(());
     };
