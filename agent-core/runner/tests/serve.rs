@@ -82,19 +82,11 @@ impl Runner {
     }
 
     fn load(&mut self, path: PathBuf, context: u32, slots: u32) -> Result<Loaded, String> {
-        let path = path.to_str().expect("a readable path").to_owned();
-        self.load_with_gpu(path, context, slots, 0)
+        self.load_as(on_processor(path, context, slots))
     }
 
-    fn load_with_gpu(
-        &mut self,
-        path: String,
-        context: u32,
-        slots: u32,
-        gpu_layers: u32,
-    ) -> Result<Loaded, String> {
-        let threads = Some(1);
-        self.send(&Command::Load(LoadModel { path, context, slots, threads, gpu_layers }));
+    fn load_as(&mut self, model: LoadModel) -> Result<Loaded, String> {
+        self.send(&Command::Load(model));
         match self.read() {
             Reply::Loaded(loaded) => Ok(loaded),
             Reply::LoadFailed { message } => Err(message),
@@ -170,6 +162,11 @@ fn note(outcomes: &mut [Outcome], reply: Reply) {
     }
 }
 
+fn on_processor(path: PathBuf, context: u32, slots: u32) -> LoadModel {
+    let path = path.to_str().expect("a readable path").to_owned();
+    LoadModel { path, context, slots, threads: Some(1), gpu_layers: 0 }
+}
+
 fn demo() -> PathBuf {
     [env!("CARGO_MANIFEST_DIR"), "..", "assets", "edgecoder-demo-4m-q8_0.gguf"].iter().collect()
 }
@@ -202,11 +199,10 @@ fn sampled(prompt: &str, seed: u32) -> Generate {
 #[test]
 fn layers_go_to_a_gpu_only_where_hello_named_one() {
     let mut runner = Runner::start();
-    let path = demo().to_str().expect("a readable path").to_owned();
-    let loaded = runner.load_with_gpu(path, 512, 1, 99).expect("loads");
+    let model = LoadModel { gpu_layers: 99, ..on_processor(demo(), 512, 1) };
+    let loaded = runner.load_as(model).expect("loads");
     // Four layers and the output matrix.
-    let expected = if runner.devices.is_empty() { 0 } else { 5 };
-    assert_eq!(loaded.gpu_layers, expected, "{:?}", runner.devices);
+    assert_eq!(loaded.gpu_layers, if runner.devices.is_empty() { 0 } else { 5 });
     runner.generate(text(CODE)).done();
 }
 
@@ -610,9 +606,7 @@ fn requests_that_run_when_the_model_is_replaced_fail_with_the_reason() {
         runner.send(&Command::Generate { id, request: Box::new(long.clone()) });
     }
     assert!(matches!(runner.read(), Reply::Started { id: 0, .. }));
-    let path = demo().to_str().expect("a readable path").to_owned();
-    let (threads, gpu_layers) = (Some(1), 0);
-    runner.send(&Command::Load(LoadModel { path, context: 256, slots: 1, threads, gpu_layers }));
+    runner.send(&Command::Load(on_processor(demo(), 256, 1)));
     let mut failed = HashMap::new();
     let loaded = loop {
         match runner.read() {

@@ -1,3 +1,5 @@
+//! What people are told about fit, and that the numbers behind it hold.
+
 use agent_api::hardware::GpuDevice;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Heads of good, odd, cut and damaged files.
+
 use proptest::prelude::*;
 
 use super::*;
