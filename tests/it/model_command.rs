@@ -111,7 +111,8 @@ async fn what_cannot_be_pulled_ends_with_1_and_a_sentence() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
+// The proxy has to serve while this thread waits for a command.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ctrl_c_leaves_the_pull_to_the_node_and_says_how_to_end_it() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let file = pulls::medium_model(folder.path())?;

@@ -3,6 +3,7 @@
 
 use anyhow::Result;
 use edgecoder_tests::{
+    http::client,
     node::{Options, signal},
     programs,
     registry::{Content, Registry},
@@ -99,7 +100,7 @@ async fn an_ollama_stream_that_loses_its_runner_ends_with_an_error_line() -> Res
 #[tokio::test]
 async fn other_web_pages_may_not_use_the_ollama_api() -> Result<()> {
     let node = Options::default().without_model().start()?;
-    let client = reqwest::Client::builder().no_proxy().build()?;
+    let client = client();
     let tags = format!("{}/api/tags", node.http.url);
     assert_eq!(client.get(&tags).send().await?.status(), 200, "no token on this computer");
     let foreign = client.get(&tags).header("Origin", "https://evil.example").send().await?;

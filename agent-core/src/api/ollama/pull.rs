@@ -85,7 +85,6 @@ struct Progress {
     manifest: bool,
     /// Bytes by digest. They only grow: a part that has to be fetched again is not told.
     layers: HashMap<String, u64>,
-    verifying: bool,
     /// The last reason for waiting.
     waiting: String,
 }
@@ -110,9 +109,10 @@ impl Progress {
                 }
             }
             PullState::Resolving | PullState::Downloading => self.waiting.clear(),
-            PullState::Verifying => self.verify(&mut told),
+            // Told once all layers were: the last bytes are being hashed.
+            PullState::Verifying => self.waiting.clear(),
             PullState::Done => {
-                self.verify(&mut told);
+                told.push(status("verifying sha256 digest"));
                 told.push(status("writing manifest"));
                 told.push(status("success"));
             }
@@ -121,12 +121,6 @@ impl Progress {
             }
         }
         told
-    }
-
-    fn verify(&mut self, told: &mut Vec<Told>) {
-        if !std::mem::replace(&mut self.verifying, true) {
-            told.push(status("verifying sha256 digest"));
-        }
     }
 
     fn layer(&mut self, layer: &PullLayer, done: u64) -> Option<Told> {
