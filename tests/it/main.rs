@@ -21,6 +21,7 @@ mod streams;
 mod supervisor;
 
 mod browser;
+mod models_journey;
 mod package;
 mod tray;
 mod window;
