@@ -161,6 +161,10 @@ fn check(node: &Node, settings: &Settings, request: &Request) -> Result<Allowed,
     Ok(allowed)
 }
 
+/// Ollama's paths that change what is on this computer. The key is for asking models, not for
+/// removing them.
+const OWNERS: [&str; 3] = ["/api/pull", "/api/delete", "/api/copy"];
+
 #[derive(Debug, PartialEq)]
 enum Needed {
     Nothing,
@@ -170,7 +174,11 @@ enum Needed {
 
 fn needed(path: &str, local: bool) -> Needed {
     if dialect(path).is_some() {
-        return if local { Needed::Nothing } else { Needed::Key };
+        return match local {
+            true => Needed::Nothing,
+            false if OWNERS.contains(&path) => Needed::Token,
+            false => Needed::Key,
+        };
     }
     if matches!(path, "/events" | "/metrics" | pulls::PATH) {
         return Needed::Token;
@@ -338,6 +346,10 @@ mod tests {
 
     #[test]
     fn control_paths_need_the_token_everywhere_and_inference_a_key_from_afar() {
+        for path in OWNERS {
+            assert_eq!(needed(path, true), Needed::Nothing);
+            assert_eq!(needed(path, false), Needed::Token);
+        }
         assert_eq!(needed("/status", true), Needed::Token);
         assert_eq!(needed("/events", true), Needed::Token);
         assert_eq!(needed("/metrics", true), Needed::Token);

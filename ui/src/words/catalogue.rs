@@ -55,7 +55,8 @@ pub fn first_choice(variants: &[CatalogueVariant]) -> usize {
 /// `14.8 B, general, thinking`: what matters most first, because the line may be cut.
 pub fn facts(entry: &CatalogueEntry) -> String {
     let size = format::parameters(entry.parameters);
-    std::iter::once(size).chain(entry.uses.iter().cloned()).collect::<Vec<_>>().join(", ")
+    let first = std::iter::once(size).chain(entry.license.clone());
+    first.chain(entry.uses.iter().cloned()).collect::<Vec<_>>().join(", ")
 }
 
 /// `9.0 GB`, or `about 9.0 GB` where the size is as published, rounded.

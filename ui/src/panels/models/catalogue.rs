@@ -284,7 +284,6 @@ fn Row(entry: CatalogueEntry) -> impl IntoView {
     let variant = Memo::new(move |_| variants.with_value(|v| v.get(chosen.get()).cloned()));
     let label = format!("Quantization of {}", entry.title);
     let facts = words::facts(&entry);
-    let licence = entry.license.clone();
     let options = entry
         .variants
         .iter()
@@ -303,7 +302,6 @@ fn Row(entry: CatalogueEntry) -> impl IntoView {
             <div class="catname">
                 <p class="row" title=entry.summary.clone()>
                     <span class="strong trunc">{entry.title.clone()}</span>
-                    {licence.map(|l| view! { <span class="faint small licence trunc" title="Licence">{l}</span> })}
                 </p>
                 <p class="faint small" title=facts.clone()>{facts.clone()}</p>
             </div>
