@@ -79,6 +79,7 @@ fn model_paths() -> Router<Node> {
         .serve::<PostPullResume, _, _>(models::resume_pull)
         .serve::<PostPullCancel, _, _>(models::cancel_pull)
         .serve::<GetCatalogue, _, _>(models::catalogue)
+        .serve::<PostCatalogue, _, _>(models::update_catalogue)
         .serve::<PostRegistryLogin, _, _>(models::registry_login)
         .serve::<GetHardware, _, _>(models::hardware)
         .route(pulls::PATH, get(pulls::stream))

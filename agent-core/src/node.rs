@@ -48,7 +48,7 @@ use crate::{
     },
     models::{
         Library,
-        catalogue::Catalogue,
+        catalogue::{Catalogue, CatalogueError},
         pull::{PullError, Pulls},
         registry::{RegistryError, credentials::Credentials},
         store::StoreError,
@@ -82,7 +82,7 @@ struct Inner {
     models_dir_at_start: Option<String>,
     storage: Storage,
     library: Library,
-    catalogue: Catalogue,
+    catalogue: RwLock<Catalogue>,
     defaults: library::DefaultsCache,
     credentials: Credentials,
     pulls: Pulls,
@@ -139,6 +139,8 @@ pub enum NodeError {
     Registry(#[from] RegistryError),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error(transparent)]
+    Catalogue(#[from] CatalogueError),
     #[error("{0}")]
     BadRequest(String),
 }
@@ -181,7 +183,7 @@ impl Node {
 
     /// Settings as the API shows them: without the key.
     pub fn settings_view(&self) -> SettingsView {
-        let mut settings = self.settings();
+        let settings = self.settings();
         let mut after_restart = Vec::new();
         if settings.listen != self.inner.listen_at_start && self.inner.config.listen.is_none() {
             after_restart.push("listen".to_owned());
@@ -189,15 +191,21 @@ impl Node {
         if settings.models_dir != self.inner.models_dir_at_start {
             after_restart.push("models_dir".to_owned());
         }
-        for registry in &mut settings.registries {
-            registry.logged_in = self.is_logged_in(&registry.host);
-        }
         SettingsView {
             api_key_set: settings.api_key.is_some(),
             path: self.inner.config.paths.settings().display().to_string(),
             after_restart,
-            settings: without_key(settings),
+            settings: self.shown(settings),
         }
+    }
+
+    /// Without secrets, with what only the node knows.
+    fn shown(&self, mut settings: Settings) -> Settings {
+        settings.api_key = None;
+        for registry in &mut settings.registries {
+            registry.logged_in = self.is_logged_in(&registry.host);
+        }
+        settings
     }
 
     /// Changes settings: checked, written, then in force. Model options reload the model after
@@ -228,7 +236,7 @@ impl Node {
             self.inner.bus.send(Event::Models);
         }
         self.put_models_in_force(&old, &new).await;
-        self.inner.bus.send(Event::Settings { settings: Box::new(without_key(new)) });
+        self.inner.bus.send(Event::Settings { settings: Box::new(self.shown(new)) });
         Ok(())
     }
 
@@ -258,7 +266,7 @@ impl Node {
         let _turn = self.inner.pause_turn.lock().await;
         let was = self.inner.pause.lock().unwrap_or_else(PoisonError::into_inner).take();
         if was.is_some() {
-            self.choose_model(&self.settings()).await;
+            self.begin_serving().await;
             self.keep_pause(None).await;
             self.record(ActivityKind::Resumed, "Resumed".into()).await;
         }
@@ -326,7 +334,7 @@ impl Node {
         Event::Snapshot {
             status: Box::new(self.status().await),
             activity,
-            settings: Box::new(without_key(self.settings())),
+            settings: Box::new(self.shown(self.settings())),
             pulls: self.pulls().await,
         }
     }
@@ -391,9 +399,4 @@ impl Node {
     pub async fn status(&self) -> Status {
         status::status(self).await
     }
-}
-
-fn without_key(mut settings: Settings) -> Settings {
-    settings.api_key = None;
-    settings
 }

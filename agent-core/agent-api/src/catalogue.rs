@@ -13,7 +13,16 @@ pub struct CatalogueQuery {
     pub q: Option<String>,
 }
 
-/// Answer of `GET /model/catalog`.
+/// Body of `POST /model/catalog`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct UpdateCatalogue {
+    /// A newer catalogue file on this computer.
+    pub path: String,
+}
+
+/// Answer of `GET` and `POST /model/catalog`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Catalogue {

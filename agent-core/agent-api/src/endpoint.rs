@@ -4,7 +4,7 @@
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    catalogue::{Catalogue, CatalogueQuery},
+    catalogue::{Catalogue, CatalogueQuery, UpdateCatalogue},
     fit::Fit,
     hardware::Hardware,
     models::{
@@ -156,6 +156,8 @@ endpoints! {
     PostPullCancel = Post "/model/pull/cancel" Token, PullId => PullList;
     /// Models worth pulling, searched by words, each with its fit on this computer.
     GetCatalogue = Get "/model/catalog" Token, CatalogueQuery => Catalogue;
+    /// Replace the catalogue by a newer file; it is checked whole first.
+    PostCatalogue = Post "/model/catalog" Token, UpdateCatalogue => Catalogue;
     /// Name and secret for a private registry; an empty secret forgets them.
     PostRegistryLogin = Post "/model/registry/login" Token, RegistryLogin => SettingsView;
     /// What the computer is made of, and its tier with the reason.

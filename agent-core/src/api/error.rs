@@ -12,7 +12,9 @@ use axum::{
 use crate::{
     config::SettingsError,
     inference::InferenceError,
-    models::{pull::PullError, registry::RegistryError, store::StoreError},
+    models::{
+        catalogue::CatalogueError, pull::PullError, registry::RegistryError, store::StoreError,
+    },
     node::NodeError,
     text::sentence,
 };
@@ -47,6 +49,9 @@ impl From<NodeError> for Failure {
             NodeError::Pull(e) => pull_code(e),
             NodeError::Registry(_) => ErrorCode::Unavailable,
             NodeError::Store(e) => store_code(e),
+            NodeError::Catalogue(CatalogueError::Io { .. }) => ErrorCode::Unavailable,
+            NodeError::Catalogue(CatalogueError::NotNewer { .. }) => ErrorCode::Conflict,
+            NodeError::Catalogue(_) => ErrorCode::BadRequest,
             NodeError::Inference(e) => return Self::new(inference_code(e), error.to_string()),
         };
         Self::new(code, sentence(&error.to_string()))

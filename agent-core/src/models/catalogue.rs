@@ -251,15 +251,23 @@ impl Entry {
     }
 }
 
-fn read_file(path: &Path) -> Result<Option<Data>, CatalogueError> {
+/// The bytes of a catalogue file, if it is no larger than one can be.
+pub fn read_catalogue(path: &Path) -> Result<Vec<u8>, CatalogueError> {
     let failed = |source| CatalogueError::Io { doing: "read", path: path.to_path_buf(), source };
-    match fs::metadata(path) {
-        Ok(meta) if meta.len() > MAX_CATALOGUE_BYTES => return Err(CatalogueError::TooLarge),
-        Ok(_) => {}
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(failed(e)),
+    if fs::metadata(path).map_err(failed)?.len() > MAX_CATALOGUE_BYTES {
+        return Err(CatalogueError::TooLarge);
     }
-    check::read(&fs::read(path).map_err(failed)?).map(Some)
+    fs::read(path).map_err(failed)
+}
+
+fn read_file(path: &Path) -> Result<Option<Data>, CatalogueError> {
+    match read_catalogue(path) {
+        Ok(bytes) => check::read(&bytes).map(Some),
+        Err(CatalogueError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            Ok(None)
+        }
+        Err(e) => Err(e),
+    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::{path::Path, sync::PoisonError};
 
 use agent_api::{
     Settings,
-    catalogue::{Catalogue, CatalogueQuery},
+    catalogue::{Catalogue, CatalogueQuery, UpdateCatalogue},
     fit::Fit,
     hardware::Hardware,
     models::FitQuery,
@@ -14,7 +14,7 @@ use super::{Node, NodeError, library::blocking};
 use crate::{
     machine::{self, Overrides},
     models::{
-        catalogue::{Entry, Variant},
+        catalogue::{Catalogue as KnownModels, Entry, Variant, read_catalogue},
         fit::{self, Capacity},
         gguf::{GgufInfo, read_gguf},
     },
@@ -85,9 +85,10 @@ impl Node {
             }
             None => {
                 let (context, parallel, _) = options(name);
-                let known = self.inner.catalogue.by_pull_name(name);
-                let (entry, variant) =
-                    known.ok_or_else(|| NodeError::NoSuchModel(name.to_owned()))?;
+                let catalogue = self.known_catalogue();
+                let (entry, variant) = catalogue
+                    .by_pull_name(name)
+                    .ok_or_else(|| NodeError::NoSuchModel(name.to_owned()))?;
                 Ok(fit_of_variant(entry, variant, context, parallel, &self.capacity(&settings)))
             }
         }
@@ -104,7 +105,24 @@ impl Node {
             fit_of_variant(entry, variant, context, parallel, &capacity)
         };
         let q = query.q.unwrap_or_default();
-        Ok(self.inner.catalogue.describe(&q, fit, |name| installed.contains(name)))
+        Ok(self.known_catalogue().describe(&q, fit, |name| installed.contains(name)))
+    }
+
+    fn known_catalogue(&self) -> KnownModels {
+        self.inner.catalogue.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Replaces the catalogue by a newer file, if that is whole and newer.
+    pub async fn update_catalogue(&self, update: UpdateCatalogue) -> Result<Catalogue, NodeError> {
+        let known = self.known_catalogue();
+        let data_dir = self.inner.config.paths.data_dir.clone();
+        let newer = blocking(move || {
+            let bytes = read_catalogue(Path::new(&update.path))?;
+            Ok(known.install_update(&data_dir, &bytes)?)
+        })
+        .await?;
+        *self.inner.catalogue.write().unwrap_or_else(PoisonError::into_inner) = newer;
+        self.catalogue(CatalogueQuery::default()).await
     }
 
     /// What the computer is made of. The first call takes a moment: bandwidth is measured.

@@ -193,30 +193,43 @@ impl Node {
 
     /// Removes a model. Requests that it is answering end properly: its bytes stay until then.
     pub async fn remove_model(&self, name: &str) -> Result<Removed, NodeError> {
-        let file = self.require_file(name).await?;
-        if file.removable_bytes.is_none() && file.source != ModelSource::Store {
-            // The store's own words say what to do instead.
-            self.inner.library.remove(&file)?;
-        }
+        let file = self.require_exactly(name).await?;
         let id = file.id.clone();
         let was_active = self.active_model().as_ref() == Some(&id);
         let library = self.inner.library.clone();
         let removed = blocking(move || Ok(library.remove(&file)?)).await?;
         self.inner.inference.unload(Some(id.clone())).await;
         let forget = id.clone();
-        self.change_settings(move |old| {
-            let mut new = old.clone();
-            new.models.remove(&forget);
-            new.active_model = new.active_model.filter(|active| *active != forget);
-            Ok(new)
-        })
-        .await?;
+        let forgotten = self
+            .change_settings(move |old| {
+                let mut new = old.clone();
+                new.models.remove(&forget);
+                new.active_model = new.active_model.filter(|active| *active != forget);
+                Ok(new)
+            })
+            .await;
+        // The model is gone whatever the settings file says; at the next start it is not found.
+        if let Err(e) = forgotten {
+            tracing::warn!("{id} was removed, but the settings still name it: {e}");
+        }
         if was_active {
-            self.choose_model(&self.settings()).await;
+            let settings = Settings { active_model: None, ..self.settings() };
+            self.choose_model(&settings).await;
         }
         self.record(ActivityKind::ModelRemoved, format!("{id} removed")).await;
         self.inner.bus.send(Event::Models);
         Ok(removed)
+    }
+
+    /// For what cannot be undone only the model's own id will do, with or without `:latest`.
+    async fn require_exactly(&self, name: &str) -> Result<ModelFile, NodeError> {
+        let file = self.require_file(name).await?;
+        let bare = |text: &str| text.strip_suffix(":latest").unwrap_or(text).to_owned();
+        let full = file.reference.clone().map(String::from);
+        if bare(&file.id) == bare(name) || full.is_some_and(|full| bare(&full) == bare(name)) {
+            return Ok(file);
+        }
+        Err(NodeError::NoSuchModel(name.to_owned()))
     }
 
     pub async fn copy_model(&self, copy: CopyModel) -> Result<InstalledModel, NodeError> {

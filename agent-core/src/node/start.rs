@@ -130,7 +130,7 @@ impl Node {
             pause_turn: tokio::sync::Mutex::new(()),
             storage,
             library,
-            catalogue: Catalogue::load(&config.paths.data_dir),
+            catalogue: RwLock::new(Catalogue::load(&config.paths.data_dir)),
             defaults: DefaultsCache::default(),
             credentials,
             pulls,

@@ -130,6 +130,9 @@ pub(crate) struct Fit {
 pub(crate) struct Search {
     /// Words that all have to occur in the name, the summary, the uses or the licence
     pub(crate) words: Vec<String>,
+    /// First replace the catalogue by this newer file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) update: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) output: Json,
 }

@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use agent_api::{
-    catalogue::{Catalogue, CatalogueQuery},
+    catalogue::{Catalogue, CatalogueQuery, UpdateCatalogue},
     endpoint::{
-        GetCatalogue, GetModelFit, GetModelShow, ListModels, Nothing, PostModelCopy,
+        GetCatalogue, GetModelFit, GetModelShow, ListModels, Nothing, PostCatalogue, PostModelCopy,
         PostModelImport, PostModelLoad, PostModelRemove, PostModelSwap, PostModelUnload,
         PostModelVerify, PostSwapPreview,
     },
@@ -183,6 +183,10 @@ fn absolute(path: &Path) -> anyhow::Result<String> {
 }
 
 pub(crate) async fn search(client: &Client, args: args::Search) -> anyhow::Result<()> {
+    if let Some(file) = args.update {
+        let path = std::path::absolute(&file)?.display().to_string();
+        client.call::<PostCatalogue>(&UpdateCatalogue { path }).await?;
+    }
     let words = args.words.join(" ");
     let query = CatalogueQuery { q: (!words.is_empty()).then_some(words) };
     let found = client.call::<GetCatalogue>(&query).await?;

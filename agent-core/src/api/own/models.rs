@@ -1,7 +1,7 @@
 //! The product's paths about models, pulls, the catalogue and the machine.
 
 use agent_api::{
-    catalogue::{Catalogue, CatalogueQuery},
+    catalogue::{Catalogue, CatalogueQuery, UpdateCatalogue},
     endpoint::Nothing,
     fit::Fit,
     hardware::Hardware,
@@ -109,4 +109,11 @@ pub(in crate::api) async fn registry_login(
 
 pub(in crate::api) async fn hardware(node: Node, _: Nothing) -> Answer<Hardware> {
     Ok(node.hardware().await)
+}
+
+pub(in crate::api) async fn update_catalogue(
+    node: Node,
+    update: UpdateCatalogue,
+) -> Answer<Catalogue> {
+    Ok(node.update_catalogue(update).await?)
 }
