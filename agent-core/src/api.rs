@@ -20,7 +20,7 @@ mod server;
 use agent_api::endpoint::{
     GetActivity, GetCatalogue, GetHardware, GetHealth, GetLogs, GetModelFit, GetModelShow,
     GetModelStatus, GetSettings, GetStatus, ListModels, ListPulls, PatchSettings, PauseNode,
-    PostModelCopy, PostModelImport, PostModelLoad, PostModelOptions, PostModelPull,
+    PostCatalogue, PostModelCopy, PostModelImport, PostModelLoad, PostModelOptions, PostModelPull,
     PostModelRemove, PostModelSwap, PostModelUnload, PostModelVerify, PostPullCancel,
     PostPullPause, PostPullPreview, PostPullResume, PostRegistryLogin, PostSwapPreview, ResumeNode,
 };
