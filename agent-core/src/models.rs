@@ -82,6 +82,11 @@ impl ModelFile {
         if self.demo {
             return DEMO_NAME.to_owned();
         }
+        // What was pulled or imported goes by the name it was given: the one in the file is often
+        // the same for several.
+        if self.reference.is_some() {
+            return self.id.clone();
+        }
         let named = self.head.as_ref().ok().and_then(|info| info.name.clone());
         named.filter(|name| !name.trim().is_empty()).unwrap_or_else(|| self.id.clone())
     }

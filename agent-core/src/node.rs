@@ -51,7 +51,7 @@ use crate::{
         catalogue::{Catalogue, CatalogueError},
         pull::{PullError, Pulls},
         registry::{RegistryError, credentials::Credentials},
-        store::StoreError,
+        store::{Store, StoreError, bytes_text},
     },
     storage::{DayCounts, SetState, Storage, StorageError, list_activity},
 };
@@ -225,6 +225,7 @@ impl Node {
         if new == old {
             return Ok(());
         }
+        check_against_machine(&old, &new).await?;
         let (path, to_save) = (self.inner.config.paths.settings(), new.clone());
         tokio::task::spawn_blocking(move || config::save_settings(&path, &to_save))
             .await
@@ -398,5 +399,31 @@ impl Node {
 
     pub async fn status(&self) -> Status {
         status::status(self).await
+    }
+}
+
+/// What only this computer can refuse: more memory than it has, a folder that it cannot write.
+async fn check_against_machine(old: &Settings, new: &Settings) -> Result<(), NodeError> {
+    let refuse = |why: String| Err(SettingsError::Refused(why).into());
+    let total = crate::machine::total_memory();
+    if let Some(total) = total.filter(|total| new.ram_reserve_bytes >= *total)
+        && new.ram_reserve_bytes != old.ram_reserve_bytes
+    {
+        let (kept, total) = (bytes_text(new.ram_reserve_bytes), bytes_text(total));
+        return refuse(format!(
+            "keeping {kept} of RAM leaves nothing for models: this computer has {total}"
+        ));
+    }
+    let Some(folder) = new.models_dir.clone().filter(|_| new.models_dir != old.models_dir) else {
+        return Ok(());
+    };
+    let tried = library::blocking(move || {
+        let usable = Store::open(folder.clone().into())
+            .and_then(|store| tempfile::tempfile_in(store.root()).map(drop));
+        Ok(usable.map_err(|e| format!("the folder {folder} cannot be used for models: {e}")))
+    });
+    match tried.await? {
+        Ok(()) => Ok(()),
+        Err(why) => refuse(why),
     }
 }

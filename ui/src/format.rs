@@ -88,8 +88,10 @@ fn scaled(bytes: u64, step: f64, units: [&str; 5]) -> String {
 pub fn part_of(used: u64, total: u64, scale: fn(u64) -> String) -> (String, String) {
     let total_text = scale(total);
     let unit = total_text.rsplit(THIN).next().unwrap_or_default();
-    let divisor = divisor(unit);
-    (short(used as f64 / divisor), format!("of {total_text}"))
+    let in_unit = used as f64 / divisor(unit);
+    // `0.0` would say that nothing is used.
+    let used = if used > 0 && in_unit < 0.05 { scale(used) } else { short(in_unit) };
+    (used, format!("of {total_text}"))
 }
 
 fn divisor(unit: &str) -> f64 {

@@ -53,7 +53,7 @@ pub struct Settings {
     pub default_registry: String,
     /// Hosts that need to be told apart from the usual HTTPS ones: mirrors, private registries.
     pub registries: Vec<Registry>,
-    /// RAM that models leave to the owner's own programs; at most a quarter of all RAM is kept.
+    /// RAM that models leave to the owner's own programs.
     pub ram_reserve_bytes: u64,
     /// GPU memory that models leave to the owner's own programs.
     pub gpu_reserve_bytes: u64,
@@ -131,8 +131,8 @@ impl Default for Settings {
             download_limit: None,
             default_registry: "registry.ollama.ai".into(),
             registries: Vec::new(),
-            ram_reserve_bytes: 2 << 30,
-            gpu_reserve_bytes: 512 << 20,
+            ram_reserve_bytes: 1_000_000_000,
+            gpu_reserve_bytes: 500_000_000,
             load_on_request: true,
             keep_alive_s: 300,
             max_loaded_models: 3,

@@ -103,7 +103,7 @@ impl StoreError {
 }
 
 /// Bytes for people, in the units that disks are sold in.
-pub(super) fn bytes_text(bytes: u64) -> String {
+pub fn bytes_text(bytes: u64) -> String {
     #[expect(clippy::cast_precision_loss, reason = "two digits are shown")]
     let amount = bytes as f64;
     match bytes {

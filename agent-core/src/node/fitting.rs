@@ -38,8 +38,12 @@ impl Node {
             // too large.
             hardware.memory_bytes = machine::total_memory().unwrap_or(u64::MAX >> 1);
         }
-        let reserve = ram_reserve(settings, hardware.memory_bytes);
-        Capacity::of(hardware, reserve, settings.gpu_reserve_bytes, *gpu_bandwidth)
+        Capacity::of(
+            hardware,
+            settings.ram_reserve_bytes,
+            settings.gpu_reserve_bytes,
+            *gpu_bandwidth,
+        )
     }
 
     pub(super) fn fit_of(
@@ -140,11 +144,6 @@ impl Node {
         *self.inner.measured.lock().unwrap_or_else(PoisonError::into_inner) = measured;
         hardware
     }
-}
-
-/// What the owner keeps of the RAM: a small computer is not kept whole.
-pub(super) fn ram_reserve(settings: &Settings, total: u64) -> u64 {
-    settings.ram_reserve_bytes.min(total / 4)
 }
 
 fn fit_of_variant(

@@ -70,6 +70,19 @@ impl Node {
         }
     }
 
+    /// Models that answer when a request names them, the active one first.
+    pub async fn answering_models(&self) -> Vec<ModelFile> {
+        let active = self.active_model();
+        let load_on_request = self.settings().load_on_request;
+        let mut files = self.model_files().await;
+        files.retain(|file| {
+            let is_active = active.as_ref() == Some(&file.id);
+            is_active || load_on_request && file.head.is_ok()
+        });
+        files.sort_by_key(|file| active.as_ref() != Some(&file.id));
+        files
+    }
+
     async fn surroundings(&self) -> Surroundings {
         let uses = model_use(self.inner.storage.readers()).await.unwrap_or_default();
         let inference = self.inner.inference.state().borrow().clone();
@@ -288,7 +301,8 @@ impl Node {
         let collect = move || store.map(|store| store.collect_garbage());
         match tokio::task::spawn_blocking(collect).await {
             Ok(Some(Ok(collected))) if collected.removed_files > 0 => {
-                tracing::info!("left-over files of models removed: {collected:?}");
+                let (files, bytes) = (collected.removed_files, collected.freed_bytes);
+                tracing::info!("{files} left-over files of models removed, {bytes} bytes freed");
             }
             Ok(Some(Err(e))) => tracing::warn!("the model store was not tidied: {e}"),
             _ => {}

@@ -8,12 +8,9 @@ use agent_api::{
 };
 use tokio::time::timeout;
 
-use super::{
-    Answer, InferenceError, Node, NodeError, SubmitOptions, ToolFormat, Work, fitting::ram_reserve,
-};
+use super::{Answer, InferenceError, Node, NodeError, SubmitOptions, ToolFormat, Work};
 use crate::{
     inference::{KeepAlive, LoadOptions, Policy, Ready, Target},
-    machine,
     models::ModelFile,
     storage::RequestKind,
 };
@@ -27,10 +24,7 @@ pub(super) fn policy(settings: &Settings) -> Policy {
     Policy {
         keep_alive: KeepAlive::from_seconds(settings.keep_alive_s),
         max_loaded: usize::try_from(settings.max_loaded_models).unwrap_or(usize::MAX),
-        ram_reserve: match machine::total_memory() {
-            Some(total) => ram_reserve(settings, total),
-            None => settings.ram_reserve_bytes,
-        },
+        ram_reserve: settings.ram_reserve_bytes,
         gpu_reserve: settings.gpu_reserve_bytes,
     }
 }

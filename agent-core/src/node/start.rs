@@ -154,6 +154,7 @@ impl Node {
         };
         let node = Self { inner: Arc::new(inner) };
         if let Some(problem) = store_problem {
+            tracing::warn!("{problem}");
             node.notice("models_dir", &problem);
         }
         node.after_start(opened.set_aside, notables).await;

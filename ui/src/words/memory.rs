@@ -118,8 +118,13 @@ pub fn spoken(parts: &[Part]) -> String {
 /// The stops of a context slider: powers of two up to what the model was trained for, and the
 /// value in force.
 pub fn context_stops(trained: u32, current: u32) -> Vec<u32> {
-    let most = trained.clamp(LEAST_CONTEXT, MOST_CONTEXT);
-    let mut stops: Vec<u32> = std::iter::successors(Some(LEAST_CONTEXT), |c| c.checked_mul(2))
+    let most = match trained {
+        0 => LEAST_CONTEXT,
+        trained => trained.min(MOST_CONTEXT),
+    };
+    // Small models have small stops.
+    let least = LEAST_CONTEXT.min((most / 4).max(256));
+    let mut stops: Vec<u32> = std::iter::successors(Some(least), |c| c.checked_mul(2))
         .take_while(|c| *c <= most)
         .collect();
     for extra in [current.min(most), most] {
@@ -189,6 +194,7 @@ mod tests {
             [2_048, 3_000, 4_096, 8_192, 16_384, 32_768, 40_960]
         );
         assert_eq!(context_stops(10_000_000, 4_096).last(), Some(&262_144));
-        assert_eq!(context_stops(0, 0), [2_048]);
+        assert_eq!(context_stops(1_024, 1_024), [256, 512, 1_024]);
+        assert_eq!(context_stops(0, 0).last(), Some(&2_048));
     }
 }

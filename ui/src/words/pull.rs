@@ -6,7 +6,7 @@ use super::{Badge, Tone};
 use crate::{components::icon::Icon, format};
 
 /// Parts of this size are deleted only after a question.
-const WORTH_ASKING_BYTES: u64 = 1_000_000_000;
+const WORTH_ASKING_BYTES: u64 = 100_000_000;
 
 /// Pulls that are done now and were not before; unknown ones were done before the page came.
 pub fn arrived(before: &[Pull], now: &[Pull]) -> Vec<Pull> {

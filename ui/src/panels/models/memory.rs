@@ -55,11 +55,6 @@ pub(super) fn Memory() -> impl IntoView {
 
 fn bar(memory: &MemoryUse) -> AnyView {
     let (used, of) = format::part_of(memory.used_bytes, memory.total_bytes, format::file_size);
-    // Half a tenth of a gigabyte would be shown as nothing.
-    let used = match memory.used_bytes {
-        1..50_000_000 => format::file_size(memory.used_bytes),
-        _ => used,
-    };
     let total = memory.total_bytes.max(1) as f64;
     let spoken = words::spoken(&memory.parts);
     let pieces = memory

@@ -31,7 +31,7 @@ pub(super) fn Pulls() -> impl IntoView {
         <Show when=any>
             <section class="card" aria-labelledby="pulls-title" id="pulls">
                 <div class="card-head card-head--line">
-                    <h2 id="pulls-title">"Downloading "<span class="count">{move || ids.with(Vec::len)}</span></h2>
+                    <h2 id="pulls-title">"Downloads "<span class="count">{move || ids.with(Vec::len)}</span></h2>
                     <span class="push"></span>
                     <Limit/>
                 </div>
@@ -87,10 +87,10 @@ fn Row(id: String) -> impl IntoView {
         let found = app.state.with(|s| s.pulls.iter().find(|p| p.id == wanted).cloned());
         found.or_else(|| before.cloned().flatten())
     });
-    move || {
-        // The elements stay while numbers change.
-        pull.with(Option::is_some).then(|| view! { <Lines id=id.clone() pull/> })
-    }
+    // Its own memo: the elements stay while numbers change, else a button that is being pressed
+    // would go away under the finger.
+    let known = Memo::new(move |_| pull.with(Option::is_some));
+    move || known.get().then(|| view! { <Lines id=id.clone() pull/> })
 }
 
 #[component]
@@ -219,16 +219,24 @@ fn Cancel(pull: Memo<Option<Pull>>) -> impl IntoView {
     };
     let label = move || {
         pull.with(|p| {
-            format!("Cancel {}, keep nothing", p.as_ref().map_or("", |p| p.model.as_str()))
-        })
-    };
-    move || {
-        (!done.get()).then(|| {
-            view! {
-                <button class="ibtn ibtn--sm ibtn--danger" type="button" aria-label=label title="Cancel, keep nothing" on:click=cancel>
-                    {icon(Icon::X)}
-                </button>
+            let model = p.as_ref().map_or("", |p| p.model.as_str());
+            match done.get() {
+                true => format!("Take {model} off this list; the model stays"),
+                false => format!("Cancel {model}, keep nothing"),
             }
         })
+    };
+    let title = move || if done.get() { "Take off this list" } else { "Cancel, keep nothing" };
+    view! {
+        <button
+            class="ibtn ibtn--sm"
+            class=("ibtn--danger", move || !done.get())
+            type="button"
+            aria-label=label
+            title=title
+            on:click=cancel
+        >
+            {icon(Icon::X)}
+        </button>
     }
 }
