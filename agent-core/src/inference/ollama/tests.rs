@@ -441,6 +441,20 @@ async fn the_owners_keep_alive_counts_before_the_requests_and_that_before_the_se
 }
 
 #[tokio::test]
+async fn a_time_that_no_clock_can_count_keeps_the_model_and_the_pool() {
+    let script = Script::default();
+    let url = daemon(&script).await;
+    script.lines("/api/chat", &[content("hi"), done()]);
+    let (inference, _notables) = inference(&url).await;
+    let keep_alive = Some(KeepAlive::For(Duration::MAX));
+    for _ in 0..2 {
+        let options = SubmitOptions { keep_alive, context: None };
+        submit_to(&inference, &another(&url, None), options).await;
+        assert!(is_resident(&inference));
+    }
+}
+
+#[tokio::test]
 async fn a_request_for_a_larger_context_loads_the_model_with_it_and_a_smaller_one_does_not() {
     let script = Script::default();
     let url = daemon(&script).await;

@@ -48,10 +48,11 @@ impl Pool {
         }
         match self.keep_alive(entry) {
             KeepAlive::Forever => None,
+            // What the clock cannot count never comes.
             KeepAlive::For(time) if engine.unused => {
-                Some(engine.last_work + time.max(LOADED_GRACE))
+                engine.last_work.checked_add(time.max(LOADED_GRACE))
             }
-            KeepAlive::For(time) => Some(engine.last_work + time),
+            KeepAlive::For(time) => engine.last_work.checked_add(time),
         }
     }
 
