@@ -425,7 +425,16 @@ impl Pool {
     /// A model that was named, or the active one.
     fn resolve(&mut self, target: Option<Arc<Target>>) -> Result<usize, InferenceError> {
         match target {
-            Some(target) => Ok(self.entry(target)),
+            Some(target) => {
+                let n = self.entry(Arc::clone(&target));
+                if !self.entries[n].engine.is_underway() {
+                    // Its file or its options may be others than when it was last tried.
+                    let grown = self.entries[n].grown;
+                    self.entries[n].grown = grown.filter(|_| !self.entries[n].engine.is_refused());
+                    self.retarget(n, target);
+                }
+                Ok(n)
+            }
             None => {
                 let active = self.active.as_deref().and_then(|id| self.find(id));
                 active.ok_or(InferenceError::NoModel)
