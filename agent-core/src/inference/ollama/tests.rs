@@ -8,7 +8,7 @@ use std::{
 };
 
 use agent_api::{
-    models::ModelSource,
+    models::{Capability, ModelSource},
     runner::{Constraint, FinishReason, Generate, Prompt, Sampling, TextInput},
 };
 use axum::{
@@ -88,7 +88,7 @@ async fn daemon(script: &Script) -> String {
         move |State(script): State<Script>, body: Bytes| async move { script.reply(path, &body) }
     };
     let show = json!({
-        "capabilities": ["completion", "tools"],
+        "capabilities": ["completion", "tools", "thinking"],
         "model_info": {
             "general.architecture": "llama",
             "general.parameter_count": 1_000_000,
@@ -389,6 +389,9 @@ async fn the_models_of_a_daemon_are_listed_with_what_it_knows_about_them() {
     );
     assert_eq!((described.context_train, described.path.as_str()), (8192, ""));
     assert_eq!(described.quantization, "Q8_0");
+    let head = models[0].head.as_ref().expect("a head");
+    let able = [Capability::Completion, Capability::Tools, Capability::Thinking];
+    assert_eq!(head.capabilities(), able, "what its clients may ask of it");
     assert!(described.problem.is_none());
     daemon.models(&url).await;
     assert_eq!(script.asked("/api/tags").len(), 1, "a list is good for some seconds");
@@ -438,6 +441,21 @@ async fn the_owners_keep_alive_counts_before_the_requests_and_that_before_the_se
     // A later answer proves that the pool had its turn to let it go.
     ask(&inference, chat()).await;
     assert!(is_resident(&inference), "the owner keeps it");
+}
+
+#[tokio::test]
+async fn a_model_that_was_refused_is_tried_again_once_it_is_to_be_held_otherwise() {
+    let script = Script::default();
+    let url = daemon(&script).await;
+    script.lines("/api/chat", &[content("hi"), done()]);
+    let (inference, _notables) = inference(&url).await;
+    // There is no runner in this test.
+    let by_runner = Arc::new(Target { ollama: None, ..(*another(&url, None)).clone() });
+    for _ in 0..2 {
+        let error = inference.load(Some(Arc::clone(&by_runner)), None).await.expect_err("refused");
+        assert!(error.to_string().contains("not found"), "{error}");
+    }
+    submit_to(&inference, &another(&url, None), SubmitOptions::default()).await;
 }
 
 #[tokio::test]
