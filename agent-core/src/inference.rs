@@ -341,6 +341,14 @@ impl Inference {
         let _ = self.ask(|reply| pool::Command::Unload { id, reply }).await;
     }
 
+    /// Forgets a model whose file is gone (the active one too: no model is active then). What was
+    /// accepted before finishes as far as the model is in memory, then it leaves; its name means
+    /// nothing to this handle from now on. Until then the state shows it under its id and
+    /// `(removed …)`.
+    pub async fn remove(&self, id: String) {
+        let _ = self.ask(|reply| pool::Command::Remove { id, reply }).await;
+    }
+
     /// Queues work for a model, or for the active one. The answer comes through the returned
     /// [`Answer`]; dropping it cancels.
     pub async fn submit(

@@ -122,8 +122,12 @@ impl OllamaDaemon {
         let base = url.trim_end_matches('/');
         let [client, _] = self.clients();
         let request = client.get(format!("{base}/api/tags")).timeout(ANSWER);
-        let response = request.send().await.map_err(|e| super::innermost(&e))?;
-        let body = lines::whole(response, MAX_BODY, ANSWER).await?;
+        let list = async {
+            let response = request.send().await.map_err(|e| super::innermost(&e))?;
+            lines::whole(response, MAX_BODY, ANSWER).await
+        };
+        let late = |_| "it does not answer in time".to_owned();
+        let body = tokio::time::timeout_at(deadline.into(), list).await.map_err(late)??;
         let mut tags: Tags = serde_json::from_slice(&body).map_err(|e| e.to_string())?;
         tags.models.truncate(limits::LISTED_MODELS);
         tags.models.sort_by(|a, b| a.name.cmp(&b.name));

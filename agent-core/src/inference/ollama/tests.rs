@@ -459,6 +459,32 @@ async fn a_model_that_was_refused_is_tried_again_once_it_is_to_be_held_otherwise
 }
 
 #[tokio::test]
+async fn a_removed_model_finishes_its_requests_and_a_new_one_of_its_name_is_another() {
+    let script = Script::default();
+    let url = daemon(&script).await;
+    script.answer("/api/chat", Scripted::Stall(vec![content("Hel").to_string()]));
+    let (inference, _notables) = inference(&url).await;
+    let mut first = submit(&inference, Work::Generate(Box::new(chat()))).await;
+    while !matches!(first.next().await, Some(Piece::Text { .. })) {}
+    inference.remove("llama3.2:1b".into()).await;
+    let state = inference.state().borrow().clone();
+    assert!(state.active.is_none() && state.find("llama3.2:1b").is_none());
+    assert_eq!(state.running, 1, "its request goes on");
+
+    script.lines("/api/chat", &[content("new"), done()]);
+    inference.choose(Some(target(&url))).await;
+    let (said, _) = ask(&inference, chat()).await;
+    assert_eq!(said, "new");
+    assert_eq!(inference.state().borrow().residents.len(), 2);
+    drop(first);
+    let mut state = inference.state();
+    let gone = state.wait_for(|state| state.residents.len() == 1);
+    let state = tokio::time::timeout(Duration::from_secs(10), gone).await;
+    let state = state.expect("in time").expect("a state");
+    assert_eq!(state.residents[0].residency.id, "llama3.2:1b");
+}
+
+#[tokio::test]
 async fn a_time_that_no_clock_can_count_keeps_the_model_and_the_pool() {
     let script = Script::default();
     let url = daemon(&script).await;

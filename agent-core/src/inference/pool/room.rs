@@ -106,6 +106,12 @@ impl Pool {
     /// Lets those load for which there is room, the active model first, then in order of asking;
     /// and makes room for the first for which there is none yet.
     fn find_room(&mut self) {
+        for entry in self.entries.iter_mut().filter(|entry| entry.removed) {
+            if entry.engine.wants_room() {
+                let reason = "The model was removed before it answered this request.";
+                entry.engine.refuse(reason.into(), false);
+            }
+        }
         let mut wanting: Vec<(bool, u64, String)> = self
             .entries
             .iter()
@@ -275,7 +281,7 @@ impl Pool {
             let engine = &entry.engine;
             let keep = active.as_deref() == Some(engine.id())
                 || engine.is_wanted()
-                || engine.is_refused()
+                || (engine.is_refused() && !entry.removed)
                 || engine.has_failures()
                 || engine.taken().is_some();
             gone += if keep { 0 } else { engine.crashes };
