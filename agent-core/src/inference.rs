@@ -132,10 +132,19 @@ pub enum KeepAlive {
     Forever,
 }
 
+/// Ten years: longer is for ever. A request may write more than a clock can count.
+const LONGEST_KEEP_ALIVE: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+
 impl KeepAlive {
     /// From the settings' spelling: -1 is for ever.
     pub fn from_seconds(seconds: i64) -> Self {
-        u64::try_from(seconds).map_or(Self::Forever, |s| Self::For(Duration::from_secs(s)))
+        u64::try_from(seconds)
+            .map_or(Self::Forever, |seconds| Self::at_most(Duration::from_secs(seconds)))
+    }
+
+    /// For this long, or for ever where that is more than ten years.
+    pub fn at_most(time: Duration) -> Self {
+        if time > LONGEST_KEEP_ALIVE { Self::Forever } else { Self::For(time) }
     }
 }
 
@@ -330,6 +339,14 @@ impl Inference {
     /// again. `None` frees all.
     pub async fn unload(&self, id: Option<String>) {
         let _ = self.ask(|reply| pool::Command::Unload { id, reply }).await;
+    }
+
+    /// Forgets a model whose file is gone (the active one too: no model is active then). What was
+    /// accepted before finishes as far as the model is in memory, then it leaves; its name means
+    /// nothing to this handle from now on. Until then the state shows it under its id and
+    /// `(removed …)`.
+    pub async fn remove(&self, id: String) {
+        let _ = self.ask(|reply| pool::Command::Remove { id, reply }).await;
     }
 
     /// Queues work for a model, or for the active one. The answer comes through the returned

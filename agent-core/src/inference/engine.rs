@@ -229,6 +229,18 @@ impl Engine {
         self.load_crashes = 0;
     }
 
+    /// Its file is gone: what is in memory, or on its way there, finishes what was accepted.
+    pub(super) fn orphan(&mut self, name: String) {
+        match &self.phase {
+            Phase::Ready { holds, .. } => self.choice = holds.choice.clone(),
+            Phase::Loading { load, .. } => self.choice = load.clone(),
+            _ => {}
+        }
+        self.choice.model.id = name;
+        self.wanted = false;
+        self.drain_before = None;
+    }
+
     /// Answers `reply` once the model is ready or has failed.
     pub(super) fn load(&mut self, reply: LoadReply) {
         self.forget_passing_refusal();

@@ -65,6 +65,11 @@ pub(super) enum Command {
         id: Option<String>,
         reply: Done,
     },
+    /// Its file is gone: a model finishes what was accepted, and leaves.
+    Remove {
+        id: String,
+        reply: Done,
+    },
     Submit {
         job: Box<Job>,
         to: Option<Arc<Target>>,
@@ -99,6 +104,8 @@ struct Entry {
     expendable: bool,
     /// Leaves once it is idle: the owner said so.
     unload: bool,
+    /// Never loaded again: its file is gone.
+    removed: bool,
 }
 
 /// A program that was ended and whose memory is not free yet.
@@ -303,7 +310,9 @@ impl Pool {
                 self.done.push(reply);
                 self.policy = policy;
                 for target in targets {
-                    if let Some(n) = self.find(&target.model.id) {
+                    if let Some(n) = self.find(&target.model.id)
+                        && !self.entries[n].removed
+                    {
                         self.retarget(n, Arc::new(target));
                     }
                 }
@@ -319,6 +328,10 @@ impl Pool {
             Command::Unload { id, reply } => {
                 self.done.push(reply);
                 self.unload(id.as_deref());
+            }
+            Command::Remove { id, reply } => {
+                self.done.push(reply);
+                self.remove(&id);
             }
             Command::Submit { job, to, reply } => {
                 let accepted = self.accept(*job, to);
@@ -355,6 +368,7 @@ impl Pool {
             wanted_since: self.clock,
             expendable: false,
             unload: false,
+            removed: false,
         });
         self.entries.len() - 1
     }
@@ -425,7 +439,16 @@ impl Pool {
     /// A model that was named, or the active one.
     fn resolve(&mut self, target: Option<Arc<Target>>) -> Result<usize, InferenceError> {
         match target {
-            Some(target) => Ok(self.entry(target)),
+            Some(target) => {
+                let n = self.entry(Arc::clone(&target));
+                if !self.entries[n].engine.is_underway() {
+                    // Its file or its options may be others than when it was last tried.
+                    let grown = self.entries[n].grown;
+                    self.entries[n].grown = grown.filter(|_| !self.entries[n].engine.is_refused());
+                    self.retarget(n, target);
+                }
+                Ok(n)
+            }
             None => {
                 let active = self.active.as_deref().and_then(|id| self.find(id));
                 active.ok_or(InferenceError::NoModel)
@@ -455,6 +478,24 @@ impl Pool {
         if id.is_none() {
             self.spare = None;
         }
+    }
+
+    /// What was accepted finishes with what is in memory. The entry gets a name that no request
+    /// means, so that a model of the same name may come meanwhile.
+    fn remove(&mut self, id: &str) {
+        if self.active.as_deref() == Some(id) {
+            self.active = None;
+        }
+        let Some(n) = self.find(id) else { return };
+        self.clock += 1;
+        let name = format!("{id} (removed {})", self.clock);
+        let entry = &mut self.entries[n];
+        entry.removed = true;
+        entry.unload = true;
+        let mut target = Target { pinned: false, preload: false, ..(*entry.target).clone() };
+        target.model.id.clone_from(&name);
+        entry.target = Arc::new(target);
+        entry.engine.orphan(name);
     }
 
     fn accept(&mut self, mut job: Job, to: Option<Arc<Target>>) -> Result<String, InferenceError> {

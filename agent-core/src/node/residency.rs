@@ -96,13 +96,16 @@ impl Node {
 
     /// Tells the pool what changed settings mean for models in memory.
     pub(super) async fn put_models_in_force(&self, old: &Settings, new: &Settings) {
-        let resident: Vec<ModelFile> = {
-            let state = self.inner.inference.state();
-            let state = state.borrow();
-            let known = state.residents.iter().chain(&state.active);
-            known.map(|state| state.target.model.clone()).collect()
-        };
-        let targets = resident.into_iter().map(|file| self.target(file, new)).collect();
+        let mut targets = Vec::new();
+        for known in self.held_files() {
+            // A file that was replaced since is loaded as it is now. Without one the model answers
+            // from memory for as long as it stays; a daemon that is silent has lost nothing.
+            let found = self.find_file(&known.id).await;
+            let by_daemon = known.source == ModelSource::OllamaDaemon;
+            if let Some(file) = found.or(by_daemon.then_some(known)) {
+                targets.push(self.target(file, new));
+            }
+        }
         self.inner.inference.configure(policy(new), targets).await;
         if old.active_model != new.active_model {
             self.choose_model(new).await;
@@ -110,6 +113,31 @@ impl Node {
         if old.models != new.models {
             self.inner.bus.send(Event::Models);
         }
+    }
+
+    /// Files of the models in memory and of the active one, as the pool knows them.
+    fn held_files(&self) -> Vec<ModelFile> {
+        let state = self.inner.inference.state();
+        let state = state.borrow();
+        let active = state.active.iter();
+        let only_active = active
+            .filter(|active| state.residents.iter().all(|r| r.residency.id != active.residency.id));
+        let held = state.residents.iter().chain(only_active);
+        held.map(|known| known.target.model.clone()).collect()
+    }
+
+    /// A model was installed (again) under this id: if it is in memory or active, and its file is
+    /// another now, it is loaded again after its requests in flight.
+    pub(super) async fn refresh_models(&self, id: &str) {
+        let Some(known) = self.held_files().into_iter().find(|file| file.id == id) else { return };
+        let Some(file) = self.find_file(id).await else { return };
+        if (&file.path, file.modified, &file.digest) == (&known.path, known.modified, &known.digest)
+        {
+            return;
+        }
+        let settings = self.settings();
+        let target = self.target(file, &settings);
+        self.inner.inference.configure(policy(&settings), vec![target]).await;
     }
 
     /// The chosen model; without a choice the first that can be loaded.
@@ -163,19 +191,23 @@ impl Node {
             let state = state.borrow();
             let known = state.find(name).or_else(|| state.find(&format!("{name}:latest")));
             let active = state.active.as_ref().map(|active| active.residency.id.clone());
-            (known.map(|known| Arc::clone(&known.target)), active)
+            (known.cloned(), active)
         };
-        match (known, &active) {
-            (Some(known), _) if load_on_request || active.as_ref() == Some(&known.model.id) => {
-                return Ok(Some(known));
+        let is_active =
+            known.as_ref().is_some_and(|known| active == Some(known.residency.id.clone()));
+        match active {
+            _ if load_on_request || is_active => {}
+            None => return Err(InferenceError::NoModel),
+            Some(active) => {
+                return Err(InferenceError::NotActive { wanted: name.to_owned(), active });
             }
-            (_, None) if !load_on_request => return Err(InferenceError::NoModel),
-            (_, Some(active)) if !load_on_request => {
-                let (wanted, active) = (name.to_owned(), active.clone());
-                return Err(InferenceError::NotActive { wanted, active });
-            }
-            _ => {}
         }
+        if let Some(known) = &known
+            && matches!(known.residency.state, ModelState::Ready | ModelState::Loading)
+        {
+            return Ok(Some(Arc::clone(&known.target)));
+        }
+        // What is not in memory is looked for again: its file may have been replaced since.
         match self.find_file(name).await {
             Some(file) => Ok(Some(Arc::new(self.target(file, &self.settings())))),
             None => Err(InferenceError::NoSuchModel(name.to_owned())),

@@ -111,7 +111,7 @@ pub(super) fn keep_alive(given: Option<&Value>) -> Result<Option<KeepAlive>, Oll
     }
     // More than the clock can count is for ever too.
     let duration = Duration::try_from_secs_f64(seconds);
-    Ok(Some(duration.map_or(KeepAlive::Forever, KeepAlive::For)))
+    Ok(Some(duration.map_or(KeepAlive::Forever, KeepAlive::at_most)))
 }
 
 #[cfg(test)]
@@ -140,6 +140,8 @@ mod tests {
             (json!("-1"), Some(KeepAlive::Forever)),
             (json!("-1m"), Some(KeepAlive::Forever)),
             (json!(1e300), Some(KeepAlive::Forever)),
+            (json!(1e19), Some(KeepAlive::Forever)),
+            (json!("9000000000s"), Some(KeepAlive::Forever)),
         ] {
             assert_eq!(keep_alive(Some(&given)), Ok(expected), "{given}");
         }

@@ -79,10 +79,14 @@ impl Prepared {
 
     /// How the model writes tool calls.
     pub(super) async fn tool_format(&self, node: &Node) -> Result<ToolFormat, OllamaError> {
-        let template = self.template(node).await?;
+        // Another program lays out the prompt and tells only once the model is loaded.
+        let format = match self.runs_elsewhere() {
+            true => node.tool_format(&self.model.id).await?,
+            false => self.template(node).await?.as_deref().and_then(ToolFormat::of),
+        };
         // In the daemon's words, which clients look for before they ask again without tools.
         let none = || OllamaError::invalid(format!("{} does not support tools", self.name));
-        template.as_deref().and_then(ToolFormat::of).ok_or_else(none)
+        format.ok_or_else(none)
     }
 
     /// Whether a prompt can be laid out as a chat.
@@ -115,7 +119,12 @@ impl Prepared {
     ) -> Result<Response, OllamaError> {
         // Text that is not laid out as a chat is given back as it comes.
         let thinking = if self.thinking && matches!(prompt, Prompt::Chat { .. }) {
-            Some(self.template(node).await?.as_deref().map_or(Begins::Outside, Begins::of))
+            // What another program runs has its thoughts marked at both ends.
+            Some(if self.runs_elsewhere() {
+                Begins::Outside
+            } else {
+                self.template(node).await?.as_deref().map_or(Begins::Outside, Begins::of)
+            })
         } else {
             None
         };

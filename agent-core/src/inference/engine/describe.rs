@@ -31,6 +31,15 @@ impl Engine {
         matches!(self.phase, Phase::Off)
     }
 
+    /// In memory, on its way there, or waiting for room.
+    pub(in crate::inference) fn is_underway(&self) -> bool {
+        match self.phase {
+            Phase::Off => self.refused.is_none() && self.is_wanted(),
+            Phase::Backoff { .. } => false,
+            _ => self.refused.is_none(),
+        }
+    }
+
     pub(in crate::inference) fn is_backing_off(&self) -> bool {
         matches!(self.phase, Phase::Backoff { .. })
     }

@@ -23,6 +23,9 @@ use crate::{
 const CONNECT: Duration = Duration::from_millis(300);
 /// And has to answer by then.
 const ANSWER: Duration = Duration::from_secs(2);
+/// The list and what there is to ask about its models take no longer together. What is not known
+/// by then is asked for with the next list.
+const ALL: Duration = Duration::from_secs(3);
 /// A list is good for this long.
 const FRESH: Duration = Duration::from_secs(10);
 /// Questions about single models at the same time.
@@ -43,8 +46,9 @@ struct Known {
     url: String,
     asked: Option<Instant>,
     models: Arc<[ModelFile]>,
-    /// What `/api/show` said, by digest: a digest never changes its meaning.
-    shown: HashMap<String, Shown>,
+    /// What `/api/show` said, by digest: a digest never changes its meaning. Where it said nothing
+    /// of use: when it was asked.
+    shown: HashMap<String, Result<Shown, Instant>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -112,29 +116,47 @@ impl OllamaDaemon {
     async fn list(
         &self,
         url: &str,
-        shown: &mut HashMap<String, Shown>,
+        shown: &mut HashMap<String, Result<Shown, Instant>>,
     ) -> Result<Vec<ModelFile>, String> {
+        let deadline = Instant::now() + ALL;
         let base = url.trim_end_matches('/');
         let [client, _] = self.clients();
         let request = client.get(format!("{base}/api/tags")).timeout(ANSWER);
-        let response = request.send().await.map_err(|e| super::innermost(&e))?;
-        let body = lines::whole(response, MAX_BODY, ANSWER).await?;
+        let list = async {
+            let response = request.send().await.map_err(|e| super::innermost(&e))?;
+            lines::whole(response, MAX_BODY, ANSWER).await
+        };
+        let late = |_| "it does not answer in time".to_owned();
+        let body = tokio::time::timeout_at(deadline.into(), list).await.map_err(late)??;
         let mut tags: Tags = serde_json::from_slice(&body).map_err(|e| e.to_string())?;
         tags.models.truncate(limits::LISTED_MODELS);
         tags.models.sort_by(|a, b| a.name.cmp(&b.name));
         shown.retain(|digest, _| tags.models.iter().any(|tag| tag.digest == *digest));
-        let new = tags.models.iter().filter(|tag| !shown.contains_key(&tag.digest));
+        let asked = Instant::now();
+        let is_new = |tag: &&Tag| match shown.get(&tag.digest) {
+            None => true,
+            Some(Ok(_)) => false,
+            Some(Err(failed)) => failed.elapsed() >= FRESH,
+        };
+        let new: Vec<&Tag> = tags.models.iter().filter(is_new).collect();
         let questions: Vec<_> = new
+            .iter()
             .map(|tag| {
                 let (client, model) = (client.clone(), tag.name.clone());
                 let endpoint = Endpoint { client, url: base.to_owned(), model };
                 ask_about(endpoint, tag.digest.clone())
             })
             .collect();
-        let asked: Vec<(String, Option<Shown>)> =
-            stream::iter(questions).buffer_unordered(AT_ONCE).collect().await;
-        shown.extend(asked.into_iter().filter_map(|(digest, show)| Some((digest, show?))));
-        Ok(tags.models.iter().map(|tag| file(tag, shown.get(&tag.digest))).collect())
+        // Until one says otherwise, also if nobody waits for this list to its end.
+        shown.extend(new.iter().map(|tag| (tag.digest.clone(), Err(asked))));
+        let mut answers = stream::iter(questions).buffer_unordered(AT_ONCE);
+        while let Ok(Some((digest, show))) =
+            tokio::time::timeout_at(deadline.into(), answers.next()).await
+        {
+            shown.insert(digest, show.ok_or(asked));
+        }
+        let said = |tag: &Tag| shown.get(&tag.digest).and_then(|show| show.as_ref().ok());
+        Ok(tags.models.iter().map(|tag| file(tag, said(tag))).collect())
     }
 }
 
@@ -145,7 +167,8 @@ async fn ask_about(endpoint: Endpoint, digest: String) -> (String, Option<Shown>
 }
 
 pub(super) fn file(tag: &Tag, shown: Option<&Shown>) -> ModelFile {
-    let shown = shown.cloned().unwrap_or_default();
+    // Where the daemon did not say, most models complete text.
+    let shown = shown.cloned().unwrap_or(Shown { completion: true, ..Shown::default() });
     let modified = tag.modified_at.parse::<jiff::Timestamp>().ok();
     ModelFile {
         id: tag.name.clone(),
@@ -164,6 +187,12 @@ pub(super) fn file(tag: &Tag, shown: Option<&Shown>) -> ModelFile {
             parameters: shown.parameters,
             context_train: shown.context,
             file_bytes: tag.size,
+            // The fields from which `capabilities` is told.
+            not_causal: !shown.completion,
+            chat_template: shown.completion,
+            tools_template: shown.tools,
+            thinking_template: shown.thinking,
+            fill_in_tokens: shown.insert,
             ..GgufInfo::default()
         }),
         ..ModelFile::default()

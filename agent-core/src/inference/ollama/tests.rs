@@ -8,7 +8,7 @@ use std::{
 };
 
 use agent_api::{
-    models::ModelSource,
+    models::{Capability, ModelSource},
     runner::{Constraint, FinishReason, Generate, Prompt, Sampling, TextInput},
 };
 use axum::{
@@ -88,7 +88,7 @@ async fn daemon(script: &Script) -> String {
         move |State(script): State<Script>, body: Bytes| async move { script.reply(path, &body) }
     };
     let show = json!({
-        "capabilities": ["completion", "tools"],
+        "capabilities": ["completion", "tools", "thinking"],
         "model_info": {
             "general.architecture": "llama",
             "general.parameter_count": 1_000_000,
@@ -389,6 +389,9 @@ async fn the_models_of_a_daemon_are_listed_with_what_it_knows_about_them() {
     );
     assert_eq!((described.context_train, described.path.as_str()), (8192, ""));
     assert_eq!(described.quantization, "Q8_0");
+    let head = models[0].head.as_ref().expect("a head");
+    let able = [Capability::Completion, Capability::Tools, Capability::Thinking];
+    assert_eq!(head.capabilities(), able, "what its clients may ask of it");
     assert!(described.problem.is_none());
     daemon.models(&url).await;
     assert_eq!(script.asked("/api/tags").len(), 1, "a list is good for some seconds");
@@ -438,6 +441,61 @@ async fn the_owners_keep_alive_counts_before_the_requests_and_that_before_the_se
     // A later answer proves that the pool had its turn to let it go.
     ask(&inference, chat()).await;
     assert!(is_resident(&inference), "the owner keeps it");
+}
+
+#[tokio::test]
+async fn a_model_that_was_refused_is_tried_again_once_it_is_to_be_held_otherwise() {
+    let script = Script::default();
+    let url = daemon(&script).await;
+    script.lines("/api/chat", &[content("hi"), done()]);
+    let (inference, _notables) = inference(&url).await;
+    // There is no runner in this test.
+    let by_runner = Arc::new(Target { ollama: None, ..(*another(&url, None)).clone() });
+    for _ in 0..2 {
+        let error = inference.load(Some(Arc::clone(&by_runner)), None).await.expect_err("refused");
+        assert!(error.to_string().contains("not found"), "{error}");
+    }
+    submit_to(&inference, &another(&url, None), SubmitOptions::default()).await;
+}
+
+#[tokio::test]
+async fn a_removed_model_finishes_its_requests_and_a_new_one_of_its_name_is_another() {
+    let script = Script::default();
+    let url = daemon(&script).await;
+    script.answer("/api/chat", Scripted::Stall(vec![content("Hel").to_string()]));
+    let (inference, _notables) = inference(&url).await;
+    let mut first = submit(&inference, Work::Generate(Box::new(chat()))).await;
+    while !matches!(first.next().await, Some(Piece::Text { .. })) {}
+    inference.remove("llama3.2:1b".into()).await;
+    let state = inference.state().borrow().clone();
+    assert!(state.active.is_none() && state.find("llama3.2:1b").is_none());
+    assert_eq!(state.running, 1, "its request goes on");
+
+    script.lines("/api/chat", &[content("new"), done()]);
+    inference.choose(Some(target(&url))).await;
+    let (said, _) = ask(&inference, chat()).await;
+    assert_eq!(said, "new");
+    assert_eq!(inference.state().borrow().residents.len(), 2);
+    drop(first);
+    let mut state = inference.state();
+    let gone = state.wait_for(|state| state.residents.len() == 1);
+    let state = tokio::time::timeout(Duration::from_secs(10), gone).await;
+    let state = state.expect("in time").expect("a state");
+    assert_eq!(state.residents[0].residency.id, "llama3.2:1b");
+}
+
+#[tokio::test]
+async fn a_time_that_no_clock_can_count_keeps_the_model_and_the_pool() {
+    let script = Script::default();
+    let url = daemon(&script).await;
+    script.lines("/api/chat", &[content("hi"), done()]);
+    let (inference, _notables) = inference(&url).await;
+    let keep_alive = Some(KeepAlive::For(Duration::MAX));
+    for _ in 0..2 {
+        let options = SubmitOptions { keep_alive, context: None };
+        submit_to(&inference, &another(&url, None), options).await;
+        assert!(is_resident(&inference));
+    }
 }
 
 #[tokio::test]

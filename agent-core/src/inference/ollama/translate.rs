@@ -295,6 +295,8 @@ pub(super) struct Shown {
     pub(super) context: u32,
     pub(super) completion: bool,
     pub(super) tools: bool,
+    pub(super) thinking: bool,
+    pub(super) insert: bool,
 }
 
 impl Shown {
@@ -314,6 +316,8 @@ impl Shown {
             context: u32::try_from(context).unwrap_or(u32::MAX),
             completion: can("completion").unwrap_or(true),
             tools: can("tools").unwrap_or_else(|| template.contains(".Tools")),
+            thinking: can("thinking").unwrap_or(false),
+            insert: can("insert").unwrap_or_else(|| template.contains(".Suffix")),
             architecture,
         }
     }

@@ -52,7 +52,7 @@ impl Pool {
         state.residency.leaving |= told && !entry.engine.is_off();
         state.residency.expires_at_ms = self.expires(entry).map(|at| {
             let left = at.saturating_duration_since(Instant::now());
-            now_ms() + i64::try_from(left.as_millis()).unwrap_or(i64::MAX / 2)
+            now_ms().saturating_add(i64::try_from(left.as_millis()).unwrap_or(i64::MAX))
         });
         state
     }

@@ -48,10 +48,11 @@ impl Pool {
         }
         match self.keep_alive(entry) {
             KeepAlive::Forever => None,
+            // What the clock cannot count never comes.
             KeepAlive::For(time) if engine.unused => {
-                Some(engine.last_work + time.max(LOADED_GRACE))
+                engine.last_work.checked_add(time.max(LOADED_GRACE))
             }
-            KeepAlive::For(time) => Some(engine.last_work + time),
+            KeepAlive::For(time) => engine.last_work.checked_add(time),
         }
     }
 
@@ -105,6 +106,12 @@ impl Pool {
     /// Lets those load for which there is room, the active model first, then in order of asking;
     /// and makes room for the first for which there is none yet.
     fn find_room(&mut self) {
+        for entry in self.entries.iter_mut().filter(|entry| entry.removed) {
+            if entry.engine.wants_room() {
+                let reason = "The model was removed before it answered this request.";
+                entry.engine.refuse(reason.into(), false);
+            }
+        }
         let mut wanting: Vec<(bool, u64, String)> = self
             .entries
             .iter()
@@ -274,7 +281,7 @@ impl Pool {
             let engine = &entry.engine;
             let keep = active.as_deref() == Some(engine.id())
                 || engine.is_wanted()
-                || engine.is_refused()
+                || (engine.is_refused() && !entry.removed)
                 || engine.has_failures()
                 || engine.taken().is_some();
             gone += if keep { 0 } else { engine.crashes };
