@@ -350,8 +350,12 @@ impl Library {
 
     /// Hashes every layer of the model again; see [`Store::verify`].
     pub fn verify(&self, file: &ModelFile, progress: Progress<'_>) -> Result<Verified, StoreError> {
-        match &file.blobs {
-            Some(blobs) if !file.layers.is_empty() => {
+        let own = self.inner.store.as_ref();
+        match (&file.blobs, own) {
+            (Some(blobs), Some(own)) if !file.layers.is_empty() && **blobs == *own.blobs() => {
+                own.verify_layers(&file.id, &file.layers, progress)
+            }
+            (Some(blobs), _) if !file.layers.is_empty() => {
                 verify_layers(&file.id, blobs, &file.layers, progress)
             }
             _ => Err(StoreError::Refused(format!(

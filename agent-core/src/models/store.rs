@@ -5,6 +5,7 @@
 //! blobs/sha256-<hex>.partial    a layer on its way, with what is known about it in
 //! blobs/sha256-<hex>.state      ... and a lock that its one writer holds in
 //! blobs/sha256-<hex>.lock
+//! blobs/sha256-<hex>.damaged    what verifying found to have wrong bytes
 //! manifests/<host>/<namespace>/<model>/<tag>
 //! pulls/<id>                    the manifest of a pull under way: its layers count as used
 //! store.lock                    held for moments while references are counted or changed
@@ -158,6 +159,10 @@ impl Store {
 
     fn lock_path(&self, digest: Digest) -> PathBuf {
         self.blobs().join(format!("{}.lock", digest.file_name()))
+    }
+
+    fn damaged_path(&self, digest: Digest) -> PathBuf {
+        self.blobs().join(format!("{}.damaged", digest.file_name()))
     }
 
     /// Size of a complete blob; `None` if it is not here.

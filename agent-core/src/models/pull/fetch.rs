@@ -222,13 +222,19 @@ impl Attempt {
     async fn reserve(&self, manifest: &Arc<Manifest>) -> Result<(), Outcome> {
         let (id, manifest) = (self.id.clone(), Arc::clone(manifest));
         let progress = Arc::clone(&self.progress);
-        self.blocking(move |store| {
+        let source = self.source.clone();
+        let taken = self.blocking(move |store| {
             let guard = store.lock()?;
+            // Its digest is not known yet; another length is another file.
+            let same = |known: &Manifest| known.size() == manifest.size();
+            if let Some(problem) = name_problem(store, &source, same) {
+                return Ok(Some(problem));
+            }
             store.reserve(&guard, &id, &manifest)?;
             survey(store, &manifest, &progress);
-            Ok(())
-        })
-        .await
+            Ok(None)
+        });
+        taken.await?.map_or(Ok(()), |problem| Err(Outcome::Failed(problem)))
     }
 
     async fn layer(
@@ -403,9 +409,11 @@ impl Attempt {
         let done = self.progress.layer(layer.digest);
         let race_after = self.context.tuning.race_after;
         let low_water = self.context.tuning.headroom / 4;
+        // Without a version nobody can tell whether it is still the same file.
+        let resumable = matches!(self.source, Source::Registry(_)) || version.is_some();
         let begun = self.blocking(move |store| {
-            let known =
-                Record::load(store, lock.digest, total).filter(|record| record.file == version);
+            let known = Record::load(store, lock.digest, total)
+                .filter(|record| resumable && record.file == version);
             let record = match known {
                 Some(record) => record,
                 None => {
@@ -476,14 +484,40 @@ impl Attempt {
     }
 
     async fn install(&self, manifest: Arc<Manifest>) -> Result<(), Outcome> {
-        let (id, name) = (self.id.clone(), self.source.name().clone());
-        self.blocking(move |store| {
+        let (id, source) = (self.id.clone(), self.source.clone());
+        let taken = self.blocking(move |store| {
             let guard = store.lock()?;
-            store.install(&guard, &name, &manifest)?;
-            store.release(&guard, &id)
-        })
-        .await
+            // Another program may have taken the name meanwhile.
+            let same = |known: &Manifest| known.digest == manifest.digest;
+            if let Some(problem) = name_problem(store, &source, same) {
+                return Ok(Some(problem));
+            }
+            store.install(&guard, source.name(), &manifest)?;
+            store.release(&guard, &id)?;
+            Ok(None)
+        });
+        taken.await?.map_or(Ok(()), |problem| Err(Outcome::Failed(problem)))
     }
+}
+
+/// A registry's model replaces the one of its name: it is a newer one. A file is called by the end of
+/// its address, which says nothing about another file of that name. `same`: whether what is
+/// installed is this file.
+pub(super) fn name_problem(
+    store: &Store,
+    source: &Source,
+    same: impl FnOnce(&Manifest) -> bool,
+) -> Option<String> {
+    let Source::File(file) = source else { return None };
+    let taken = store.taken(&file.name)?;
+    let known = store.manifest(&taken).ok().flatten();
+    if taken == file.name && known.as_ref().is_some_and(same) {
+        return None;
+    }
+    Some(format!(
+        "There is another model {} already, and the file would be called the same. Remove or copy that one to another name first, then pull again.",
+        taken.id()
+    ))
 }
 
 /// What a file without a digest is called while it is fetched.

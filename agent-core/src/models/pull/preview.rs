@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     disk::{Room, free_bytes},
-    fetch::{Context, file_key, survey},
+    fetch::{Context, file_key, name_problem, survey},
     progress::{HeadSlot, Progress, parse_head},
     queue::PullError,
 };
@@ -64,7 +64,8 @@ async fn look(context: &Arc<Context>, source: Source) -> Result<PreviewFacts, Pu
         }
     };
     let manifest = Arc::new(manifest);
-    let (done, already_installed, local) = on_disk(context, &source, &manifest).await?;
+    let OnDisk { done, already_installed, local, taken } =
+        on_disk(context, &source, &manifest).await?;
     let info = match local {
         Some(info) => Some(Arc::new(info)),
         None => remote_head(context, &source, &manifest).await,
@@ -91,23 +92,33 @@ async fn look(context: &Arc<Context>, source: Source) -> Result<PreviewFacts, Pu
         license,
         info,
         disk_free_bytes: free,
-        problem: room.problem(),
+        problem: taken.or_else(|| room.problem()),
         already_installed,
     })
 }
 
-/// Bytes that are here, whether exactly this is installed, and the head if the file is here.
+struct OnDisk {
+    /// Bytes that are here.
+    done: u64,
+    /// Exactly this.
+    already_installed: bool,
+    /// The head, if the file is here.
+    local: Option<GgufInfo>,
+    /// Another model has the name.
+    taken: Option<String>,
+}
+
 async fn on_disk(
     context: &Arc<Context>,
     source: &Source,
     manifest: &Arc<Manifest>,
-) -> Result<(u64, bool, Option<GgufInfo>), PullError> {
+) -> Result<OnDisk, PullError> {
     let (store, manifest) = (context.store.clone(), Arc::clone(manifest));
-    let (name, is_file) = (source.name().clone(), matches!(source, Source::File(_)));
+    let (source, is_file) = (source.clone(), matches!(source, Source::File(_)));
     let looked = tokio::task::spawn_blocking(move || {
         let progress = Progress::default();
         survey(&store, &manifest, &progress);
-        let installed = store.manifest(&name).ok().flatten();
+        let installed = store.manifest(source.name()).ok().flatten();
         // A plain file has no digest to compare before it is here.
         let same = installed.is_some_and(|installed| {
             installed.digest == manifest.digest || (is_file && installed.size() == manifest.size())
@@ -115,7 +126,8 @@ async fn on_disk(
         let model = manifest.model();
         let model = model.filter(|model| store.blob_size(model.digest) == Some(model.size));
         let info = model.and_then(|model| read_gguf(&store.blob_path(model.digest)).ok());
-        (progress.total_done(&manifest), same, info)
+        let taken = name_problem(&store, &source, |known| known.size() == manifest.size());
+        OnDisk { done: progress.total_done(&manifest), already_installed: same, local: info, taken }
     });
     looked.await.map_err(|_| PullError::Closed)
 }

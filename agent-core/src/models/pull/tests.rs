@@ -317,3 +317,51 @@ async fn a_file_without_a_digest_is_pulled_and_a_changed_one_starts_again() {
     assert!(bench.store.manifest(&name).expect("reads").is_some());
     assert_eq!(bench.leftovers(), Vec::<String>::new());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_does_not_replace_another_model_of_its_name() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let bench = Bench::open(dir.path()).await;
+    let mock = Mock::start().await;
+    let (first, second) = (model_bytes(6 * MIB), model_bytes(7 * MIB));
+    mock.add_file("/one/m.gguf", &first);
+    mock.add_file("/two/m.gguf", &second);
+    let url = |folder: &str| format!("http://{}/{folder}/m.gguf", mock.address);
+    assert_eq!(bench.pull(&url("one")).await.state, PullState::Done);
+    let preview = bench.pulls.preview(&url("two")).await.expect("a preview");
+    assert!(preview.problem.is_some_and(|problem| problem.contains("another model m:latest")));
+    let refused = bench.pull(&url("two")).await;
+    assert_eq!(refused.state, PullState::Failed);
+    assert!(refused.reason.contains("another model m:latest already"), "{}", refused.reason);
+    assert!(bench.blob(&first) == first, "the first is still here");
+    assert_eq!(bench.received(), first.len() as u64);
+    // The same once more is no other model.
+    let preview = bench.pulls.preview(&url("one")).await.expect("a preview");
+    assert!(preview.already_installed && preview.problem.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_whose_version_nobody_knows_is_not_resumed() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let bench = Bench::open(dir.path()).await;
+    let mock = Mock::start().await;
+    let first = model_bytes(20 * MIB);
+    let mut second = first.to_vec();
+    second[2 * MIB] ^= 1;
+    let second = Bytes::from(second);
+    mock.set_etag("");
+    mock.add_file("/m.gguf", &first);
+    let mut asked = false;
+    mock.script(move |_| match std::mem::replace(&mut asked, true) {
+        false => mock::Act::Serve,
+        true => mock::Act::Stall(MIB),
+    });
+    let pull = bench.add(&format!("http://{}/m.gguf", mock.address)).await;
+    bench.until(&pull.id, |pull| pull.done_bytes >= 3 * MIB as u64).await;
+    bench.pulls.pause(&pull.id).await.expect("pauses");
+    mock.add_file("/m.gguf", &second);
+    mock.behave();
+    bench.pulls.resume(&pull.id).await.expect("resumes");
+    let done = bench.until(&pull.id, |pull| pull.state == PullState::Done).await;
+    assert_eq!(done.layers[0].digest, Digest::of(&second).to_string());
+}

@@ -238,9 +238,29 @@ impl BlobThread {
         if self.problem().is_some() {
             return;
         }
-        if let Err(e) = write_all_at(&self.file, bytes, at) {
-            return self.fail(&e);
+        let (mut at, mut rest) = (at, bytes);
+        while !rest.is_empty() {
+            let part = at / PART_BYTES;
+            let room = self.record.extent.start(part) + PART_BYTES - at;
+            let length = usize::try_from(room).unwrap_or(usize::MAX).min(rest.len());
+            let (piece, after) = rest.split_at(length);
+            if let Err(e) = self.write_piece(at, piece) {
+                return self.fail(&e);
+            }
+            (at, rest) = (at + length as u64, after);
         }
+    }
+
+    /// Bytes within one part. What is here already may be hashed: it must not change any more.
+    fn write_piece(&mut self, at: u64, bytes: &[u8]) -> io::Result<()> {
+        let part = at / PART_BYTES;
+        let here = self.record.extent.start(part) + self.record.extent.got(part);
+        let known = usize::try_from(here.saturating_sub(at)).unwrap_or(usize::MAX);
+        let Some(bytes) = bytes.get(known..).filter(|bytes| !bytes.is_empty()) else {
+            return Ok(());
+        };
+        let at = at + known as u64;
+        write_all_at(&self.file, bytes, at)?;
         let length = bytes.len() as u64;
         self.unsaved += length;
         self.record.extent.add(at, length);
@@ -248,6 +268,7 @@ impl BlobThread {
         if at == self.record.extent.hashed() {
             self.hash_from_memory(bytes);
         }
+        Ok(())
     }
 
     fn hash_from_memory(&mut self, bytes: &[u8]) {
@@ -357,6 +378,9 @@ struct Syncer {
     work: SyncSender<Vec<u8>>,
     idle: Arc<AtomicBool>,
     failure: Arc<Mutex<Option<io::Error>>>,
+    /// A sync failed. The system reports that once; what it could not write may be gone, and the
+    /// next sync succeeds all the same. So no record is saved after it.
+    unsound: Arc<AtomicBool>,
     thread: JoinHandle<()>,
     path: PathBuf,
 }
@@ -367,19 +391,24 @@ impl Syncer {
         let (work, todo) = sync_channel::<Vec<u8>>(1);
         let idle = Arc::new(AtomicBool::new(true));
         let failure = Arc::new(Mutex::new(None));
+        let unsound = Arc::new(AtomicBool::new(false));
         let thread = thread::Builder::new().name("pull-sync".into()).spawn({
             let (idle, failure, path) = (Arc::clone(&idle), Arc::clone(&failure), path.clone());
+            let unsound = Arc::clone(&unsound);
             move || {
                 for encoded in todo {
-                    let saved = file.sync_data().and_then(|()| save(&path, &encoded));
-                    if let Err(e) = saved {
-                        *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(e);
+                    if !unsound.load(Ordering::Acquire) {
+                        let synced = file.sync_data();
+                        unsound.store(synced.is_err(), Ordering::Release);
+                        if let Err(e) = synced.and_then(|()| save(&path, &encoded)) {
+                            *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(e);
+                        }
                     }
                     idle.store(true, Ordering::Release);
                 }
             }
         })?;
-        Ok(Self { work, idle, failure, thread, path })
+        Ok(Self { work, idle, failure, unsound, thread, path })
     }
 
     /// Takes the record now if nothing is being saved. Bytes written after this may be synced too,
@@ -395,11 +424,14 @@ impl Syncer {
     /// After a sync failed once the kernel may have dropped what it could not write: then the
     /// record stays as it was.
     fn finish(self, file: &File, encoded: &[u8]) -> io::Result<()> {
-        let Self { work, failure, thread, path, .. } = self;
+        let Self { work, failure, unsound, thread, path, .. } = self;
         drop(work);
         let _ = thread.join();
         if let Some(error) = failure.lock().unwrap_or_else(PoisonError::into_inner).take() {
             return Err(error);
+        }
+        if unsound.load(Ordering::Acquire) {
+            return Err(io::Error::other("the disk could not write it"));
         }
         file.sync_data()?;
         save(&path, encoded)
@@ -440,4 +472,57 @@ fn read_exact_at(file: &File, mut bytes: &mut [u8], mut at: u64) -> io::Result<(
         at += read as u64;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn no_record_is_saved_after_a_sync_that_failed() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let path = dir.path().join("state");
+        // Character devices cannot be synced.
+        let device = File::open("/dev/null").expect("opens");
+        let syncer = Syncer::start(device, path.clone()).expect("starts");
+        assert!(syncer.save(|| b"claims too much".to_vec()));
+        while syncer.failure().is_none() {
+            thread::yield_now();
+        }
+        let sound = File::create(dir.path().join("partial")).expect("creates");
+        assert!(syncer.finish(&sound, b"claims too much").is_err(), "though this sync succeeds");
+        assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn bytes_that_are_here_are_not_overwritten() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let store = Store::open(dir.path().to_path_buf()).expect("opens");
+        let bytes = Bytes::from(vec![7; PART_BYTES as usize + 100]);
+        let digest = Digest::of(&bytes);
+        let lock = store.lock_blob(digest).expect("locks").expect("free");
+        let begin = Begin {
+            store: store.clone(),
+            lock,
+            record: Record::new(bytes.len() as u64, None),
+            head: None,
+            counters: Arc::default(),
+            done: Arc::default(),
+            low_water: 0,
+        };
+        let writer = Writer::begin(begin).expect("begins");
+        writer.write(0, bytes.slice(..1000)).await;
+        writer.write(PART_BYTES, bytes.slice(PART_BYTES as usize..)).await;
+        // The same again, sent wrong; only what is missing counts.
+        let mut again = bytes.to_vec();
+        again[..1000].fill(0);
+        again[PART_BYTES as usize..].fill(0);
+        writer.write(0, again.into()).await;
+        let finished = writer.finish().await.expect("the thread lives");
+        assert_eq!(finished.digest, Some(digest));
+        assert!(fs::read(store.partial_path(digest)).expect("reads") == bytes);
+    }
 }

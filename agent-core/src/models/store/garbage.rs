@@ -41,6 +41,8 @@ impl Collected {
 enum BlobFile {
     /// A blob, its parts, its state or its lock.
     Of(Digest),
+    /// A blob that was put aside because its bytes are wrong.
+    Damaged(Digest),
     Staged,
     Temporary,
     Unknown,
@@ -53,11 +55,13 @@ fn classify(name: &str) -> BlobFile {
     if name.starts_with(TEMPORARY) {
         return BlobFile::Temporary;
     }
-    let stem = [".partial", ".state", ".lock"].iter().find_map(|end| name.strip_suffix(end));
-    let stem = stem.unwrap_or(name);
     // The digits in capitals would be another file.
-    let digest = Digest::from_file_name(stem).filter(|digest| digest.file_name() == stem);
-    digest.map_or(BlobFile::Unknown, BlobFile::Of)
+    let of = |stem: &str| Digest::from_file_name(stem).filter(|d| d.file_name() == stem);
+    if let Some(digest) = name.strip_suffix(".damaged").and_then(of) {
+        return BlobFile::Damaged(digest);
+    }
+    let stem = [".partial", ".state", ".lock"].iter().find_map(|end| name.strip_suffix(end));
+    of(stem.unwrap_or(name)).map_or(BlobFile::Unknown, BlobFile::Of)
 }
 
 impl Store {
@@ -66,6 +70,11 @@ impl Store {
     pub fn collect_garbage(&self) -> Result<Collected, StoreError> {
         let guard = self.lock().map_err(StoreError::io("lock", &self.root))?;
         let mut collected = Collected::default();
+        // Somebody shares blobs with another program, which may be writing some right now.
+        if fs::symlink_metadata(self.blobs()).is_ok_and(|meta| meta.is_symlink()) {
+            tracing::info!("{} is a link; nothing in it is deleted", self.blobs().display());
+            return Ok(collected);
+        }
         remove_temporary(&self.root.join("pulls"), 0, &mut collected);
         remove_temporary(&self.root.join("manifests"), 0, &mut collected);
         remove_empty(&self.root.join("manifests"), 0);
@@ -86,7 +95,13 @@ impl Store {
                 BlobFile::Temporary if is_left_over(&path) => {
                     remove_if_unlocked(&path, &mut collected);
                 }
-                BlobFile::Temporary => {}
+                // A model that cannot be fetched again is of some use to its owner even so.
+                BlobFile::Damaged(digest)
+                    if !referred.contains(&digest) || self.blob_size(digest).is_some() =>
+                {
+                    remove_if_unlocked(&path, &mut collected);
+                }
+                BlobFile::Temporary | BlobFile::Damaged(_) => {}
                 BlobFile::Unknown => {
                     tracing::info!("{} is not a file of this store; it stays", path.display());
                     collected.unknown_files += 1;

@@ -297,7 +297,7 @@ fn collect_references(root: &Path, referred: &mut HashSet<Digest>) -> Result<(),
         let entries = match fs::read_dir(&folder) {
             Ok(entries) => entries,
             // Somebody tidied up in between, or it never was.
-            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            Err(e) if e.kind() == io::ErrorKind::NotFound && !leads_nowhere(&folder) => continue,
             Err(e) => return Err(unclear(&folder, e.to_string())),
         };
         for entry in entries {
@@ -308,12 +308,17 @@ fn collect_references(root: &Path, referred: &mut HashSet<Digest>) -> Result<(),
             }
             match read_bounded(&path) {
                 Ok(bytes) => referred.extend(digests_in(&bytes)),
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) if e.kind() == io::ErrorKind::NotFound && !leads_nowhere(&path) => {}
                 Err(e) => return Err(unclear(&path, e.to_string())),
             }
         }
     }
     Ok(())
+}
+
+/// A link whose target is not there, perhaps because its disk is not mounted.
+fn leads_nowhere(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|meta| meta.is_symlink())
 }
 
 #[cfg(test)]

@@ -233,6 +233,45 @@ fn verifying_names_the_layers_that_are_damaged_or_missing() {
 }
 
 #[test]
+fn a_damaged_layer_makes_room_for_a_good_one_and_goes_when_that_is_here() {
+    let folder = Folder::new();
+    let store = &folder.store;
+    let name = folder.install("a:1", &[gguf("a"), b"licence".to_vec()]);
+    let digest = Digest::of(b"licence");
+    fs::write(store.blob_path(digest), b"LICENCE").expect("damages");
+    let verified = store.verify(&name, &mut on).expect("reads");
+    assert_eq!(verified.damaged, [digest.to_string()]);
+    assert_eq!(store.blob_size(digest), None, "a pull finds it missing");
+    assert!(!store.lock_path(digest).exists());
+    store.collect_garbage().expect("collects");
+    assert!(store.damaged_path(digest).exists(), "it is all there is");
+    folder.blob(b"licence");
+    let collected = store.collect_garbage().expect("collects");
+    assert_eq!((collected.removed_files, collected.unknown_files), (1, 0));
+    assert!(!store.damaged_path(digest).exists());
+    assert_eq!(store.verify(&name, &mut on).expect("reads").damaged, [""; 0]);
+}
+
+#[cfg(unix)]
+#[test]
+fn nothing_is_deleted_while_links_lead_nowhere_or_to_blobs_of_others() {
+    use std::os::unix::fs::symlink;
+    let folder = Folder::new();
+    let store = &folder.store;
+    let unused = folder.blob(b"whose is it?");
+    let link = store.root().join("manifests").join("host.example");
+    symlink(folder.dir.path().join("unmounted"), &link).expect("links");
+    assert!(matches!(store.collect_garbage(), Err(StoreError::Unclear { .. })));
+    assert!(store.blob_size(unused).is_some());
+    fs::remove_file(link).expect("removes");
+    let elsewhere = folder.dir.path().join("shared");
+    fs::rename(store.blobs(), &elsewhere).expect("moves");
+    symlink(&elsewhere, store.blobs()).expect("links");
+    assert_eq!(store.collect_garbage().expect("does nothing"), Collected::default());
+    assert!(store.blob_size(unused).is_some());
+}
+
+#[test]
 fn an_imported_file_becomes_a_model_and_stays_where_it_was() {
     let folder = Folder::new();
     let source = folder.file("My Model (Q4).gguf", &gguf("mine"));
