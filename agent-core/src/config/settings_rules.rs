@@ -168,7 +168,7 @@ fn validate_models(settings: &Settings) -> Result<(), String> {
     if !url.is_empty() && !is_http(url) {
         return Err(format!("ollama_url looks like http://127.0.0.1:11434, not {url:?}"));
     }
-    if settings.default_registry.is_empty() || settings.default_registry.contains('/') {
+    if !is_host(&settings.default_registry) {
         return Err("default_registry is a host such as registry.ollama.ai".into());
     }
     for bytes in [settings.disk_budget_bytes, settings.download_limit]
@@ -182,6 +182,9 @@ fn validate_models(settings: &Settings) -> Result<(), String> {
     }
     if settings.download_limit.is_some_and(|rate| rate < 10_000) {
         return Err("download_limit is at least 10,000 bytes per second, or 0 for none".into());
+    }
+    if settings.disk_budget_bytes.is_some_and(|bytes| bytes < 1_000_000) {
+        return Err("disk_budget_bytes is at least 1,000,000, or 0 for no limit".into());
     }
     if settings.keep_alive_s < -1 || settings.keep_alive_s > 365 * 86_400 {
         return Err("keep_alive_s is a number of seconds up to a year, or -1 to keep models".into());
@@ -204,9 +207,24 @@ fn is_http(url: &str) -> bool {
     rest.is_some_and(|rest| !rest.is_empty())
 }
 
+/// A name or an address, with or without a port. Model names are checked more closely.
+fn is_host(text: &str) -> bool {
+    let (name, port) = match text.rsplit_once(':') {
+        Some((name, port)) if !text.ends_with(']') => (name, Some(port)),
+        _ => (text, None),
+    };
+    let letters = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+    let address = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let named = match address {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => !name.is_empty() && name.len() <= 255 && name.chars().all(letters),
+    };
+    named && port.is_none_or(|port| port.parse::<u16>().is_ok())
+}
+
 fn validate_registry(registry: &Registry) -> Result<(), String> {
     let host = &registry.host;
-    if host.is_empty() || host.len() > 255 || host.contains(['/', ' ', '@']) {
+    if !is_host(host) {
         return Err(format!("a registry's host looks like registry.example:5000, not {host:?}"));
     }
     if registry.mirror.as_ref().is_some_and(|mirror| !is_http(mirror)) {

@@ -158,6 +158,7 @@ impl Node {
                 }
                 PullNotable::Done { model, swap_when_done, .. } => {
                     self.record(ActivityKind::ModelInstalled, format!("{model} pulled")).await;
+                    self.refresh_models(&model.id()).await;
                     // A model that was pulled again may leave layers that nothing refers to.
                     self.collect_garbage().await;
                     self.inner.bus.send(Event::Models);

@@ -1,5 +1,6 @@
 //! Questions before something is deleted. The safe choice has the focus.
 
+use agent_api::models::ModelSource;
 use leptos::prelude::*;
 
 use crate::{
@@ -25,7 +26,14 @@ pub(super) fn Remove() -> impl IntoView {
         <Dialog open on_close=close title=Signal::derive(title) alert=true class="dialog-ask">
             {move || target.get().map(|model| {
                 let bytes = model.removable_bytes.unwrap_or(0);
-                let frees = format!("Frees {}. You can pull it again later.", format::file_size(bytes));
+                let back = match model.source {
+                    ModelSource::File => "The file itself is deleted.",
+                    _ => "To have it back, pull or import it again.",
+                };
+                let frees = format!("Frees {}. {back}", format::file_size(bytes));
+                let active = model.active.then_some(
+                    "It is the active model. The first other one that can be loaded takes its place.",
+                );
                 let shared = (bytes < model.size_bytes).then_some("Other models use some of its layers; those stay.");
                 let held = words::in_memory(&model).then_some("It is in memory now; requests that run finish first.");
                 let button = format!("Remove {}", format::file_size(bytes));
@@ -36,7 +44,7 @@ pub(super) fn Remove() -> impl IntoView {
                 view! {
                     <div class="dialog-body">
                         <p>{frees}</p>
-                        {[shared, held].into_iter().flatten().map(|text| view! {
+                        {[active, shared, held].into_iter().flatten().map(|text| view! {
                             <p class="hint row">{icon(Icon::Info)}<span>{text}</span></p>
                         }).collect_view()}
                     </div>
