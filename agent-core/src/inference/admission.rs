@@ -31,8 +31,31 @@ pub(super) struct Admission {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Gpus {
     pub(super) devices: Vec<Device>,
+    /// Bytes that other programs held when the devices were last looked at.
+    pub(super) foreign: u64,
     pub(super) taken: u64,
     pub(super) reserve: u64,
+}
+
+impl Gpus {
+    /// Takes note of devices as a runner saw them while models of this node held `ours` bytes: at
+    /// least the first, at most the second, because one that comes or goes holds a part. What was
+    /// free then says little later, when those have gone; what others held is the better guess.
+    pub(super) fn seen(&mut self, devices: &[Device], ours: (u64, u64)) {
+        self.devices = devices.to_vec();
+        let held =
+            devices.iter().map(|device| device.memory_bytes.saturating_sub(device.free_bytes));
+        let held: u64 = held.sum();
+        let (least, most) = ours;
+        let range = (held.saturating_sub(most), held.saturating_sub(least));
+        self.foreign = self.foreign.max(range.0).min(range.1);
+    }
+
+    /// Bytes that one more model may take.
+    fn room(&self) -> u64 {
+        let total: u64 = self.devices.iter().map(|device| device.memory_bytes).sum();
+        total.saturating_sub(self.foreign).saturating_sub(self.taken).saturating_sub(self.reserve)
+    }
 }
 
 /// The load command and what it takes, or the reason why the file is refused.
@@ -80,11 +103,9 @@ fn capped(info: &GgufInfo, context: u32) -> u32 {
 /// The estimate that the panel shows, with the GPU's memory as it is now and RAM without limit:
 /// whether there is enough of that is the pool's to say.
 fn estimate(info: &GgufInfo, options: LoadOptions, context: u32, gpus: &Gpus) -> Fit {
-    let total: u64 = gpus.devices.iter().map(|device| device.memory_bytes).sum();
-    let free: u64 = gpus.devices.iter().map(|device| device.free_bytes).sum();
     let capacity = Capacity {
         ram_limit: u64::MAX,
-        gpu_limit: free.min(total.saturating_sub(gpus.taken)).saturating_sub(gpus.reserve),
+        gpu_limit: gpus.room(),
         gpu_usable: !gpus.devices.is_empty(),
         ..Capacity::default()
     };
@@ -179,7 +200,19 @@ mod tests {
             memory_bytes: bytes,
             free_bytes: bytes,
         };
-        Gpus { devices: vec![device], taken: 0, reserve: 500_000_000 }
+        Gpus { devices: vec![device], foreign: 0, taken: 0, reserve: 500_000_000 }
+    }
+
+    #[test]
+    fn a_gpu_that_was_full_of_our_own_models_is_free_once_they_have_gone() {
+        let mut gpus = gpu(24);
+        let full = Device { free_bytes: 1_000_000_000, ..gpus.devices[0].clone() };
+        gpus.seen(std::slice::from_ref(&full), (21_000_000_000, 21_000_000_000));
+        assert_eq!((gpus.foreign, gpus.room()), (2_000_000_000, 21_500_000_000));
+        gpus.seen(std::slice::from_ref(&full), (0, 23_000_000_000));
+        assert_eq!(gpus.foreign, 2_000_000_000, "one that comes or goes teaches nothing new");
+        gpus.seen(&[full], (0, 0));
+        assert_eq!(gpus.room(), 500_000_000, "other programs hold it");
     }
 
     #[test]

@@ -255,25 +255,32 @@ impl Pool {
             }
             (Source::Leaving(_), Some(_)) => return Loudness::Quiet,
             (Source::Spare, Some(FromLink::Hello { devices, .. })) => {
-                self.gpus.devices.clone_from(&devices);
+                self.gpus.seen(&devices, self.held_on_gpus());
                 if let Some(spare) = &mut self.spare {
                     spare.devices = Some(devices);
                 }
             }
             (Source::Spare, _) => self.spare = None,
             (Source::Entry(n), said) => {
+                let ours = self.held_on_gpus();
                 let said = said.unwrap_or_else(|| FromLink::Gone("its pipes closed".into()));
                 match &said {
                     FromLink::Hello { devices, .. } if !devices.is_empty() => {
-                        self.gpus.devices.clone_from(devices);
+                        self.gpus.seen(devices, ours);
                     }
                     FromLink::Loaded { .. } => self.want_spare = true,
                     _ => {}
                 }
                 let loudness = Loudness::of(&said);
+                let has_gpus =
+                    matches!(&said, FromLink::Hello { devices, .. } if !devices.is_empty());
                 let engine = &mut self.entries[n].engine;
                 let crashes = engine.crashes;
                 engine.hear(said);
+                if has_gpus {
+                    // Room was promised before its GPUs were known.
+                    engine.give_room_back();
+                }
                 // Cancelling an answer that nobody reads may find the program gone.
                 return if engine.crashes == crashes { loudness } else { Loudness::Loud };
             }

@@ -61,6 +61,11 @@ impl Engine {
         self.admitted = Some(admission);
     }
 
+    /// What was promised is to be decided once more.
+    pub(in crate::inference) fn give_room_back(&mut self) {
+        self.admitted = None;
+    }
+
     /// The memory it takes or was promised.
     pub(in crate::inference) fn taken(&self) -> Option<(Stage, &Admission)> {
         match &self.phase {
@@ -70,6 +75,16 @@ impl Engine {
                 Some((Stage::Loaded, held))
             }
             _ => self.admitted.as_ref().map(|admission| (Stage::Loading, admission)),
+        }
+    }
+
+    /// The memory it takes already.
+    pub(in crate::inference) fn held(&self) -> Option<(Stage, &Admission)> {
+        match &self.phase {
+            Phase::Ready { holds, .. } => Some((Stage::Loaded, &holds.admission)),
+            Phase::Loading { admission, .. } => Some((Stage::Loading, admission)),
+            Phase::Greeted { held, .. } => held.as_ref().map(|held| (Stage::Loaded, held)),
+            _ => None,
         }
     }
 

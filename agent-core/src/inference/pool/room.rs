@@ -139,6 +139,12 @@ impl Pool {
             if !first {
                 continue;
             }
+            // What is on its way out frees the GPU in a moment: layers are planned with it then.
+            let leaves_gpu = |leaving: &Leaving| leaving.admission.gpu_bytes > 0;
+            if self.leaving.iter().any(leaves_gpu) {
+                first = false;
+                continue;
+            }
             match self.decide(n, &admission) {
                 Decision::Load => self.entries[n].engine.admit(admission),
                 Decision::Wait { evict, drain } => {
@@ -175,12 +181,27 @@ impl Pool {
         })
     }
 
+    /// Bytes of GPU memory that models of this node hold, at least and at most: one that comes or
+    /// goes holds a part of its bytes.
+    pub(super) fn held_on_gpus(&self) -> (u64, u64) {
+        let (mut least, mut most) = (0, 0_u64);
+        for (stage, admission) in self.entries.iter().filter_map(|entry| entry.engine.held()) {
+            most = most.saturating_add(admission.gpu_bytes);
+            if stage == Stage::Loaded {
+                least += admission.gpu_bytes;
+            }
+        }
+        let leaving: u64 = self.leaving.iter().map(|leaving| leaving.admission.gpu_bytes).sum();
+        (least, most.saturating_add(leaving))
+    }
+
     /// GPUs, and what models other than this take there.
     pub(super) fn gpus_beside(&self, id: &str) -> Gpus {
         let others = self.entries.iter().filter(|entry| entry.engine.id() != id);
         let taken = others.filter_map(|entry| entry.engine.taken());
         Gpus {
             devices: self.gpus.devices.clone(),
+            foreign: self.gpus.foreign,
             taken: taken.map(|(_, admission)| admission.gpu_bytes).sum(),
             reserve: self.policy.gpu_reserve,
         }
