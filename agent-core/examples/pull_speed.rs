@@ -28,6 +28,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         credentials: Credentials::new(own.path().join("credentials.json")),
         usage: Arc::new(|| 0),
         tuning: Tuning::default(),
+        owner: "speed".to_owned(),
+        hold: None,
     };
     let (_keep, settings) = watch::channel(Settings::default());
     let (pulls, _hearing) = Pulls::start(config, settings);

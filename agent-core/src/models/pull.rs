@@ -6,6 +6,7 @@
 //! `record` claims is on disk, and resuming fetches and hashes nothing again that it claims.
 
 mod actor;
+mod claims;
 mod disk;
 mod entry;
 mod extent;

@@ -241,6 +241,24 @@ impl Store {
         remove_if_there(&self.root.join("pulls").join(pull))
     }
 
+    /// Releases those reservations whose name begins so, except what `keep` wants of the rest of the
+    /// name. For what a killed process left.
+    pub fn release_others(
+        &self,
+        guard: &StoreGuard,
+        prefix: &str,
+        keep: impl Fn(&str) -> bool,
+    ) -> io::Result<()> {
+        for entry in fs::read_dir(self.root.join("pulls"))? {
+            let name = entry?.file_name();
+            let Some(name) = name.to_str() else { continue };
+            if name.strip_prefix(prefix).is_some_and(|id| !keep(id)) {
+                self.release(guard, name)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Manifests of all pulls under way, in this and other processes.
     pub fn reserved(&self, _guard: &StoreGuard) -> io::Result<Vec<Manifest>> {
         let mut found = Vec::new();

@@ -1,12 +1,16 @@
 //! The one task that knows all pulls: starts attempts, hears how they end, and writes down what
 //! the owner wants.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use agent_api::pull::{Pull, PullState};
 use tokio::{
     sync::{mpsc, watch},
-    task::JoinSet,
+    task::{self, JoinError, JoinSet},
     time::{Instant, sleep_until},
 };
 use uuid::Uuid;
@@ -44,6 +48,9 @@ pub(super) struct Actor {
     /// Cancelled while an attempt was running: cleaned up when that has ended.
     leaving: HashMap<String, Leaving>,
     tasks: JoinSet<Ended>,
+    /// The pull of each task that is an attempt, in case it ends without a word.
+    attempts: HashMap<task::Id, String>,
+    hold: Option<String>,
     report: mpsc::Sender<Report>,
     reports: mpsc::Receiver<Report>,
     snapshot: watch::Sender<Arc<Vec<Pull>>>,
@@ -68,6 +75,7 @@ impl Actor {
     pub(super) fn new(
         context: Arc<Context>,
         storage: Storage,
+        hold: Option<String>,
         snapshot: watch::Sender<Arc<Vec<Pull>>>,
         notables: mpsc::Sender<PullNotable>,
     ) -> Self {
@@ -78,6 +86,8 @@ impl Actor {
             entries: Vec::new(),
             leaving: HashMap::new(),
             tasks: JoinSet::new(),
+            attempts: HashMap::new(),
+            hold,
             report,
             reports,
             snapshot,
@@ -99,7 +109,7 @@ impl Actor {
             tokio::select! {
                 biased;
                 Some(report) = self.reports.recv() => self.hear(report).await,
-                Some(joined) = self.tasks.join_next() => self.joined(joined).await,
+                Some(joined) = self.tasks.join_next_with_id() => self.joined(joined).await,
                 command = commands.recv() => match command {
                     None => break None,
                     Some(Command::Shutdown { reply }) => break Some(reply),
@@ -128,11 +138,17 @@ impl Actor {
                 return;
             }
         };
+        let written_down: HashSet<String> = rows.iter().map(|row| row.id.clone()).collect();
         for row in rows.into_iter().take(MAX_PULLS) {
             // Complete names: the default host does not matter.
             match Source::parse(&row.source, crate::models::name::OLLAMA_REGISTRY) {
                 Ok(source) => {
-                    let entry = Entry::restore(row, source, &self.context.tuning);
+                    let mut entry = Entry::restore(row, source, &self.context.tuning);
+                    // Not written down: without the reason, at the next start, it goes on.
+                    if let Some(why) = self.hold.as_ref().filter(|_| !entry.pull.state.is_settled())
+                    {
+                        entry.set(PullState::Paused, why.clone());
+                    }
                     self.entries.push(entry);
                 }
                 Err(e) => tracing::error!("a pull of the last run is left alone: {e}"),
@@ -143,7 +159,15 @@ impl Actor {
         });
         let known: Vec<_> = known.collect();
         let store = self.context.store.clone();
-        let surveyed = tokio::task::spawn_blocking(move || {
+        let prefix = self.context.reservation("");
+        let surveyed = task::spawn_blocking(move || {
+            // Of pulls that ended while the process was killed, or whose database is gone.
+            let released = store.lock().and_then(|guard| {
+                store.release_others(&guard, &prefix, |id| written_down.contains(id))
+            });
+            if let Err(e) = released {
+                tracing::warn!("reservations of earlier pulls are still there: {e}");
+            }
             for (manifest, progress) in known {
                 survey(&store, &manifest, &progress);
             }
@@ -175,7 +199,11 @@ impl Actor {
                 PullNotable::Started { id: entry.pull.id.clone(), model }
             });
             let id = attempt.id.clone();
-            self.tasks.spawn(async move { Ended::Attempt(id, attempt.run().await) });
+            let task = self.tasks.spawn({
+                let id = id.clone();
+                async move { Ended::Attempt(id, attempt.run().await) }
+            });
+            self.attempts.insert(task.id(), id);
             self.changed = true;
             if let Some(started) = started {
                 self.tell(started);
@@ -345,10 +373,11 @@ impl Actor {
     fn clean(&mut self, leaving: Leaving) {
         let Leaving { entry, reply } = leaving;
         let store = self.context.store.clone();
+        let reservation = self.context.reservation(&entry.pull.id);
         self.tasks.spawn(async move {
-            let cleaned = tokio::task::spawn_blocking(move || {
+            let cleaned = task::spawn_blocking(move || {
                 let key = matches!(entry.source, Source::File(_)).then(|| file_key(&entry.source));
-                clean(&store, &entry.pull.id, entry.manifest.as_deref(), key)
+                clean(&store, &reservation, entry.manifest.as_deref(), key)
             });
             if let Ok(Err(e)) = cleaned.await {
                 tracing::warn!("parts of a cancelled pull are still there: {e}");
@@ -392,17 +421,29 @@ impl Actor {
         }
     }
 
-    async fn joined(&mut self, joined: Result<Ended, tokio::task::JoinError>) {
+    async fn joined(&mut self, joined: Result<(task::Id, Ended), JoinError>) {
         // What it reported before it ended comes first.
         while let Ok(report) = self.reports.try_recv() {
             self.hear(report).await;
         }
         self.changed = true;
         match joined {
-            Ok(Ended::Attempt(id, outcome)) => self.attempt_ended(&id, outcome).await,
-            Ok(Ended::Cleaned) => {}
-            Err(e) => tracing::error!("an attempt at a pull broke down: {e}"),
+            Ok((task, Ended::Attempt(id, outcome))) => {
+                self.attempts.remove(&task);
+                self.attempt_ended(&id, outcome).await;
+            }
+            Ok((_, Ended::Cleaned)) => {}
+            Err(e) => self.broke_down(&e).await,
         }
+    }
+
+    /// A task panicked: a mistake of ours. Its pull must not look as if it still ran.
+    async fn broke_down(&mut self, error: &JoinError) {
+        tracing::error!("a task of a pull broke down: {error}");
+        let Some(id) = self.attempts.remove(&error.id()) else { return };
+        self.context.claims.release(&id);
+        let reason = "The pull broke down by a mistake of EdgeCoder; its log says more. What is here is kept: resume it.";
+        self.attempt_ended(&id, Outcome::Failed(reason.to_owned())).await;
     }
 
     async fn attempt_ended(&mut self, id: &str, outcome: Outcome) {
@@ -466,8 +507,15 @@ impl Actor {
         }
         // Attempts must not wait for room for their reports.
         self.reports.close();
-        while let Some(joined) = self.tasks.join_next().await {
-            let Ok(Ended::Attempt(id, outcome)) = joined else { continue };
+        while let Some(joined) = self.tasks.join_next_with_id().await {
+            let (id, outcome) = match joined {
+                Ok((_, Ended::Attempt(id, outcome))) => (id, outcome),
+                Ok((_, Ended::Cleaned)) => continue,
+                Err(e) => match self.attempts.remove(&e.id()) {
+                    Some(id) => (id, Outcome::Stopped),
+                    None => continue,
+                },
+            };
             match (self.leaving.remove(&id), outcome) {
                 (Some(leaving), _) => self.clean(leaving),
                 (None, Outcome::Done) => self.done(&id).await,
@@ -480,12 +528,12 @@ impl Actor {
 /// Deletes the parts of a cancelled pull that no other pull, of this process or another, needs.
 fn clean(
     store: &Store,
-    id: &str,
+    reservation: &str,
     manifest: Option<&Manifest>,
     key: Option<Digest>,
 ) -> std::io::Result<()> {
     let guard = store.lock()?;
-    store.release(&guard, id)?;
+    store.release(&guard, reservation)?;
     let others = store.reserved(&guard)?;
     let layers = manifest.into_iter().flat_map(|manifest| &manifest.layers);
     for digest in layers.map(|layer| layer.digest).chain(key) {

@@ -22,6 +22,8 @@ pub fn free_bytes(_path: &Path) -> Option<u64> {
 pub(super) struct Room {
     /// Bytes still to come.
     pub needs: u64,
+    /// Bytes that other pulls under way will still write.
+    pub others: u64,
     pub free: Option<u64>,
     pub headroom: u64,
     /// The owner's limit and what counts against it now.
@@ -31,25 +33,29 @@ pub(super) struct Room {
 impl Room {
     /// What is missing, as a sentence; `None` if there is room.
     pub(super) fn problem(self) -> Option<String> {
-        let Self { needs, free, headroom, budget } = self;
+        let Self { needs, others, free, headroom, budget } = self;
         if needs == 0 {
             return None;
         }
+        let also = match others {
+            0 => String::new(),
+            _ => format!(" (and other pulls under way {} more)", size(others)),
+        };
+        let rest = size(needs);
+        let needs = needs.saturating_add(others);
         if let Some(free) = free.filter(|free| needs.saturating_add(headroom) > *free) {
             return Some(format!(
-                "The disk has {} free; the rest needs {} and {} are kept free for other programs. Free some space or remove a model, then resume.",
+                "The disk has {} free; the rest needs {rest}{also} and {} are kept free for other programs. Free some space or remove a model, then resume.",
                 size(free),
-                size(needs),
                 size(headroom)
             ));
         }
         let (budget, used) = budget?;
         (used.saturating_add(needs) > budget).then(|| {
             format!(
-                "Models take {} of the {} you allow, and the rest needs {}. Remove a model or raise the disk budget, then resume.",
+                "Models take {} of the {} you allow, and the rest needs {rest}{also}. Remove a model or raise the disk budget, then resume.",
                 size(used),
-                size(budget),
-                size(needs)
+                size(budget)
             )
         })
     }
@@ -110,18 +116,19 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_said_with_numbers() {
-        let room = Room { needs: 4 << 30, free: Some(3 << 30), headroom: 0, budget: None };
+        let room =
+            Room { needs: 4 << 30, others: 0, free: Some(3 << 30), headroom: 0, budget: None };
         let problem = room.problem().expect("no room");
         assert!(problem.contains("3.2 GB free") && problem.contains("needs 4.3 GB"), "{problem}");
         assert_eq!(Room { needs: 3 << 30, ..room }.problem(), None);
         assert!(Room { needs: 3 << 30, headroom: 1, ..room }.problem().is_some());
-        let budget = Room { free: None, budget: Some((10, 7)), needs: 4, headroom: 0 };
+        let budget = Room { free: None, budget: Some((10, 7)), needs: 4, ..room };
         assert!(budget.problem().expect("over").contains("7 bytes of the 10 bytes"));
         assert_eq!(Room { needs: 3, ..budget }.problem(), None);
-        assert_eq!(
-            Room { needs: 0, free: Some(0), headroom: 9, budget: Some((0, 9)) }.problem(),
-            None
-        );
+        let together = Room { needs: 2, others: 2, ..budget }.problem().expect("over");
+        assert!(together.contains("2 bytes (and other pulls under way 2 bytes"), "{together}");
+        let none = Room { needs: 0, free: Some(0), headroom: 9, budget: Some((0, 9)), ..room };
+        assert_eq!(none.problem(), None);
     }
 
     #[test]

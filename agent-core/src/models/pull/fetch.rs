@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    claims::Claims,
     disk::{Room, WriteProblem, free_bytes, size},
     limit::Limiter,
     plan::Plan,
@@ -78,6 +79,15 @@ pub(super) struct Context {
     pub settings: watch::Receiver<Settings>,
     pub usage: Usage,
     pub tuning: Tuning,
+    pub owner: String,
+    pub claims: Claims,
+}
+
+impl Context {
+    /// What a pull's reservation is called in the store.
+    pub(super) fn reservation(&self, id: &str) -> String {
+        format!("{}-{id}", self.owner)
+    }
 }
 
 /// News from an attempt while it runs.
@@ -137,7 +147,9 @@ const NOT_GGUF: &str = "It is not a GGUF file, so it cannot be loaded. Pull a GG
 
 impl Attempt {
     pub(super) async fn run(self) -> Outcome {
-        match self.steps().await {
+        let ended = self.steps().await;
+        self.context.claims.release(&self.id);
+        match ended {
             Ok(()) => Outcome::Done,
             Err(outcome) => outcome,
         }
@@ -220,7 +232,7 @@ impl Attempt {
 
     /// Makes the layers count as used, and looks which bytes are here.
     async fn reserve(&self, manifest: &Arc<Manifest>) -> Result<(), Outcome> {
-        let (id, manifest) = (self.id.clone(), Arc::clone(manifest));
+        let (id, manifest) = (self.context.reservation(&self.id), Arc::clone(manifest));
         let progress = Arc::clone(&self.progress);
         let source = self.source.clone();
         let taken = self.blocking(move |store| {
@@ -239,7 +251,7 @@ impl Attempt {
 
     async fn layer(
         &self,
-        manifest: &Manifest,
+        manifest: &Arc<Manifest>,
         layer: &Layer,
         file: Option<&FileHead>,
     ) -> Result<Digest, Outcome> {
@@ -317,16 +329,20 @@ impl Attempt {
         Ok(())
     }
 
-    fn check_room(&self, manifest: &Manifest) -> Result<(), Outcome> {
+    fn check_room(&self, manifest: &Arc<Manifest>) -> Result<(), Outcome> {
         let context = &self.context;
         let budget = context.settings.borrow().disk_budget_bytes;
-        let room = Room {
+        let room = |others| Room {
             needs: manifest.size().saturating_sub(self.progress.total_done(manifest)),
+            others,
             free: free_bytes(context.store.root()),
             headroom: context.tuning.headroom,
             budget: budget.map(|budget| (budget, (context.usage)())),
         };
-        room.problem().map_or(Ok(()), |problem| Err(Outcome::Paused(problem)))
+        let claims = &context.claims;
+        let problem =
+            claims.claim(&self.id, manifest, &self.progress, |others| room(others).problem());
+        problem.map_or(Ok(()), |problem| Err(Outcome::Paused(problem)))
     }
 
     fn remote(&self, layer: &Layer) -> RemoteBlob {
@@ -464,7 +480,7 @@ impl Attempt {
             (Some(problem), _) => Err(problem.into()),
             (None, Some(found)) if found == layer.digest || is_file => {
                 let named = is_file.then(|| Manifest::of_gguf(found, layer.size));
-                let id = self.id.clone();
+                let id = self.context.reservation(&self.id);
                 self.blocking(move |store| {
                     let guard = store.lock()?;
                     if let Some(manifest) = named {
@@ -484,7 +500,7 @@ impl Attempt {
     }
 
     async fn install(&self, manifest: Arc<Manifest>) -> Result<(), Outcome> {
-        let (id, source) = (self.id.clone(), self.source.clone());
+        let (id, source) = (self.context.reservation(&self.id), self.source.clone());
         let taken = self.blocking(move |store| {
             let guard = store.lock()?;
             // Another program may have taken the name meanwhile.

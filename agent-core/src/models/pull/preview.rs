@@ -78,6 +78,7 @@ async fn look(context: &Arc<Context>, source: Source) -> Result<PreviewFacts, Pu
     let budget = context.settings.borrow().disk_budget_bytes;
     let room = Room {
         needs: download_bytes,
+        others: 0,
         free,
         headroom: context.tuning.headroom,
         budget: budget.map(|budget| (budget, (context.usage)())),

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
     actor::Actor,
+    claims::Claims,
     fetch::{Context, Tuning, Usage},
     limit::Limiter,
     preview::{PreviewFacts, preview},
@@ -43,6 +44,11 @@ pub struct PullsConfig {
     /// async thread: it should take milliseconds.
     pub usage: Usage,
     pub tuning: Tuning,
+    /// Tells this node's reservations from those of others that share the store: letters and
+    /// digits, the same at every start.
+    pub owner: String,
+    /// Why pulls of an earlier run do not go on by themselves now; the owner may resume them.
+    pub hold: Option<String>,
 }
 
 impl fmt::Debug for PullsConfig {
@@ -147,11 +153,13 @@ impl Pulls {
             settings,
             usage: config.usage,
             tuning: config.tuning,
+            owner: config.owner,
+            claims: Claims::default(),
         });
         let (commands, inbox) = mpsc::channel(COMMANDS);
         let (notables, hearing) = mpsc::channel(NOTABLES);
         let (show, snapshot) = watch::channel(Arc::default());
-        let actor = Actor::new(Arc::clone(&context), config.storage, show, notables);
+        let actor = Actor::new(Arc::clone(&context), config.storage, config.hold, show, notables);
         tokio::spawn(actor.run(inbox));
         (Self { commands, snapshot, context }, hearing)
     }

@@ -68,6 +68,16 @@ impl Bench {
         tuning: Tuning,
         settings: Settings,
     ) -> Self {
+        Self::open_held(dir, models, tuning, settings, None).await
+    }
+
+    async fn open_held(
+        dir: &Path,
+        models: PathBuf,
+        tuning: Tuning,
+        settings: Settings,
+        hold: Option<String>,
+    ) -> Self {
         let store = Store::open(models).expect("a store");
         let storage = Storage::open(&dir.join("edgecoder.db")).await.expect("a database").storage;
         let credentials = Credentials::new(dir.join("credentials.json"));
@@ -78,6 +88,8 @@ impl Bench {
             credentials: credentials.clone(),
             usage: Arc::new(|| 0),
             tuning,
+            owner: "node".to_owned(),
+            hold,
         };
         let (pulls, hearing) = Pulls::start(config, watching);
         Self { pulls, hearing, store, storage, credentials, settings }
@@ -364,4 +376,98 @@ async fn a_file_whose_version_nobody_knows_is_not_resumed() {
     bench.pulls.resume(&pull.id).await.expect("resumes");
     let done = bench.until(&pull.id, |pull| pull.state == PullState::Done).await;
     assert_eq!(done.layers[0].digest, Digest::of(&second).to_string());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn at_its_start_a_node_gives_up_its_own_forgotten_reservations_and_no_others() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let mock = Mock::start().await;
+    let weights = model_bytes(6 * MIB);
+    let manifest = mock.add("demo", &[("model", &weights)]);
+    mock.script(|_| mock::Act::Stall(0));
+    let bench = Bench::open(dir.path()).await;
+    let pull = bench.add(&mock.name("demo")).await;
+    bench.until(&pull.id, |pull| pull.state == PullState::Downloading).await;
+    bench.pulls.shutdown().await;
+    bench.storage.close().await;
+    {
+        let guard = bench.store.lock().expect("locks");
+        for name in ["node-gone", "other-gone"] {
+            bench.store.reserve(&guard, name, &manifest).expect("reserves");
+        }
+    }
+    let hold = Some("Its disk is missing.".to_owned());
+    let models = dir.path().join("models");
+    let settings = Settings::default();
+    let bench = Bench::open_held(dir.path(), models, tuning(), settings, hold).await;
+    let held = bench.until(&pull.id, |_| true).await;
+    assert_eq!((held.state, held.reason.as_str()), (PullState::Paused, "Its disk is missing."));
+    let reserved = |name: &str| bench.store.root().join("pulls").join(name).exists();
+    assert!(reserved(&format!("node-{}", pull.id)) && reserved("other-gone"));
+    assert!(!reserved("node-gone"));
+    let row = &list_pulls(bench.storage.readers()).await.expect("reads")[0];
+    assert_eq!(row.wanted, crate::storage::Wanted::Running, "it goes on once the disk is back");
+    mock.behave();
+    bench.pulls.resume(&pull.id).await.expect("the owner may");
+    assert_eq!(bench.until(&pull.id, |pull| pull.state == PullState::Done).await.reason, "");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_pulls_together_keep_to_the_budget() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let settings = Settings { disk_budget_bytes: Some(12 * MIB as u64), ..Settings::default() };
+    let models = dir.path().join("models");
+    let bench = Bench::open_with(dir.path(), models, tuning(), settings).await;
+    let mock = Mock::start().await;
+    mock.script(|_| mock::Act::Stall(0));
+    let (one, two) = (model_bytes(7 * MIB), model_bytes(8 * MIB));
+    mock.add("one", &[("model", &one)]);
+    mock.add("two", &[("model", &two)]);
+    let first = bench.add(&mock.name("one")).await;
+    bench.until(&first.id, |pull| pull.state == PullState::Downloading).await;
+    // The request for its bytes is out, so it has its room.
+    while mock.take_seen().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let second = bench.pull(&mock.name("two")).await;
+    assert_eq!(second.state, PullState::Paused);
+    assert!(second.reason.contains("other pulls under way 7.3 MB more"), "{}", second.reason);
+    mock.behave();
+    bench.pulls.pause(&first.id).await.expect("pauses");
+    bench.until(&first.id, |pull| pull.state == PullState::Paused).await;
+}
+
+/// A panic in an attempt: here the budget cannot be counted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pull_whose_task_broke_down_is_failed_and_can_be_resumed() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let store = Store::open(dir.path().join("models")).expect("a store");
+    let opened = Storage::open(&dir.path().join("edgecoder.db")).await.expect("a database");
+    let settings = Settings { disk_budget_bytes: Some(1 << 40), ..Settings::default() };
+    let (settings, watching) = watch::channel(settings);
+    let broken = Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let breaks = Arc::clone(&broken);
+    let config = PullsConfig {
+        store: store.clone(),
+        storage: opened.storage.clone(),
+        credentials: Credentials::new(dir.path().join("credentials.json")),
+        usage: Arc::new(
+            move || if breaks.load(Ordering::Relaxed) { panic!("as planned") } else { 0 },
+        ),
+        tuning: tuning(),
+        owner: "node".to_owned(),
+        hold: None,
+    };
+    let (pulls, hearing) = Pulls::start(config, watching);
+    let credentials = Credentials::new(dir.path().join("credentials.json"));
+    let bench = Bench { pulls, hearing, store, storage: opened.storage, credentials, settings };
+    let mock = Mock::start().await;
+    let weights = model_bytes(6 * MIB);
+    mock.add("demo", &[("model", &weights)]);
+    let failed = bench.pull(&mock.name("demo")).await;
+    assert_eq!(failed.state, PullState::Failed);
+    assert!(failed.reason.contains("broke down"), "{}", failed.reason);
+    broken.store(false, Ordering::Relaxed);
+    bench.pulls.resume(&failed.id).await.expect("resumes");
+    bench.until(&failed.id, |pull| pull.state == PullState::Done).await;
 }
