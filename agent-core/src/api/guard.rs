@@ -357,7 +357,7 @@ mod tests {
         assert_eq!(needed("/health/runtime", false), Needed::Key);
         assert_eq!(needed("/v1/models", true), Needed::Nothing);
         assert_eq!(needed("/v1/models", false), Needed::Key);
-        for path in ["/api", "/api/chat", "/api/delete"] {
+        for path in ["/api", "/api/chat", "/api/tags"] {
             assert_eq!(needed(path, true), Needed::Nothing, "{path}");
             assert_eq!(needed(path, false), Needed::Key, "{path}");
         }

@@ -211,7 +211,7 @@ impl Node {
         let was_active = self.active_model().as_ref() == Some(&id);
         let library = self.inner.library.clone();
         let removed = blocking(move || Ok(library.remove(&file)?)).await?;
-        self.inner.inference.unload(Some(id.clone())).await;
+        self.inner.inference.remove(id.clone()).await;
         let forget = id.clone();
         let forgotten = self
             .change_settings(move |old| {
