@@ -17,7 +17,7 @@ use std::{
 
 use agent_api::settings::Settings;
 use bytes::Bytes;
-use credentials::Credentials;
+use credentials::{Credentials, Login};
 pub use error::RegistryError;
 pub use http::install_crypto;
 pub use http::{Answer, ContentRange};
@@ -139,7 +139,7 @@ impl RegistryClient {
         what: &str,
     ) -> Result<Answer, RegistryError> {
         let repository = format!("{}/{}", name.namespace, name.model);
-        let known = self.known_authorization(&place.base, &repository)?;
+        let known = self.known_authorization(place, &repository)?;
         let ask = Ask { authorization: known, ..ask };
         let answer = self.follow(ask.clone()).await?;
         let challenged = answer.status() == StatusCode::UNAUTHORIZED
@@ -148,7 +148,7 @@ impl RegistryClient {
             return answer.accepted(&place.host, what).await;
         }
         let challenge = answer.headers(&header::WWW_AUTHENTICATE);
-        let found = self.inner.tokens.answer(self, &place.base, &repository, &challenge).await?;
+        let found = self.inner.tokens.answer(self, place, &repository, &challenge).await?;
         let Some(authorization) = found else {
             return answer.accepted(&place.host, what).await;
         };
@@ -160,14 +160,24 @@ impl RegistryClient {
     /// this host.
     fn known_authorization(
         &self,
-        base: &Url,
+        place: &Place,
         repository: &str,
     ) -> Result<Option<header::HeaderValue>, RegistryError> {
-        if let Some(token) = self.inner.tokens.cached(base, repository) {
+        if let Some(token) = self.inner.tokens.cached(&place.base, repository) {
             return Ok(Some(token));
         }
-        let login = self.inner.credentials.get(&authority(base))?;
+        let login = self.login(place)?;
         Ok(login.filter(|login| login.username.is_empty()).and_then(|login| login.bearer()))
+    }
+
+    /// The login for a registry. Its mirror stands for it by the owner's word, so it hears the same,
+    /// unless the owner has only a login for the mirror itself.
+    fn login(&self, place: &Place) -> Result<Option<Login>, RegistryError> {
+        let credentials = &self.inner.credentials;
+        match credentials.get(&place.host)? {
+            Some(login) => Ok(Some(login)),
+            None => credentials.get(&authority(&place.base)),
+        }
     }
 
     async fn follow(&self, ask: Ask) -> Result<Answer, RegistryError> {

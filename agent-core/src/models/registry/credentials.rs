@@ -70,7 +70,7 @@ impl Credentials {
 
     /// The login for a host as model names write it.
     pub fn get(&self, host: &str) -> Result<Option<Login>, RegistryError> {
-        self.with(|logins| logins.get(host).cloned())
+        self.with(|logins| logins.get(&canonical(host)).cloned())
     }
 
     /// Hosts that there is a login for.
@@ -120,9 +120,11 @@ impl Credentials {
             Ok(_) => {}
         }
         let text = fs::read(&self.path).map_err(|e| self.bad(&e.to_string()))?;
-        serde_json::from_slice(&text).map_err(|_| {
+        let logins: BTreeMap<String, Login> = serde_json::from_slice(&text).map_err(|_| {
             self.bad("it is damaged. Correct or delete it, then log in to your registries again")
-        })
+        })?;
+        // The owner may have written it by hand.
+        Ok(logins.into_iter().map(|(host, login)| (canonical(&host), login)).collect())
     }
 
     /// Temporary files are made with mode 0600, and keep it when they get their name.
@@ -143,9 +145,11 @@ fn display(path: &Path) -> String {
     path.display().to_string()
 }
 
+/// Capitals and the port that https has anyway make no other host.
 fn canonical(host: &str) -> String {
     let host = host.trim().to_ascii_lowercase();
-    if host == "huggingface.co" { "hf.co".to_owned() } else { host }
+    let host = host.strip_suffix(":443").unwrap_or(&host);
+    if host == "huggingface.co" { "hf.co".to_owned() } else { host.to_owned() }
 }
 
 #[cfg(test)]
@@ -166,6 +170,8 @@ mod tests {
         let again = Credentials::new(path.clone());
         let kept = again.get("r.example:5000").expect("reads").expect("is there");
         assert_eq!(kept, login("me", "hunter2"));
+        assert!(again.get("HuggingFace.co:443").expect("reads").is_some(), "the same host");
+        assert_eq!(again.get("hf.co:5000").expect("reads"), None, "another one");
         assert_eq!(again.hosts().expect("reads"), ["hf.co", "r.example:5000"]);
         assert!(!format!("{kept:?} {again:?}").contains("hunter2"));
         assert!(!format!("{:?}", kept.header()).contains("Basic"));

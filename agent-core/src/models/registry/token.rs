@@ -15,7 +15,7 @@ use super::{
     RegistryClient, RegistryError,
     credentials::{Login, secret_header},
     http::Ask,
-    place::authority,
+    place::{Place, authority},
 };
 
 /// Longest `WWW-Authenticate` that is read, over all its lines.
@@ -64,12 +64,13 @@ impl Tokens {
     pub(super) async fn answer(
         &self,
         client: &RegistryClient,
-        base: &Url,
+        place: &Place,
         repository: &str,
         challenge: &[String],
     ) -> Result<Option<HeaderValue>, RegistryError> {
+        let base = &place.base;
         let host = authority(base);
-        let login = client.inner.credentials.get(&host)?;
+        let login = client.login(place)?;
         let texts: Vec<&str> = challenge.iter().map(String::as_str).collect();
         match read_challenges(&texts).map_err(|why| RegistryError::Challenge { host, why })? {
             None => Ok(None),

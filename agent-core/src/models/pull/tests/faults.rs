@@ -225,3 +225,30 @@ async fn a_registry_without_tls_is_named_with_the_setting_that_helps() {
     let pull = bench.pull("ca.example/library/x").await;
     assert!(pull.reason.contains("/nowhere/ca.pem cannot be used"), "{}", pull.reason);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mirror_hears_the_login_of_the_registry_it_stands_for_and_no_other() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let bench = Bench::open(dir.path()).await;
+    let mock = Mock::start().await;
+    let weights = model_bytes(6 * MIB);
+    mock.add("demo", &[("model", &weights)]);
+    mock.script(|seen| match seen.authorization.as_deref() {
+        Some("Bearer secret") => Act::Serve,
+        Some(other) => panic!("{other} was for another registry"),
+        None => Act::Status(401, vec![]),
+    });
+    let mirrored = |host: &str| agent_api::settings::Registry {
+        host: host.into(),
+        mirror: Some(format!("http://{}", mock.address)),
+        ..Default::default()
+    };
+    let registries = vec![mirrored("r.example"), mirrored("other.example")];
+    bench.settings.send_modify(|settings| settings.registries = registries);
+    let login = Login { username: String::new(), secret: "secret".into() };
+    bench.credentials.set("R.example:443", login).expect("keeps");
+    let refused = bench.pull("other.example/library/demo:latest").await;
+    assert!(refused.reason.contains("Log in"), "{refused:?}");
+    let pull = bench.pull("r.example/library/demo:latest").await;
+    assert_eq!(pull.state, PullState::Done, "{}", pull.reason);
+}
