@@ -49,6 +49,7 @@ use crate::{
     models::{
         Library,
         catalogue::{Catalogue, CatalogueError},
+        library::is_of_ollama,
         pull::{PullError, Pulls},
         registry::{RegistryError, credentials::Credentials},
         store::{Store, StoreError, bytes_text},
@@ -417,9 +418,16 @@ async fn check_against_machine(old: &Settings, new: &Settings) -> Result<(), Nod
     let Some(folder) = new.models_dir.clone().filter(|_| new.models_dir != old.models_dir) else {
         return Ok(());
     };
+    let ollama_dir = new.ollama_dir.clone();
     let tried = library::blocking(move || {
-        let usable = Store::open(folder.clone().into())
-            .and_then(|store| tempfile::tempfile_in(store.root()).map(drop));
+        let path = PathBuf::from(&folder);
+        if is_of_ollama(&path, ollama_dir.as_deref()) {
+            return Ok(Err(format!(
+                "{folder} is Ollama's own folder. Its models are used where they are; choose another folder for models of this node"
+            )));
+        }
+        let usable =
+            Store::open(path).and_then(|store| tempfile::tempfile_in(store.root()).map(drop));
         Ok(usable.map_err(|e| format!("the folder {folder} cannot be used for models: {e}")))
     });
     match tried.await? {

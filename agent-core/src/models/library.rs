@@ -24,6 +24,7 @@ use agent_api::models::{ModelSource, Removed, Verified};
 pub use defaults::{ConfigFacts, Defaults};
 use heads::Heads;
 use ollama::OllamaFolder;
+pub use ollama::is_of_ollama;
 
 use super::{
     Head, ModelFile,

@@ -373,7 +373,13 @@ fn open_store(config: &Config, settings: &Settings) -> Result<(Store, Option<Str
     let own = config.paths.models();
     let mut problem = None;
     if let Some(chosen) = &settings.models_dir {
-        match Store::open(PathBuf::from(chosen)) {
+        let path = PathBuf::from(chosen);
+        // Its last part may be made; more than that missing means that a disk is not mounted.
+        let there = match path.parent() {
+            Some(parent) => fs::metadata(parent).map(drop),
+            None => Ok(()),
+        };
+        match there.and_then(|()| Store::open(path)) {
             Ok(store) => return Ok((store, None)),
             Err(e) => {
                 problem = Some(format!(

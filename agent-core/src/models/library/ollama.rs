@@ -57,6 +57,15 @@ pub(super) fn folders(setting: Option<&str>, own: &Path) -> Vec<Arc<OllamaFolder
     folders
 }
 
+/// Whether a folder is one that Ollama uses: the one in the settings or a usual place. A store there
+/// would take what Ollama is just fetching for left-overs.
+pub fn is_of_ollama(folder: &Path, setting: Option<&str>) -> bool {
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+    let named = setting.filter(|path| !path.is_empty()).map(PathBuf::from);
+    let usual = usual_places(env::var_os("OLLAMA_MODELS").map(PathBuf::from), home());
+    named.into_iter().chain(usual).any(|place| real(&place) == real(folder))
+}
+
 /// Where Ollama keeps models: what its variable says, the user's folder, the Linux service's folder.
 fn usual_places(variable: Option<PathBuf>, home: Option<PathBuf>) -> Vec<PathBuf> {
     let named = variable.filter(|path| !path.as_os_str().is_empty());
