@@ -113,7 +113,7 @@ impl Node {
                 credentials: credentials.clone(),
                 usage: Arc::new(move || usage_of.usage().total()),
                 tuning: Tuning::default(),
-                owner: identity.node_id().fmt_short().to_string(),
+                owner: identity.node_id().fmt_short().to_owned(),
                 hold: store_problem.as_ref().map(|problem| {
                     format!("{problem} Resume to fetch this model there from the start.")
                 }),
