@@ -7,16 +7,22 @@
 
 mod error;
 mod events;
+mod generation;
 mod guard;
+mod ollama;
 mod openai;
 mod openapi;
 mod own;
 mod page;
+mod pulls;
 mod server;
 
 use agent_api::endpoint::{
-    GetActivity, GetHealth, GetLogs, GetModelStatus, GetSettings, GetStatus, ListModels,
-    PatchSettings, PauseNode, PostModelSwap, ResumeNode,
+    GetActivity, GetCatalogue, GetHardware, GetHealth, GetLogs, GetModelFit, GetModelShow,
+    GetModelStatus, GetSettings, GetStatus, ListModels, ListPulls, PatchSettings, PauseNode,
+    PostCatalogue, PostModelCopy, PostModelImport, PostModelLoad, PostModelOptions, PostModelPull,
+    PostModelRemove, PostModelSwap, PostModelUnload, PostModelVerify, PostPullCancel,
+    PostPullPause, PostPullPreview, PostPullResume, PostRegistryLogin, PostSwapPreview, ResumeNode,
 };
 use axum::{Router, extract::DefaultBodyLimit, middleware, routing::get};
 use own::Table as _;
@@ -35,19 +41,48 @@ pub fn router(node: &Node) -> Router {
         .serve::<PatchSettings, _, _>(own::patch_settings)
         .serve::<PauseNode, _, _>(own::pause)
         .serve::<ResumeNode, _, _>(own::resume)
-        .serve::<ListModels, _, _>(own::list_models)
-        .serve::<GetModelStatus, _, _>(own::model_status)
-        .serve::<PostModelSwap, _, _>(own::swap_model)
+        .merge(model_paths())
         .route("/events", get(events::events))
         .route("/metrics", get(own::metrics))
         .route("/openapi.json", get(openapi::document))
         .nest("/v1", openai::router())
+        .nest("/api", ollama::router())
         .method_not_allowed_fallback(error::method_not_allowed)
         .fallback_service(page::service(node))
         .layer(DefaultBodyLimit::max(limits::BODY_BYTES))
         .layer(CatchPanicLayer::custom(error::panicked))
         .layer(middleware::from_fn_with_state(node.clone(), own::count))
         .with_state(node.clone())
+}
+
+/// The table's rows about models, pulls, the catalogue and the machine.
+fn model_paths() -> Router<Node> {
+    use own::models;
+    Router::new()
+        .serve::<ListModels, _, _>(models::list)
+        .serve::<GetModelStatus, _, _>(models::status)
+        .serve::<PostModelSwap, _, _>(models::swap)
+        .serve::<PostSwapPreview, _, _>(models::swap_preview)
+        .serve::<GetModelShow, _, _>(models::show)
+        .serve::<GetModelFit, _, _>(models::fit)
+        .serve::<PostModelLoad, _, _>(models::load)
+        .serve::<PostModelUnload, _, _>(models::unload)
+        .serve::<PostModelOptions, _, _>(models::set_options)
+        .serve::<PostModelRemove, _, _>(models::remove)
+        .serve::<PostModelCopy, _, _>(models::copy)
+        .serve::<PostModelImport, _, _>(models::import)
+        .serve::<PostModelVerify, _, _>(models::verify)
+        .serve::<PostModelPull, _, _>(models::start_pull)
+        .serve::<PostPullPreview, _, _>(models::preview_pull)
+        .serve::<ListPulls, _, _>(models::pulls)
+        .serve::<PostPullPause, _, _>(models::pause_pull)
+        .serve::<PostPullResume, _, _>(models::resume_pull)
+        .serve::<PostPullCancel, _, _>(models::cancel_pull)
+        .serve::<GetCatalogue, _, _>(models::catalogue)
+        .serve::<PostCatalogue, _, _>(models::update_catalogue)
+        .serve::<PostRegistryLogin, _, _>(models::registry_login)
+        .serve::<GetHardware, _, _>(models::hardware)
+        .route(pulls::PATH, get(pulls::stream))
 }
 
 /// Serves the node's API on the port that it bound, until the node stops.

@@ -4,6 +4,7 @@
 //! the node runs are the [`Settings`](agent_api::Settings), kept in `settings.json`.
 
 mod settings_file;
+mod settings_rules;
 
 use std::{
     env,
@@ -11,7 +12,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub use settings_file::{SettingsError, apply_patch, load_settings, save_settings};
+pub use settings_file::{SettingsError, load_settings, save_settings};
+pub use settings_rules::{apply_patch, validate};
 
 use crate::logging::LogRing;
 
@@ -78,6 +80,8 @@ pub mod limits {
     pub const EMBEDDING_INPUTS: usize = 2_048;
     /// Messages of one chat request.
     pub const CHAT_MESSAGES: usize = 4_096;
+    /// Tools of one chat request, as OpenAI.
+    pub const CHAT_TOOLS: usize = 128;
 }
 
 /// Where everything of one node lies.
@@ -100,6 +104,10 @@ impl Paths {
     /// The token of the control paths, 0600.
     pub fn token(&self) -> PathBuf {
         self.data_dir.join("token")
+    }
+    /// Names and secrets for private registries, 0600.
+    pub fn credentials(&self) -> PathBuf {
+        self.data_dir.join("credentials.json")
     }
     /// Held while a node runs; says which.
     pub fn lock(&self) -> PathBuf {

@@ -1,13 +1,19 @@
-//! Inference: one model in a runner process, a queue in front of it, and supervision behind.
+//! Inference: several models at once, each with its own program, behind one queue.
 //!
-//! [`Inference`] is a handle to an actor (`inference/actor.rs`) that owns the runner process. The
-//! runner holds llama.cpp, so that a native crash costs the requests in flight and never the node:
-//! they end with [`InferenceError::RunnerLost`], the runner is started again with backoff and the
-//! model is loaded again. A model file is checked before the runner sees it (`admission`).
+//! [`Inference`] is a handle to the pool (`inference/pool.rs`), one task that owns an engine per
+//! model in memory (`engine.rs`). An engine speaks over a line (`link.rs`) with a runner process
+//! (`runner.rs`) or an Ollama daemon (`ollama.rs`). The runner holds llama.cpp, so that a native
+//! crash costs the requests of one model and never the node: they end with
+//! [`InferenceError::RunnerLost`], the runner is started again with backoff and the model is loaded
+//! again. Who may be in memory is decided by `residency`, from what `admission` says a model needs.
 
-mod actor;
 mod admission;
-mod process;
+mod engine;
+mod link;
+pub mod ollama;
+mod pool;
+mod residency;
+mod runner;
 pub mod tools;
 
 use std::{
@@ -16,14 +22,15 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use agent_api::{
-    models::{LoadedModel, ModelState},
-    runner::{FinishReason, Generate, TextInput, Timings, TokenLogprob, Usage},
+    models::{LoadedModel, ModelState, Residency},
+    runner::{Device, FinishReason, Generate, TextInput, Timings, TokenLogprob, Usage},
 };
 use tokio::sync::{mpsc, oneshot, watch};
+use tools::ToolFormat;
 
 use crate::{
     config::limits,
@@ -42,6 +49,10 @@ pub enum InferenceError {
         "The model {wanted:?} is not active on this node; {active:?} is. Use that name, or make the other model active first."
     )]
     NotActive { wanted: String, active: String },
+    #[error(
+        "There is no model {0:?} on this node. GET /v1/models names those that are; the Models panel pulls others."
+    )]
+    NoSuchModel(String),
     #[error("{} requests are waiting already. Try again in a moment.", limits::WAITING_REQUESTS)]
     QueueFull,
     #[error(
@@ -70,6 +81,79 @@ pub struct LoadOptions {
     /// Requests at the same time.
     pub slots: u32,
     pub threads: Option<u32>,
+    /// Layers on the GPU; `None`: as many as fit.
+    pub gpu_layers: Option<u32>,
+}
+
+/// A model and how it is to be held.
+#[derive(Clone, Debug)]
+pub struct Target {
+    pub model: ModelFile,
+    pub options: LoadOptions,
+    /// The owner's word for this model; `None`: the request's, then the settings'.
+    pub keep_alive: Option<KeepAlive>,
+    /// Never leaves for other models, nor because time passes.
+    pub pinned: bool,
+    /// Loaded at the start; stays unless `keep_alive` says otherwise.
+    pub preload: bool,
+    /// The daemon that runs it; `None`: our runner.
+    pub ollama: Option<ollama::Endpoint>,
+}
+
+/// What holds for all models.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    pub keep_alive: KeepAlive,
+    pub max_loaded: usize,
+    /// Bytes that models leave to the owner's own programs.
+    pub ram_reserve: u64,
+    pub gpu_reserve: u64,
+}
+
+/// What making a model active would do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Preview {
+    /// Models that leave memory, the active one first.
+    pub evicts: Vec<String>,
+    /// Requests that finish on the old model before it leaves.
+    pub running: u32,
+    /// RAM of all models, estimated.
+    pub now_bytes: u64,
+    pub after_bytes: u64,
+    pub limit_bytes: u64,
+    /// Why it cannot be loaded.
+    pub problem: Option<String>,
+}
+
+/// How long a model stays in memory after a request, when the request says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeepAlive {
+    For(Duration),
+    Forever,
+}
+
+/// Ten years: longer is for ever. A request may write more than a clock can count.
+const LONGEST_KEEP_ALIVE: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+
+impl KeepAlive {
+    /// From the settings' spelling: -1 is for ever.
+    pub fn from_seconds(seconds: i64) -> Self {
+        u64::try_from(seconds)
+            .map_or(Self::Forever, |seconds| Self::at_most(Duration::from_secs(seconds)))
+    }
+
+    /// For this long, or for ever where that is more than ten years.
+    pub fn at_most(time: Duration) -> Self {
+        if time > LONGEST_KEEP_ALIVE { Self::Forever } else { Self::For(time) }
+    }
+}
+
+/// What a request may say about the model itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SubmitOptions {
+    pub keep_alive: Option<KeepAlive>,
+    /// At least this context (Ollama's `num_ctx`): a model loaded with less is loaded again.
+    pub context: Option<u32>,
 }
 
 /// What is asked of the model.
@@ -90,27 +174,81 @@ pub enum Piece {
     Failed(InferenceError),
 }
 
-/// What the actor is doing, for the status.
+/// What a loaded model tells about itself.
+#[derive(Clone, Debug)]
+pub struct Ready {
+    /// Where it has one that is rendered here.
+    pub chat_template: Option<Arc<str>>,
+    /// How it writes tool calls, where it can.
+    pub tools: Option<ToolFormat>,
+}
+
+/// One model, for the status.
 #[derive(Clone, Debug)]
 pub struct EngineState {
-    pub state: ModelState,
-    pub reason: String,
-    pub active: Option<ModelFile>,
-    pub loaded: Option<LoadedModel>,
-    /// The loaded model's chat template, where it has one.
-    pub chat_template: Option<Arc<str>>,
+    pub target: Arc<Target>,
+    pub residency: Residency,
     pub retry_at_ms: Option<i64>,
+}
+
+/// What the pool is doing, for the status.
+#[derive(Clone, Debug, Default)]
+pub struct InferenceState {
+    /// The active model, in memory or not.
+    pub active: Option<EngineState>,
+    /// Every model in memory or on its way there, the active one first.
+    pub residents: Vec<EngineState>,
+    /// GPUs that this build's runner can put layers on; empty before one has said hello.
+    pub devices: Vec<Device>,
+    /// Unexpected ends of programs since the start.
     pub runner_crashes: u32,
-    pub runner_pid: Option<u32>,
+    /// Over all models.
     pub running: u32,
     pub queued: u32,
     pub oldest_waiting_since: Option<Instant>,
 }
 
+impl InferenceState {
+    /// State of the active model.
+    pub fn model_state(&self) -> ModelState {
+        self.active.as_ref().map_or(ModelState::None, |active| active.residency.state)
+    }
+
+    /// What a person should know about it.
+    pub fn reason(&self) -> String {
+        match &self.active {
+            Some(active) => active.residency.reason.clone(),
+            None => InferenceError::NoModel.to_string(),
+        }
+    }
+
+    /// The active model while it is in memory.
+    pub fn loaded(&self) -> Option<&LoadedModel> {
+        self.active.as_ref()?.residency.loaded.as_ref()
+    }
+
+    /// The active model's process.
+    pub fn runner_pid(&self) -> Option<u32> {
+        self.active.as_ref()?.residency.pid
+    }
+
+    /// Requests that may run at the same time with what is in memory.
+    pub fn slots(&self) -> u32 {
+        let loaded = self.residents.iter().filter_map(|state| state.residency.loaded.as_ref());
+        loaded.map(|loaded| loaded.slots).sum()
+    }
+
+    /// A model in memory or on its way, or the active one.
+    pub fn find(&self, id: &str) -> Option<&EngineState> {
+        let known = self.residents.iter().chain(&self.active);
+        known.into_iter().find(|state| state.residency.id == id)
+    }
+}
+
 /// Facts for the activity feed and the counters.
 #[derive(Clone, Debug)]
 pub enum Notable {
-    ModelLoaded { name: String, load_ms: f64 },
+    ModelLoaded { id: String, name: String, load_ms: f64 },
     ModelUnloaded { name: String },
     ModelFailed { reason: String },
     RunnerCrashed { reason: String },
@@ -122,40 +260,43 @@ pub enum Notable {
 #[derive(Clone, Debug)]
 pub struct Finished {
     pub kind: RequestKind,
+    /// Id of the model that answered.
     pub model: String,
     pub outcome: Outcome,
     pub usage: Usage,
     pub first_token_ms: Option<f64>,
     pub total_ms: f64,
+    /// Time for `usage.completion_tokens`; 0 unless the request came to its end.
+    pub generate_ms: f64,
     pub error: Option<String>,
 }
 
 /// Facts that wait for the node to write them down. More than this at once means hundreds of
 /// requests a second; the counters would then miss some, and say so in the log.
 const NOTABLE_BACKLOG: usize = 1024;
-/// Commands that wait for the actor, which never blocks.
+/// Commands that wait for the pool, which never blocks.
 const COMMAND_BACKLOG: usize = 256;
 
-/// A handle to the actor. Clones share it.
+/// A handle to the pool. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Inference {
-    commands: mpsc::Sender<actor::Command>,
-    state: watch::Receiver<EngineState>,
+    commands: mpsc::Sender<pool::Command>,
+    state: watch::Receiver<InferenceState>,
     tokens: Arc<AtomicU64>,
     next_id: Arc<AtomicU64>,
 }
 
 impl Inference {
-    /// Starts the actor; the receiver gets what is worth telling the owner.
-    pub fn start(runner: Option<PathBuf>) -> (Self, mpsc::Receiver<Notable>) {
+    /// Starts the pool; the receiver gets what is worth telling the owner.
+    pub fn start(runner: Option<PathBuf>, policy: Policy) -> (Self, mpsc::Receiver<Notable>) {
         let (commands, inbox) = mpsc::channel(COMMAND_BACKLOG);
         let (notable, notables) = mpsc::channel(NOTABLE_BACKLOG);
         let tokens = Arc::new(AtomicU64::new(0));
-        let state = actor::spawn(runner, inbox, notable, Arc::clone(&tokens));
+        let state = pool::spawn(runner, policy, inbox, notable, Arc::clone(&tokens));
         (Self { commands, state, tokens, next_id: Arc::default() }, notables)
     }
 
-    pub fn state(&self) -> watch::Receiver<EngineState> {
+    pub fn state(&self) -> watch::Receiver<InferenceState> {
         self.state.clone()
     }
 
@@ -164,46 +305,79 @@ impl Inference {
         self.tokens.load(Ordering::Relaxed)
     }
 
-    /// Makes a model the active one (or none) and loads it; requests in flight finish first on
-    /// the old one. Returns once the choice is made, not once it is loaded: watch the state.
-    pub async fn choose(&self, model: Option<ModelFile>, options: LoadOptions) {
-        let model = model.map(Box::new);
-        let _ = self.commands.send(actor::Command::Choose { model, options }).await;
+    /// Puts settings in force. `targets` are models as they now are to be held: those in memory
+    /// that changed are loaded again after their requests in flight.
+    pub async fn configure(&self, policy: Policy, targets: Vec<Target>) {
+        let _ = self.ask(|reply| pool::Command::Configure { policy, targets, reply }).await;
     }
 
-    /// Loads the chosen model if an unload had freed it.
-    pub async fn load(&self) {
-        let _ = self.commands.send(actor::Command::Load).await;
+    /// Makes a model the active one (or none) and loads it. Requests that were accepted before
+    /// finish on the old one, which then leaves. Returns once the choice is made, not once it is
+    /// loaded: watch the state.
+    pub async fn choose(&self, target: Option<Target>) {
+        let target = target.map(Box::new);
+        let _ = self.ask(|reply| pool::Command::Choose { target, reply }).await;
     }
 
-    /// Frees the model's memory after the requests in flight; the next request loads it again.
-    pub async fn unload(&self) {
-        let _ = self.commands.send(actor::Command::Unload).await;
+    /// What [`Inference::choose`] would do.
+    pub async fn preview(&self, target: Target) -> Result<Preview, InferenceError> {
+        let target = Box::new(target);
+        self.ask(|reply| pool::Command::Preview { target, reply }).await
     }
 
-    /// Queues work. The answer comes through the returned [`Answer`]; dropping it cancels.
+    /// Loads a model, or the active one, beside the others; returns once it is ready or has
+    /// failed.
+    pub async fn load(
+        &self,
+        target: Option<Arc<Target>>,
+        keep_alive: Option<KeepAlive>,
+    ) -> Result<Ready, InferenceError> {
+        self.ask(|reply| pool::Command::Load { target, keep_alive, reply }).await?
+    }
+
+    /// Frees a model's memory after its requests in flight; the next request for it loads it
+    /// again. `None` frees all.
+    pub async fn unload(&self, id: Option<String>) {
+        let _ = self.ask(|reply| pool::Command::Unload { id, reply }).await;
+    }
+
+    /// Forgets a model whose file is gone (the active one too: no model is active then). What was
+    /// accepted before finishes as far as the model is in memory, then it leaves; its name means
+    /// nothing to this handle from now on. Until then the state shows it under its id and
+    /// `(removed …)`.
+    pub async fn remove(&self, id: String) {
+        let _ = self.ask(|reply| pool::Command::Remove { id, reply }).await;
+    }
+
+    /// Queues work for a model, or for the active one. The answer comes through the returned
+    /// [`Answer`]; dropping it cancels.
     pub async fn submit(
         &self,
         kind: RequestKind,
-        model: String,
+        to: Option<Arc<Target>>,
         work: Work,
+        options: SubmitOptions,
     ) -> Result<Answer, InferenceError> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let (pieces, receiver) = mpsc::channel(limits::ANSWER_PIECES);
-        let job = actor::Job::new(id, kind, model, work, pieces);
-        let (reply, accepted) = oneshot::channel();
-        let submit = actor::Command::Submit { job: Box::new(job), reply };
-        self.commands.send(submit).await.map_err(|_| InferenceError::ShuttingDown)?;
-        accepted.await.map_err(|_| InferenceError::ShuttingDown)??;
-        Ok(Answer { id, receiver, commands: self.commands.clone(), over: false })
+        let job = Box::new(engine::Job::new(id, kind, options, work, pieces));
+        let model = self.ask(|reply| pool::Command::Submit { job, to, reply }).await??;
+        Ok(Answer { id, model, receiver, commands: self.commands.clone(), over: false })
     }
 
-    /// Refuses new work, lets requests in flight finish for [`limits::DRAIN`], ends the runner.
+    /// Refuses new work, lets requests in flight finish for [`limits::DRAIN`], ends the programs.
     pub async fn shutdown(&self) {
-        let (reply, done) = oneshot::channel();
-        if self.commands.send(actor::Command::Shutdown { reply }).await.is_ok() {
-            let _ = done.await;
-        }
+        let _ = self.ask(|reply| pool::Command::Shutdown { reply }).await;
+    }
+
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> pool::Command,
+    ) -> Result<T, InferenceError> {
+        let (reply, answer) = oneshot::channel();
+        let gone = InferenceError::ShuttingDown;
+        self.commands.send(command(reply)).await.map_err(|_| gone.clone())?;
+        answer.await.map_err(|_| gone)
     }
 }
 
@@ -211,18 +385,24 @@ impl Inference {
 #[derive(Debug)]
 pub struct Answer {
     id: u64,
+    model: String,
     receiver: mpsc::Receiver<Piece>,
-    commands: mpsc::Sender<actor::Command>,
+    commands: mpsc::Sender<pool::Command>,
     over: bool,
 }
 
 impl Answer {
+    /// Id of the model that answers.
+    pub fn model(&self) -> &str {
+        &self.model
+    }
+
     /// The next piece; `None` after the last. Cancel-safe.
     pub async fn next(&mut self) -> Option<Piece> {
         if self.over {
             return None;
         }
-        // A closed channel without a last piece means that the actor dropped the request.
+        // A closed channel without a last piece means that the pool dropped the request.
         let piece = self.receiver.recv().await.unwrap_or(Piece::Failed(InferenceError::SlowClient));
         self.over = matches!(piece, Piece::Done { .. } | Piece::Embedded { .. } | Piece::Failed(_));
         Some(piece)
@@ -232,8 +412,8 @@ impl Answer {
 impl Drop for Answer {
     fn drop(&mut self) {
         if !self.over {
-            // If the queue is full the actor notices the closed channel at the next token.
-            let _ = self.commands.try_send(actor::Command::Cancel { id: self.id });
+            // If the queue is full the pool notices the closed channel at the next token.
+            let _ = self.commands.try_send(pool::Command::Cancel { id: self.id });
         }
     }
 }

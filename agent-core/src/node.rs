@@ -4,8 +4,12 @@
 //! identity, settings, database, port. [`Node::shutdown`] takes it down in the opposite order,
 //! within [`limits::SHUTDOWN`].
 
+mod fitting;
+mod library;
 mod lock;
 mod metrics;
+mod pulls;
+mod residency;
 mod speed;
 mod start;
 mod status;
@@ -20,9 +24,9 @@ use std::{
     time::Instant,
 };
 
+pub use crate::models::library::Defaults as ModelDefaults;
 use agent_api::{
     Activity, ActivityKind, Event, NodeId, Settings,
-    models::{ModelList, ModelState, ModelStatus},
     node::{Notice, Pause, Serving, Status},
     settings::{SettingsPatch, SettingsView},
 };
@@ -38,9 +42,19 @@ use crate::{
     clock::now_ms,
     config::{self, Config, SettingsError, limits},
     events::EventBus,
-    inference::{Answer, Inference, InferenceError, LoadOptions, Work},
-    models::{Library, ModelFile},
-    storage::{DayCounts, RequestKind, SetState, Storage, StorageError, list_activity},
+    inference::{
+        Answer, Inference, InferenceError, SubmitOptions, Work, ollama::OllamaDaemon,
+        tools::ToolFormat,
+    },
+    models::{
+        Library,
+        catalogue::{Catalogue, CatalogueError},
+        library::is_of_ollama,
+        pull::{PullError, Pulls},
+        registry::{RegistryError, credentials::Credentials},
+        store::{Store, StoreError, bytes_text},
+    },
+    storage::{DayCounts, SetState, Storage, StorageError, list_activity},
 };
 
 /// A running node. Clones share it; it runs until [`Node::shutdown`].
@@ -64,10 +78,19 @@ struct Inner {
     settings_turn: tokio::sync::Mutex<()>,
     /// Held over a whole pause or resume.
     pause_turn: tokio::sync::Mutex<()>,
-    /// `listen` as it was at the start, to say what waits for the next one.
+    /// As they were at the start, to say what waits for the next one.
     listen_at_start: String,
+    models_dir_at_start: Option<String>,
     storage: Storage,
     library: Library,
+    catalogue: RwLock<Catalogue>,
+    defaults: library::DefaultsCache,
+    credentials: Credentials,
+    pulls: Pulls,
+    /// The settings for those that follow them by themselves.
+    follow_settings: watch::Sender<Settings>,
+    measured: Mutex<fitting::Measured>,
+    ollama: OllamaDaemon,
     inference: Inference,
     bus: EventBus,
     meters: Mutex<Option<status::Machines>>,
@@ -111,6 +134,14 @@ pub enum NodeError {
     Inference(#[from] InferenceError),
     #[error("there is no model {0:?} on this node. GET /model/list names what is installed")]
     NoSuchModel(String),
+    #[error(transparent)]
+    Pull(#[from] PullError),
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Catalogue(#[from] CatalogueError),
     #[error("{0}")]
     BadRequest(String),
 }
@@ -158,12 +189,24 @@ impl Node {
         if settings.listen != self.inner.listen_at_start && self.inner.config.listen.is_none() {
             after_restart.push("listen".to_owned());
         }
+        if settings.models_dir != self.inner.models_dir_at_start {
+            after_restart.push("models_dir".to_owned());
+        }
         SettingsView {
             api_key_set: settings.api_key.is_some(),
             path: self.inner.config.paths.settings().display().to_string(),
             after_restart,
-            settings: without_key(settings),
+            settings: self.shown(settings),
         }
+    }
+
+    /// Without secrets, with what only the node knows.
+    fn shown(&self, mut settings: Settings) -> Settings {
+        settings.api_key = None;
+        for registry in &mut settings.registries {
+            registry.logged_in = self.is_logged_in(&registry.host);
+        }
+        settings
     }
 
     /// Changes settings: checked, written, then in force. Model options reload the model after
@@ -183,101 +226,20 @@ impl Node {
         if new == old {
             return Ok(());
         }
+        check_against_machine(&old, &new).await?;
         let (path, to_save) = (self.inner.config.paths.settings(), new.clone());
         tokio::task::spawn_blocking(move || config::save_settings(&path, &to_save))
             .await
             .map_err(|e| NodeError::BadRequest(format!("the change was interrupted: {e}")))??;
         *self.inner.settings.write().unwrap_or_else(PoisonError::into_inner) = new.clone();
-        if load_options(&old) != load_options(&new) || old.active_model != new.active_model {
-            self.choose_model(&new).await;
+        self.inner.follow_settings.send_replace(new.clone());
+        if old.ollama_dir != new.ollama_dir {
+            self.inner.library.set_ollama_dir(new.ollama_dir.as_deref());
+            self.inner.bus.send(Event::Models);
         }
-        self.inner.bus.send(Event::Settings { settings: Box::new(without_key(new)) });
+        self.put_models_in_force(&old, &new).await;
+        self.inner.bus.send(Event::Settings { settings: Box::new(self.shown(new)) });
         Ok(())
-    }
-
-    async fn choose_model(&self, settings: &Settings) {
-        let file = self.find_model(settings.active_model.clone()).await;
-        self.inner.inference.choose(file, load_options(settings)).await;
-    }
-
-    /// The chosen model; without a choice the first that can be loaded.
-    async fn find_model(&self, wanted: Option<String>) -> Option<ModelFile> {
-        let files = self.model_files().await;
-        let chosen = wanted.and_then(|id| files.iter().find(|file| file.id == id));
-        chosen.or_else(|| files.iter().find(|file| file.head.is_ok())).cloned()
-    }
-
-    async fn model_files(&self) -> Vec<ModelFile> {
-        let library = self.inner.library.clone();
-        tokio::task::spawn_blocking(move || library.list()).await.unwrap_or_default()
-    }
-
-    pub async fn list_models(&self) -> ModelList {
-        let active = self.active_model();
-        let models = self.model_files().await;
-        let models =
-            models.iter().map(|file| file.describe(active.as_ref() == Some(&file.id))).collect();
-        ModelList { models, folder: self.inner.library.folder().display().to_string() }
-    }
-
-    pub fn active_model_file(&self) -> Option<ModelFile> {
-        self.inner.inference.state().borrow().active.clone()
-    }
-
-    /// Id of the active model.
-    pub fn active_model(&self) -> Option<String> {
-        self.inner.inference.state().borrow().active.as_ref().map(|file| file.id.clone())
-    }
-
-    /// The active model's chat template, which only a loaded model tells: loads it if needed.
-    pub async fn chat_template(&self) -> Result<Option<Arc<str>>, InferenceError> {
-        self.inner.inference.load().await;
-        let mut state = self.inner.inference.state();
-        let settled = state.wait_for(|engine| match engine.state {
-            ModelState::Ready | ModelState::None | ModelState::Failed => true,
-            ModelState::Loading | ModelState::Unloaded | ModelState::Restarting => false,
-        });
-        match tokio::time::timeout(limits::RUNNER_WAIT, settled).await {
-            Ok(Ok(engine)) if engine.state == ModelState::Ready => Ok(engine.chat_template.clone()),
-            Ok(Ok(engine)) => Err(InferenceError::Unavailable(engine.reason.clone())),
-            Ok(Err(_)) => Err(InferenceError::ShuttingDown),
-            Err(_) => Err(InferenceError::Unavailable(
-                "The model is still being loaded. Try again in a moment.".into(),
-            )),
-        }
-    }
-
-    /// Makes a model the active one, now and at the next start. Choosing the active model again
-    /// tries a failed load once more.
-    pub async fn swap_model(&self, id: String) -> Result<ModelStatus, NodeError> {
-        let files = self.model_files().await;
-        let file = files.iter().find(|file| file.id == id);
-        let file = file.ok_or_else(|| NodeError::NoSuchModel(id.clone()))?;
-        if let Some(problem) = file.describe(false).problem {
-            return Err(NodeError::BadRequest(problem));
-        }
-        let again = self.settings().active_model.as_ref() == Some(&id);
-        self.change_settings(move |old| Ok(Settings { active_model: Some(id), ..old.clone() }))
-            .await?;
-        if again {
-            self.choose_model(&self.settings()).await;
-        }
-        Ok(self.model_status())
-    }
-
-    /// Queues work for the active model. An empty name means the active model.
-    pub async fn submit(
-        &self,
-        kind: RequestKind,
-        model: &str,
-        work: Work,
-    ) -> Result<Answer, InferenceError> {
-        let model = match (model, self.active_model()) {
-            ("", Some(active)) => active,
-            ("", None) => return Err(InferenceError::NoModel),
-            (named, _) => named.to_owned(),
-        };
-        self.inner.inference.submit(kind, model, work).await
     }
 
     /// Takes no more work from other computers, and frees the model when it is not used.
@@ -294,7 +256,7 @@ impl Node {
         let _turn = self.inner.pause_turn.lock().await;
         let paused = Paused { until_ms };
         *self.inner.pause.lock().unwrap_or_else(PoisonError::into_inner) = Some(paused);
-        self.inner.inference.unload().await;
+        self.inner.inference.unload(None).await;
         let value = serde_json::to_string(&paused).unwrap_or_default();
         self.keep_pause(Some(value)).await;
         self.record(ActivityKind::Paused, "Paused by you".into()).await;
@@ -306,7 +268,7 @@ impl Node {
         let _turn = self.inner.pause_turn.lock().await;
         let was = self.inner.pause.lock().unwrap_or_else(PoisonError::into_inner).take();
         if was.is_some() {
-            self.choose_model(&self.settings()).await;
+            self.begin_serving().await;
             self.keep_pause(None).await;
             self.record(ActivityKind::Resumed, "Resumed".into()).await;
         }
@@ -374,7 +336,8 @@ impl Node {
         Event::Snapshot {
             status: Box::new(self.status().await),
             activity,
-            settings: Box::new(without_key(self.settings())),
+            settings: Box::new(self.shown(self.settings())),
+            pulls: self.pulls().await,
         }
     }
 
@@ -412,7 +375,7 @@ impl Node {
         tracing::info!("stopping");
         let all = async {
             // Refuses new work and drains, while the API still delivers the last answers.
-            self.inner.inference.shutdown().await;
+            tokio::join!(self.inner.inference.shutdown(), self.inner.pulls.shutdown());
             self.inner.stop.cancel();
             self.inner.tasks.close();
             self.inner.tasks.wait().await;
@@ -440,15 +403,35 @@ impl Node {
     }
 }
 
-fn without_key(mut settings: Settings) -> Settings {
-    settings.api_key = None;
-    settings
-}
-
-fn load_options(settings: &Settings) -> LoadOptions {
-    LoadOptions {
-        context: settings.context_length,
-        slots: settings.parallel,
-        threads: settings.threads,
+/// What only this computer can refuse: more memory than it has, a folder that it cannot write.
+async fn check_against_machine(old: &Settings, new: &Settings) -> Result<(), NodeError> {
+    let refuse = |why: String| Err(SettingsError::Refused(why).into());
+    let total = crate::machine::total_memory();
+    if let Some(total) = total.filter(|total| new.ram_reserve_bytes >= *total)
+        && new.ram_reserve_bytes != old.ram_reserve_bytes
+    {
+        let (kept, total) = (bytes_text(new.ram_reserve_bytes), bytes_text(total));
+        return refuse(format!(
+            "keeping {kept} of RAM leaves nothing for models: this computer has {total}"
+        ));
+    }
+    let Some(folder) = new.models_dir.clone().filter(|_| new.models_dir != old.models_dir) else {
+        return Ok(());
+    };
+    let ollama_dir = new.ollama_dir.clone();
+    let tried = library::blocking(move || {
+        let path = PathBuf::from(&folder);
+        if is_of_ollama(&path, ollama_dir.as_deref()) {
+            return Ok(Err(format!(
+                "{folder} is Ollama's own folder. Its models are used where they are; choose another folder for models of this node"
+            )));
+        }
+        let usable =
+            Store::open(path).and_then(|store| tempfile::tempfile_in(store.root()).map(drop));
+        Ok(usable.map_err(|e| format!("the folder {folder} cannot be used for models: {e}")))
+    });
+    match tried.await? {
+        Ok(()) => Ok(()),
+        Err(why) => refuse(why),
     }
 }

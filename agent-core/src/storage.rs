@@ -7,6 +7,9 @@
 //! A database that SQLite calls corrupt is moved aside, never deleted, and a new one is begun.
 
 mod activity;
+mod heads;
+mod model_use;
+mod pulls;
 mod requests;
 mod state;
 mod writer;
@@ -17,6 +20,9 @@ use std::{
 };
 
 pub use activity::{AddActivity, list_activity};
+pub use heads::{HeadRow, KeepHeads, list_heads};
+pub use model_use::{ModelUse, RecordModelLoad, RecordModelUse, model_use};
+pub use pulls::{PullRow, RemovePull, SavePull, Wanted, list_pulls};
 pub use requests::{AddRequest, DayCounts, Outcome, RequestKind, day_counts};
 use sqlx::{
     Connection as _, SqlitePool,

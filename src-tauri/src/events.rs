@@ -250,7 +250,7 @@ pub(crate) mod tests {
                       "started_at_ms": 0, "url": "http://127.0.0.1:1", "exposed": false },
             "serving": { "state": "idle", "reason": "Ready", "until_ms": null },
             "model": { "state": "none", "reason": "", "active": null, "loaded": null,
-                       "retry_at_ms": null, "runner_crashes": 0, "runner_pid": null },
+                       "retry_at_ms": null, "runner_crashes": 0, "runner_pid": null, "resident": [] },
             "speed": { "tokens_per_s": 0.0, "history": [] },
             "requests": { "running": 0, "queued": 0, "oldest_wait_ms": null, "slots": 0,
                           "done_today": 0, "failed_today": 0, "tokens_today": 0 },

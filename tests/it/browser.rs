@@ -8,7 +8,7 @@ use edgecoder_tests::{node::Options, programs};
 use crate::support::{journey::first_visit, page::Page, process::free_port};
 
 /// `false` (and a line that says why) where there is no browser or no page.
-fn possible() -> bool {
+pub(crate) fn possible() -> bool {
     if !programs::ui().join("index.html").exists() {
         eprintln!("skipped: the page is not built (cargo xtask ui)");
         return false;

@@ -3,6 +3,7 @@
 use agent_api::endpoint::{Access, ENDPOINTS};
 use anyhow::Result;
 use edgecoder_tests::{
+    http::client,
     http::{Then, raw},
     node::{Options, TestNode},
 };
@@ -101,7 +102,7 @@ async fn an_exposed_node_asks_other_computers_for_the_key() -> Result<()> {
     let node = options.listen("0.0.0.0:0").start()?;
     let port = node.http.url.rsplit(':').next().unwrap_or_default();
     let far = format!("http://{ip}:{port}");
-    let client = reqwest::Client::builder().no_proxy().build()?;
+    let client = client();
     let models = format!("{far}/v1/models");
     let without = client.get(&models).send().await?;
     assert_eq!(without.status(), 401);
@@ -198,7 +199,7 @@ async fn bad_requests_get_clear_answers_and_break_nothing() -> Result<()> {
 async fn the_openapi_document_is_served_to_anyone_here() -> Result<()> {
     let node = bare()?;
     let document: Value =
-        reqwest::get(format!("{}/openapi.json", node.http.url)).await?.json().await?;
+        client().get(format!("{}/openapi.json", node.http.url)).send().await?.json().await?;
     assert_eq!(document["openapi"], "3.1.0");
     assert!(document["paths"]["/status"]["get"].is_object());
     assert!(document["paths"]["/v1/chat/completions"]["post"].is_object());

@@ -232,6 +232,11 @@ async fn a_model_that_the_owner_adds_can_be_made_active() -> Result<()> {
         status.model.loaded.as_ref().is_some_and(|loaded| loaded.id == "edgecoder-demo-4m")
     };
     node.status_when("the demo model is loaded", ready).await?;
+    // Any installed model answers to its name, unless the owner wants only the active one to.
+    let ask = json!({"model": "my-own", "prompt": "x", "max_tokens": 2});
+    let answer: Value = node.http.post("/v1/completions", &ask).await?;
+    assert_eq!(answer["model"], "my-own");
+    node.http.patch::<Value>("/settings", &json!({"load_on_request": false})).await?;
     let (status, body) =
         node.http.try_post("/v1/completions", &json!({"model": "my-own", "prompt": "x"})).await?;
     assert_eq!(status, 404, "{body}");

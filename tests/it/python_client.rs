@@ -1,11 +1,13 @@
-//! OpenAI's official Python client against a running node (`openai_client.py`).
+//! OpenAI's official Python client against a running node (`openai_client.py`), and how Python
+//! scripts are run for others.
 
-use std::process::Command;
+use std::{path::Path, process::Command};
 
 use anyhow::Result;
 use edgecoder_tests::{node::Options, programs};
 
-fn run(script: &str, args: &[&str]) -> Result<()> {
+/// Runs a script of this folder; skips it where there is no Python for tests.
+pub(crate) fn run(script: &str, args: &[&str]) -> Result<()> {
     let Some(python) = programs::python() else {
         anyhow::ensure!(
             std::env::var_os("EDGECODER_TEST_PYTHON").is_none(),
@@ -38,19 +40,27 @@ async fn the_official_openai_client_works() -> Result<()> {
 #[tokio::test]
 async fn the_official_openai_client_calls_tools() -> Result<()> {
     let Some(python) = programs::python() else { return run("openai_tools.py", &[]) };
-    // The demo model with a template that knows tools.
     let options = Options::default().without_model();
-    std::fs::create_dir_all(options.data_dir().join("models"))?;
-    let with_tools = options.data_dir().join("models/demo-with-tools.gguf");
-    let template = programs::root().join("tests/it/tools_template.jinja");
-    let made = Command::new(python)
-        .args(["-m", "gguf.scripts.gguf_new_metadata", "--chat-template-file"])
-        .arg(template)
-        .arg(programs::demo_model())
-        .arg(&with_tools)
-        .output()?;
-    anyhow::ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    add_demo_with_template(&python, &options, "tools_template.jinja")?;
     let node = options.start()?;
     let model = node.model().await?;
     run("openai_tools.py", &[&node.http.url, &model])
+}
+
+/// Puts the demo model with another chat template into the models folder.
+pub(crate) fn add_demo_with_template(
+    python: &Path,
+    options: &Options,
+    template: &str,
+) -> Result<()> {
+    let folder = options.data_dir().join("models");
+    std::fs::create_dir_all(&folder)?;
+    let made = Command::new(python)
+        .args(["-m", "gguf.scripts.gguf_new_metadata", "--chat-template-file"])
+        .arg(programs::root().join("tests/it").join(template))
+        .arg(programs::demo_model())
+        .arg(folder.join("demo-with-tools.gguf"))
+        .output()?;
+    anyhow::ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    Ok(())
 }

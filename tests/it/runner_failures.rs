@@ -116,10 +116,9 @@ async fn bad_model_files_are_refused_with_the_reason() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
-async fn a_model_larger_than_memory_is_refused_before_it_is_read() -> Result<()> {
-    // A tensor of 16 TB in a sparse file: the head is honest, the disk holds nothing of it.
-    let elements: u64 = 1 << 43;
+/// The head of a model with one tensor of `elements` numbers: honest, in a file that holds nothing
+/// of it.
+pub(crate) fn head_of(elements: u64) -> Vec<u8> {
     let mut head = Vec::new();
     head.extend_from_slice(b"GGUF\x03\0\0\0");
     head.extend_from_slice(&1_u64.to_le_bytes());
@@ -137,7 +136,14 @@ async fn a_model_larger_than_memory_is_refused_before_it_is_read() -> Result<()>
     // F16, at the start of the data.
     head.extend_from_slice(&1_u32.to_le_bytes());
     head.extend_from_slice(&0_u64.to_le_bytes());
-    let reason = match refusal(&head, Some(elements * 2 + 4096)).await {
+    head
+}
+
+#[tokio::test]
+async fn a_model_larger_than_memory_is_refused_before_it_is_read() -> Result<()> {
+    // A tensor of 16 TB in a sparse file: the head is honest, the disk holds nothing of it.
+    let elements: u64 = 1 << 43;
+    let reason = match refusal(&head_of(elements), Some(elements * 2 + 4096)).await {
         Err(e) if e.to_string().contains("File too large") => {
             eprintln!("skipped: this file system has no sparse files of 16 TB");
             return Ok(());

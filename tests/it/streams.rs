@@ -15,7 +15,7 @@ async fn events_begin_with_a_snapshot_and_then_tell_what_happens() -> Result<()>
     let model = node.model().await?;
     let mut events = node.http.events().await?;
     let first = events.next().await.expect("an event")?;
-    let Event::Snapshot { status, activity, settings } = first else { panic!("{first:?}") };
+    let Event::Snapshot { status, activity, settings, .. } = first else { panic!("{first:?}") };
     assert_eq!(status.node.node_id.0, node.node_id);
     assert!(!activity.is_empty() && settings.api_key.is_none());
 

@@ -1,5 +1,5 @@
-//! Models of any shape with random weights, for benchmarks and memory tests: the demo model's
-//! tokenizer and metadata around tensors of another size.
+//! Models of any shape, for benchmarks and memory tests: the demo model's tokenizer and metadata
+//! around tensors of another size. The weights are random, or zero and take no disk.
 //!
 //! Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 
@@ -22,46 +22,125 @@ pub struct Shape {
     pub heads: u32,
     pub kv_heads: u32,
     pub context: u32,
+    /// Width of a head; absent: `width / heads`.
+    pub head: Option<u32>,
+    /// Tokens; the demo model's if that has more.
+    pub vocabulary: u32,
+    /// Merge rules; the demo model's if that has more.
+    pub merges: u32,
+    pub weights: Weights,
+    /// Of the matrices that lead out of the layers, where they are of another type than the file
+    /// says.
+    pub down: Option<Weights>,
+    /// An output matrix of its own, and not the embedding matrix again.
+    pub output: bool,
 }
 
-/// Elements and bytes of one Q8_0 block: an f16 scale and 32 signed bytes.
-const BLOCK: u64 = 32;
-const BLOCK_BYTES: u64 = 34;
-const F32: u32 = 0;
-const Q8_0: u32 = 8;
+impl Shape {
+    /// Everything but the numbers that every shape has its own of.
+    pub const LLAMA: Self = Self {
+        layers: 0,
+        width: 0,
+        feed_forward: 0,
+        heads: 0,
+        kv_heads: 0,
+        context: 0,
+        head: None,
+        vocabulary: 0,
+        merges: 0,
+        weights: Weights::Q8_0,
+        down: None,
+        output: false,
+    };
+
+    fn head(&self) -> u32 {
+        self.head.unwrap_or(self.width / self.heads)
+    }
+}
+
+/// How the numbers of matrices are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weights {
+    F32,
+    F16,
+    Q8_0,
+    Q4_0,
+    Q4K,
+}
+
+impl Weights {
+    /// ggml's number of the type, elements and bytes of a block, and `llama_ftype`.
+    const fn format(self) -> (u32, u64, u64, u32) {
+        match self {
+            Self::F32 => (0, 1, 4, 0),
+            Self::F16 => (1, 1, 2, 1),
+            Self::Q8_0 => (8, 32, 34, 7),
+            Self::Q4_0 => (2, 32, 18, 2),
+            Self::Q4K => (12, 256, 144, 14),
+        }
+    }
+}
+
 const ALIGNMENT: u64 = 32;
 
 struct Tensor {
     name: String,
     dimensions: Vec<u64>,
-    kind: u32,
+    weights: Weights,
 }
 
 impl Tensor {
     fn bytes(&self) -> u64 {
-        let elements: u64 = self.dimensions.iter().product();
-        if self.kind == F32 { elements * 4 } else { elements / BLOCK * BLOCK_BYTES }
+        let (_, block, block_bytes, _) = self.weights.format();
+        self.dimensions.iter().product::<u64>() / block * block_bytes
+    }
+
+    fn padded(&self) -> u64 {
+        self.bytes().next_multiple_of(ALIGNMENT)
     }
 }
 
-/// Writes a model; gives its number of weights.
+/// Writes a model with random weights in Q8_0; gives their number.
 pub fn write_random_model(path: &Path, shape: Shape) -> Result<u64> {
+    let (head, tensors) = head(shape)?;
+    let mut file = BufWriter::with_capacity(1 << 20, File::create(path)?);
+    file.write_all(&head)?;
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    for tensor in &tensors {
+        write_tensor(&mut file, tensor, &mut random)?;
+    }
+    file.flush()?;
+    Ok(tensors.iter().map(|tensor| tensor.dimensions.iter().product::<u64>()).sum())
+}
+
+/// Writes a model whose weights are all zero: a file with a hole, which takes no disk whatever
+/// its size.
+pub fn write_zero_model(path: &Path, shape: Shape) -> Result<()> {
+    let (head, tensors) = head(shape)?;
+    let mut file = File::create(path)?;
+    file.write_all(&head)?;
+    file.set_len(head.len() as u64 + tensors.iter().map(Tensor::padded).sum::<u64>())?;
+    Ok(())
+}
+
+fn head(shape: Shape) -> Result<(Vec<u8>, Vec<Tensor>)> {
     let demo = std::fs::read(demo_model()).context("the demo model")?;
     let mut metadata = Metadata::read(&demo)?;
     for (key, value) in [
+        ("general.file_type", shape.weights.format().3),
         ("llama.block_count", shape.layers),
         ("llama.embedding_length", shape.width),
         ("llama.feed_forward_length", shape.feed_forward),
         ("llama.attention.head_count", shape.heads),
         ("llama.attention.head_count_kv", shape.kv_heads),
+        ("llama.attention.key_length", shape.head()),
+        ("llama.attention.value_length", shape.head()),
         ("llama.context_length", shape.context),
-        ("llama.rope.dimension_count", shape.width / shape.heads),
+        ("llama.rope.dimension_count", shape.head()),
     ] {
         metadata.set(key, value);
     }
-    metadata.entries.retain(|(key, _)| {
-        !key.starts_with("llama.attention.key_") && !key.starts_with("llama.attention.value_")
-    });
+    metadata.lengthen_tokenizer(shape.vocabulary, shape.merges)?;
     let tensors = tensors(shape, metadata.vocabulary);
     let mut head = b"GGUF\x03\0\0\0".to_vec();
     head.extend((tensors.len() as u64).to_le_bytes());
@@ -75,21 +154,12 @@ pub fn write_random_model(path: &Path, shape: Shape) -> Result<u64> {
         put_text(&mut head, &tensor.name);
         head.extend(u32::try_from(tensor.dimensions.len())?.to_le_bytes());
         tensor.dimensions.iter().for_each(|d| head.extend(d.to_le_bytes()));
-        head.extend(tensor.kind.to_le_bytes());
+        head.extend(tensor.weights.format().0.to_le_bytes());
         head.extend(offset_bytes(offset));
-        offset = (offset + tensor.bytes()).next_multiple_of(ALIGNMENT);
+        offset += tensor.padded();
     }
     head.resize(head.len().next_multiple_of(usize::try_from(ALIGNMENT)?), 0);
-    let mut file = BufWriter::with_capacity(1 << 20, File::create(path)?);
-    file.write_all(&head)?;
-    let mut random = Random(0x9e37_79b9_7f4a_7c15);
-    let mut weights = 0;
-    for tensor in &tensors {
-        weights += tensor.dimensions.iter().product::<u64>();
-        write_tensor(&mut file, tensor, &mut random)?;
-    }
-    file.flush()?;
-    Ok(weights)
+    Ok((head, tensors))
 }
 
 fn offset_bytes(offset: u64) -> [u8; 8] {
@@ -98,29 +168,35 @@ fn offset_bytes(offset: u64) -> [u8; 8] {
 
 fn tensors(shape: Shape, vocabulary: u64) -> Vec<Tensor> {
     let (width, ff) = (u64::from(shape.width), u64::from(shape.feed_forward));
-    let kv = width / u64::from(shape.heads) * u64::from(shape.kv_heads);
-    let tensor = |name: String, dimensions: &[u64]| Tensor {
+    let query = u64::from(shape.head() * shape.heads);
+    let kv = u64::from(shape.head() * shape.kv_heads);
+    let tensor = |name: String, dimensions: &[u64], weights: Weights| Tensor {
         name,
         dimensions: dimensions.to_vec(),
-        kind: if dimensions.len() == 1 { F32 } else { Q8_0 },
+        weights: if dimensions.len() == 1 { Weights::F32 } else { weights },
     };
     let mut all = vec![
-        tensor("token_embd.weight".into(), &[width, vocabulary]),
-        tensor("output_norm.weight".into(), &[width]),
+        tensor("token_embd.weight".into(), &[width, vocabulary], shape.weights),
+        tensor("output_norm.weight".into(), &[width], Weights::F32),
     ];
+    if shape.output {
+        all.push(tensor("output.weight".into(), &[width, vocabulary], shape.weights));
+    }
     for layer in 0..shape.layers {
         for (name, dimensions) in [
             ("attn_norm", &[width][..]),
-            ("attn_q", &[width, width]),
+            ("attn_q", &[width, query]),
             ("attn_k", &[width, kv]),
             ("attn_v", &[width, kv]),
-            ("attn_output", &[width, width]),
+            ("attn_output", &[query, width]),
             ("ffn_norm", &[width]),
             ("ffn_gate", &[width, ff]),
             ("ffn_up", &[width, ff]),
             ("ffn_down", &[ff, width]),
         ] {
-            all.push(tensor(format!("blk.{layer}.{name}.weight"), dimensions));
+            let down = shape.down.filter(|_| name == "ffn_down");
+            let name = format!("blk.{layer}.{name}.weight");
+            all.push(tensor(name, dimensions, down.unwrap_or(shape.weights)));
         }
     }
     all
@@ -132,22 +208,28 @@ fn write_tensor(
     random: &mut Random,
 ) -> Result<()> {
     let elements: u64 = tensor.dimensions.iter().product();
-    if tensor.kind == F32 {
-        for _ in 0..elements {
-            file.write_all(&1.0_f32.to_le_bytes())?;
-        }
-    } else {
-        // 0x1400 is 2^-10 in f16: weights of up to 0.12, so that nothing overflows.
-        let mut block = [0; BLOCK_BYTES as usize];
-        block[1] = 0x14;
-        for _ in 0..elements / BLOCK {
-            for eight in block[2..].chunks_exact_mut(8) {
-                eight.copy_from_slice(&random.next().to_le_bytes());
+    match tensor.weights {
+        Weights::F32 => {
+            for _ in 0..elements {
+                file.write_all(&1.0_f32.to_le_bytes())?;
             }
-            file.write_all(&block)?;
         }
+        Weights::Q8_0 => {
+            let (_, block_elements, _, _) = Weights::Q8_0.format();
+            // A scale and 32 signed bytes. 0x1400 is 2^-10 in f16: weights of up to 0.12, so
+            // that nothing overflows.
+            let mut block = [0; 34];
+            block[1] = 0x14;
+            for _ in 0..elements / block_elements {
+                for eight in block[2..].chunks_exact_mut(8) {
+                    eight.copy_from_slice(&random.next().to_le_bytes());
+                }
+                file.write_all(&block)?;
+            }
+        }
+        other => bail!("random weights are written in Q8_0 only, not {other:?}"),
     }
-    let pad = tensor.bytes().next_multiple_of(ALIGNMENT) - tensor.bytes();
+    let pad = tensor.padded() - tensor.bytes();
     file.write_all(&[0; ALIGNMENT as usize][..usize::try_from(pad)?])?;
     Ok(())
 }
@@ -188,11 +270,47 @@ impl Metadata {
         Ok(all)
     }
 
-    /// Sets an unsigned 32-bit number, if the key is there.
+    /// Sets an unsigned 32-bit number.
     fn set(&mut self, key: &str, value: u32) {
-        for (_, bytes) in self.entries.iter_mut().filter(|(name, _)| name == key) {
-            *bytes = 4_u32.to_le_bytes().into_iter().chain(value.to_le_bytes()).collect();
+        let bytes = 4_u32.to_le_bytes().into_iter().chain(value.to_le_bytes()).collect();
+        match self.entries.iter_mut().find(|(name, _)| name == key) {
+            Some((_, old)) => *old = bytes,
+            None => self.entries.push((key.to_owned(), bytes)),
         }
+    }
+
+    /// Makes the tokenizer as large as that of other models; the new tokens occur in no text.
+    fn lengthen_tokenizer(&mut self, tokens: u32, merges: u32) -> Result<()> {
+        const NORMAL: i32 = 1;
+        let before = self.vocabulary;
+        self.lengthen("tokenizer.ggml.tokens", tokens.into(), |n, out| {
+            put_text(out, &format!("w{n}x"));
+        })?;
+        self.vocabulary = before.max(tokens.into());
+        self.lengthen("tokenizer.ggml.token_type", tokens.into(), |_, out| {
+            out.extend(NORMAL.to_le_bytes());
+        })?;
+        self.lengthen("tokenizer.ggml.merges", merges.into(), |n, out| {
+            put_text(out, &format!("w{n} x{}", n % 977));
+        })?;
+        self.set("llama.vocab_size", u32::try_from(self.vocabulary)?);
+        Ok(())
+    }
+
+    /// Adds elements to an array until it has `length`.
+    fn lengthen(
+        &mut self,
+        key: &str,
+        length: u64,
+        element: impl Fn(u64, &mut Vec<u8>),
+    ) -> Result<()> {
+        let found = self.entries.iter_mut().find(|(name, _)| name == key);
+        let (_, bytes) = found.with_context(|| format!("the demo model has no {key}"))?;
+        let count = bytes.get(8..16).context("an array")?;
+        let count = u64::from_le_bytes(count.try_into()?);
+        (count..length).for_each(|n| element(n, bytes));
+        bytes[8..16].copy_from_slice(&count.max(length).to_le_bytes());
+        Ok(())
     }
 }
 

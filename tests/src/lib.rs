@@ -4,7 +4,10 @@
 // A test's log is its terminal.
 #![allow(clippy::print_stderr)]
 
+pub mod fault_proxy;
 pub mod gguf;
 pub mod http;
 pub mod node;
 pub mod programs;
+pub mod pulls;
+pub mod registry;

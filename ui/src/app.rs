@@ -1,18 +1,24 @@
 //! What the whole page shares: the state, the panel in view, and what the owner can do.
 
+mod models;
+
 use agent_api::{
     Event, Status,
-    endpoint::{GetActivity, GetStatus, ListModels, Nothing, PauseNode, PostModelSwap, ResumeNode},
+    endpoint::{GetActivity, GetStatus, ListPulls, Nothing, PauseNode, ResumeNode},
     host::HostMessage,
-    models::{InstalledModel, ModelList, SwapModel},
+    models::InstalledModel,
     node::{ActivityQuery, Pause, ServingState},
 };
 use leptos::{prelude::*, task::spawn_local};
+use wasm_bindgen::JsCast;
+use web_sys::HtmlElement;
+
+pub use self::models::Library;
 
 use crate::{
     backend::{self, Delivery, Host},
     chat::Chat,
-    keyboard::Action,
+    keyboard::{self, Action},
     route::Panel,
     state::{AppState, Link, Next},
     storage,
@@ -26,6 +32,8 @@ const SINGLE_KEYS: &str = "edgecoder-single-keys";
 pub struct Toast {
     pub failed: bool,
     pub text: String,
+    /// Id of a model to offer a swap to.
+    pub swap_to: Option<String>,
 }
 
 #[derive(Clone, Copy)]
@@ -39,10 +47,7 @@ pub struct App {
     pub palette: RwSignal<bool>,
     pub shortcuts: RwSignal<bool>,
     pub toast: RwSignal<Option<Toast>>,
-    /// The last answer of `/model/list`, or why there is none.
-    pub models: RwSignal<Option<Result<ModelList, String>>>,
-    /// The model that is being swapped to.
-    pub swapping: RwSignal<Option<String>>,
+    pub library: Library,
     pub chat: Chat,
     pub desktop: bool,
 }
@@ -58,8 +63,7 @@ impl App {
             palette: RwSignal::new(false),
             shortcuts: RwSignal::new(false),
             toast: RwSignal::new(None),
-            models: RwSignal::new(None),
-            swapping: RwSignal::new(None),
+            library: Library::default(),
             chat: Chat::default(),
             desktop: backend::host() == Host::Desktop,
         }
@@ -98,9 +102,11 @@ impl App {
         match delivery {
             Delivery::Link(link) => self.state.update(|s| s.link = link),
             Delivery::Message(HostMessage::Event { event }) => {
-                let next = self.state.try_update(|s| s.apply(event, backend::now_ms()));
-                if next == Some(Next::AskAgain) {
-                    self.ask_again();
+                match self.state.try_update(|s| s.apply(event, backend::now_ms())) {
+                    Some(Next::AskAgain) => self.ask_again(),
+                    Some(Next::LoadModels) => self.load_models_soon(),
+                    Some(Next::Arrived(pulls)) => self.announce(&pulls),
+                    Some(Next::Nothing) | None => {}
                 }
             }
             Delivery::Message(HostMessage::Navigate { path }) => self.open(Panel::from_path(&path)),
@@ -117,6 +123,10 @@ impl App {
             if let Ok(list) = backend::call(GetActivity, &ActivityQuery::default()).await {
                 self.state.update(|s| s.set_activity(list.items));
             }
+            if let Ok(list) = backend::call(ListPulls, &Nothing {}).await {
+                self.state.update(|s| s.pulls = list.pulls);
+            }
+            self.load_models();
         });
     }
 
@@ -160,28 +170,6 @@ impl App {
         });
     }
 
-    pub fn load_models(self) {
-        spawn_local(async move {
-            let list = backend::call(ListModels, &Nothing {}).await.map_err(|e| e.to_string());
-            self.models.set(Some(list));
-        });
-    }
-
-    pub fn swap(self, model: InstalledModel) {
-        if self.swapping.with_untracked(Option::is_some) {
-            return;
-        }
-        self.swapping.set(Some(model.id.clone()));
-        spawn_local(async move {
-            match backend::call(PostModelSwap, &SwapModel { model: model.id }).await {
-                Ok(_) => self.done(format!("{} is the active model", model.name)),
-                Err(error) => self.failed(format!("Not swapped. {error}")),
-            }
-            self.swapping.set(None);
-            self.load_models();
-        });
-    }
-
     pub fn retry_now(self) {
         spawn_local(async move {
             if let Err(error) = backend::retry_now().await {
@@ -205,11 +193,11 @@ impl App {
     }
 
     pub fn done(self, text: String) {
-        self.toast.set(Some(Toast { failed: false, text }));
+        self.toast.set(Some(Toast { failed: false, text, swap_to: None }));
     }
 
     pub fn failed(self, text: String) {
-        self.toast.set(Some(Toast { failed: true, text }));
+        self.toast.set(Some(Toast { failed: true, text, swap_to: None }));
     }
 
     pub fn act(self, action: Action) {
@@ -220,7 +208,12 @@ impl App {
             Action::PauseOrResume if self.paused() => self.resume(),
             Action::PauseOrResume => self.pause(None),
             Action::Theme => self.toggle_theme(),
+            Action::Search if self.panel.get_untracked() == Panel::Models => {
+                focus("catalogue-search");
+            }
             Action::Search => self.focus_ask(),
+            Action::NextRow => step_row(true),
+            Action::PreviousRow => step_row(false),
         }
     }
 
@@ -228,23 +221,34 @@ impl App {
     pub fn focus_ask(self) {
         self.open(Panel::Dashboard);
         // The panel may only now be drawn.
-        set_timeout(
-            || {
-                let field = document().get_element_by_id("ask-input");
-                if let Some(field) = field
-                    .and_then(|f| wasm_bindgen::JsCast::dyn_into::<web_sys::HtmlElement>(f).ok())
-                {
-                    let _ = field.focus();
-                }
-            },
-            std::time::Duration::from_millis(50),
-        );
+        set_timeout(|| focus("ask-input"), std::time::Duration::from_millis(50));
     }
 }
 
 impl Default for App {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+/// Focuses the element with this id, if there is one.
+pub(crate) fn focus(id: &str) {
+    let element = document().get_element_by_id(id);
+    if let Some(element) = element.and_then(|e| e.dyn_into::<HtmlElement>().ok()) {
+        // Focus can only fail on an element that is gone.
+        let _ = element.focus();
+    }
+}
+
+/// Moves the focus to the next or previous row of the panel, from wherever in a row it is.
+fn step_row(forward: bool) {
+    let Ok(rows) = document().query_selector_all("#main [data-row]") else { return };
+    let rows: Vec<HtmlElement> =
+        (0..rows.length()).filter_map(|i| rows.get(i)?.dyn_into().ok()).collect();
+    let active = document().active_element();
+    let current = rows.iter().position(|row| row.contains(active.as_deref()));
+    if let Some(row) = keyboard::stepped(current, forward, rows.len()).and_then(|i| rows.get(i)) {
+        let _ = row.focus();
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod browser;
 mod desktop;
+mod incoming;
 
 use std::{fmt, pin::Pin};
 
@@ -13,6 +14,7 @@ use futures_util::Stream;
 use serde_json::Value;
 use wasm_bindgen::{JsCast, JsValue};
 
+pub(crate) use self::incoming::answer;
 use crate::state::Link;
 
 /// Seconds between attempts to reach a node that does not answer; the last one repeats.
@@ -81,17 +83,30 @@ pub fn connect(deliver: impl Fn(Delivery) + 'static) {
 
 /// Asks a typed path of the node.
 pub async fn call<E: Endpoint>(_: E, request: &E::Request) -> Result<E::Response, CallError> {
-    let value = serde_json::to_value(request).map_err(|e| CallError::Unreadable(e.to_string()))?;
-    let (path, body) = match E::METHOD {
-        Method::Get => (format!("{}{}", E::PATH, query(&value)), None),
-        Method::Post | Method::Patch => (E::PATH.into(), Some(value.to_string())),
-    };
-    let reply = match host() {
-        Host::Desktop => desktop::request(E::METHOD.as_str(), &path, body.as_deref()).await?,
-        Host::Browser => browser::request(E::METHOD.as_str(), &path, body.as_deref()).await?,
-    };
-    check(&reply)?;
-    serde_json::from_str(&reply.body).map_err(|e| CallError::Unreadable(e.to_string()))
+    let unreadable = |e: serde_json::Error| CallError::Unreadable(e.to_string());
+    let request = serde_json::to_value(request).map_err(unreadable)?;
+    let answer = exchange(E::METHOD, E::PATH, request).await?;
+    serde_json::from_value(answer).map_err(unreadable)
+}
+
+/// The same for every path, and boxed, so that it is compiled once and not into every caller.
+fn exchange(
+    method: Method,
+    path: &'static str,
+    request: Value,
+) -> Pin<Box<dyn Future<Output = Result<Value, CallError>>>> {
+    Box::pin(async move {
+        let (path, body) = match method {
+            Method::Get => (format!("{path}{}", query(&request)), None),
+            Method::Post | Method::Patch => (path.to_owned(), Some(request.to_string())),
+        };
+        let reply = match host() {
+            Host::Desktop => desktop::request(method.as_str(), &path, body.as_deref()).await?,
+            Host::Browser => browser::request(method.as_str(), &path, body.as_deref()).await?,
+        };
+        check(&reply)?;
+        answer(&reply.body).map_err(|e| CallError::Unreadable(e.to_string()))
+    })
 }
 
 /// Asks for an answer that comes piece by piece.
@@ -130,10 +145,10 @@ fn error_of(reply: &Reply) -> CallError {
     if reply.status == 401 {
         return CallError::Denied;
     }
-    if let Ok(error) = serde_json::from_str::<ApiError>(&reply.body) {
+    if let Ok(error) = answer::<ApiError>(&reply.body) {
         return CallError::Api(error);
     }
-    if let Ok(body) = serde_json::from_str::<ErrorBody>(&reply.body) {
+    if let Ok(body) = answer::<ErrorBody>(&reply.body) {
         return CallError::Api(ApiError::new(ErrorCode::Internal, body.error.message));
     }
     CallError::Unreadable(format!("status {}", reply.status))

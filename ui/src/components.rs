@@ -1,6 +1,7 @@
 //! Pieces that several panels use.
 
 pub mod answer;
+pub mod badge;
 pub mod banner;
 pub mod dialog;
 pub mod icon;

@@ -6,7 +6,7 @@ use agent_api::openai::{
 };
 use serde_json::{Value, json};
 
-use crate::sse;
+use crate::{backend, sse};
 
 /// Questions kept on the page and sent along: more than a context of any size holds in practice.
 pub const TURNS_KEPT: usize = 40;
@@ -55,9 +55,9 @@ impl Answer {
         self.elapsed_ms = elapsed_ms;
         if frame.data == "[DONE]" {
             self.phase = Phase::Done;
-        } else if let Ok(chunk) = serde_json::from_str::<ChatChunk>(&frame.data) {
+        } else if let Ok(chunk) = backend::answer::<ChatChunk>(&frame.data) {
             self.chunk(chunk);
-        } else if let Ok(body) = serde_json::from_str::<ErrorBody>(&frame.data) {
+        } else if let Ok(body) = backend::answer::<ErrorBody>(&frame.data) {
             self.fail(body.error.message);
         } else {
             self.fail("The node sent something this page cannot read. Page and node may be of different versions; reload the page.".into());

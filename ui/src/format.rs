@@ -88,8 +88,10 @@ fn scaled(bytes: u64, step: f64, units: [&str; 5]) -> String {
 pub fn part_of(used: u64, total: u64, scale: fn(u64) -> String) -> (String, String) {
     let total_text = scale(total);
     let unit = total_text.rsplit(THIN).next().unwrap_or_default();
-    let divisor = divisor(unit);
-    (short(used as f64 / divisor), format!("of {total_text}"))
+    let in_unit = used as f64 / divisor(unit);
+    // `0.0` would say that nothing is used.
+    let used = if used > 0 && in_unit < 0.05 { scale(used) } else { short(in_unit) };
+    (used, format!("of {total_text}"))
 }
 
 fn divisor(unit: &str) -> f64 {
@@ -104,6 +106,25 @@ fn divisor(unit: &str) -> f64 {
         "TiB" => 1_024f64.powi(4),
         _ => 1.0,
     }
+}
+
+/// Bytes in a typed number of units of `scale` bytes; nothing typed is 0.
+pub fn bytes_typed(typed: &str, scale: u64) -> Option<u64> {
+    let typed = typed.trim();
+    if typed.is_empty() {
+        return Some(0);
+    }
+    let unit = ["GB", "MB/s", "MB"].into_iter().find_map(|unit| typed.strip_suffix(unit));
+    let typed = unit.unwrap_or(typed).trim();
+    let bytes = typed.replace(',', ".").parse::<f64>().ok()? * scale as f64;
+    // More than a petabyte is a slip of the finger.
+    (0.0..=1e15).contains(&bytes).then_some(bytes.round() as u64)
+}
+
+/// Bytes as a number to be edited, in units of `scale` bytes: `120`, `1.5`.
+pub fn amount(bytes: u64, scale: u64) -> String {
+    let value = bytes as f64 / scale.max(1) as f64;
+    ((value * 10.0).round() / 10.0).to_string()
 }
 
 /// 0 to 100, for bars. `None` where there is no total.
@@ -283,6 +304,20 @@ mod tests {
         assert_eq!((used.as_str(), plain(&total).as_str()), ("0.5", "of 64.0 GiB"));
         assert_eq!(share(1, 0), None);
         assert_eq!(share(3, 2), Some(100.0));
+    }
+
+    #[test]
+    fn typed_gigabytes_are_read_as_people_write_them() {
+        let gigabytes = |typed| bytes_typed(typed, 1_000_000_000);
+        assert_eq!(gigabytes("120"), Some(120_000_000_000));
+        assert_eq!(gigabytes(" 1.5 GB "), Some(1_500_000_000));
+        assert_eq!(gigabytes("1,5"), Some(1_500_000_000));
+        assert_eq!(bytes_typed("40 MB/s", 1_000_000), Some(40_000_000));
+        assert_eq!((gigabytes(""), gigabytes("GB"), gigabytes("abc")), (Some(0), None, None));
+        assert_eq!((gigabytes("1 and 2"), gigabytes("-3"), gigabytes("1e30")), (None, None, None));
+        assert_eq!(amount(120_000_000_000, 1_000_000_000), "120");
+        assert_eq!(amount(1_500_000_000, 1_000_000_000), "1.5");
+        assert_eq!(amount(2 << 30, 1_000_000_000), "2.1");
     }
 
     #[test]

@@ -22,8 +22,10 @@ pub enum Action {
     Shortcuts,
     PauseOrResume,
     Theme,
-    /// The field that the panel is about: on the Dashboard, Ask.
+    /// The field that the panel is about: on the Dashboard, Ask; on Models, the catalogue's.
     Search,
+    NextRow,
+    PreviousRow,
 }
 
 /// What the press asks for. `single_keys` is the owner's choice to have keys without Ctrl.
@@ -46,6 +48,8 @@ pub fn action(press: &Press, single_keys: bool) -> Option<Action> {
         "t" | "T" => Some(Action::Theme),
         "/" => Some(Action::Search),
         "?" => Some(Action::Shortcuts),
+        "j" | "J" => Some(Action::NextRow),
+        "k" | "K" => Some(Action::PreviousRow),
         key if !press.shift => {
             Panel::ALL.into_iter().find(|p| key == p.key().to_string()).map(Action::Open)
         }
@@ -67,13 +71,25 @@ pub fn moved(key: &str, current: usize, len: usize) -> Option<usize> {
     }
 }
 
+/// The row after or before the current one, stopping at the ends; without one, the first.
+pub fn stepped(current: Option<usize>, forward: bool, len: usize) -> Option<usize> {
+    let last = len.checked_sub(1)?;
+    Some(match current {
+        None => 0,
+        Some(at) if forward => (at + 1).min(last),
+        Some(at) => at.saturating_sub(1),
+    })
+}
+
 /// The rows of the shortcut sheet: keys, what they do.
-pub const SHEET: [(&[&str], &str); 9] = [
+pub const SHEET: [(&[&str], &str); 11] = [
     (&["1", "–", "6"], "Open a panel"),
     (&["Ctrl", "K"], "Jump to a panel or an action"),
     (&["Ctrl", ","], "Settings"),
     (&["P"], "Pause or resume this node"),
-    (&["/"], "Ask"),
+    (&["/"], "Ask; on Models, search the catalogue"),
+    (&["J", "K"], "Next and previous row"),
+    (&["Enter"], "Open the row"),
     (&["Ctrl", "Enter"], "Send the question"),
     (&["T"], "Light or dark"),
     (&["Esc"], "Close what is open"),
@@ -115,5 +131,14 @@ mod tests {
         assert_eq!(moved("End", 0, 3), Some(2));
         assert_eq!(moved("ArrowDown", 0, 0), None);
         assert_eq!(moved("x", 0, 3), None);
+    }
+
+    #[test]
+    fn rows_are_stepped_through_and_end_at_the_ends() {
+        assert_eq!(action(&press("j"), true), Some(Action::NextRow));
+        assert_eq!(stepped(None, true, 3), Some(0));
+        assert_eq!(stepped(Some(2), true, 3), Some(2));
+        assert_eq!(stepped(Some(0), false, 3), Some(0));
+        assert_eq!(stepped(None, true, 0), None);
     }
 }

@@ -1,6 +1,6 @@
 //! EdgeCoder's front end: one page for the desktop window and for a browser.
 //!
-//! `backend` is the seam to the node. `state`, `conversation`, `headline`, `format`, `sse`,
+//! `backend` is the seam to the node. `state`, `conversation`, `headline`, `words`, `format`, `sse`,
 //! `markdown`, `route` and `keyboard` are pure and tested natively. The rest draws.
 #![allow(
     missing_debug_implementations,
@@ -25,6 +25,7 @@ pub mod sse;
 pub mod state;
 mod storage;
 pub mod theme;
+pub mod words;
 
 /// Draws the page into the document.
 pub fn mount() {

@@ -9,6 +9,8 @@ mod tasks;
 
 use leptos::prelude::*;
 
+pub use self::models::{Actions as ModelActions, Dialogs as ModelDialogs};
+
 use crate::{
     app::use_app,
     components::icon::{Icon, icon},

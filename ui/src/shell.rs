@@ -17,9 +17,10 @@ use crate::{
     backend,
     format::LocalTime,
     keyboard::{self, Press},
-    panels::PanelView,
+    panels::{ModelActions, ModelDialogs, PanelView},
     route::{self, Panel},
     state::Link,
+    words,
 };
 
 #[component]
@@ -57,6 +58,7 @@ pub fn Shell() -> impl IntoView {
                     <PanelView/>
                 </main>
             </div>
+            <ModelDialogs/>
             <palette::Palette/>
             <shortcuts::Shortcuts/>
             <toast::ToastRegion/>
@@ -75,11 +77,12 @@ fn Topbar() -> impl IntoView {
     };
     let today =
         Memo::new(move |_| LocalTime::new(app.now.get(), backend::local_offset_ms()).long_date());
+    let installed = app.library.part(|l| l.models.len());
     let sub = move || match app.panel.get() {
         Panel::Dashboard => today.get(),
         Panel::Models => {
-            let installed = app.models.with(|m| m.as_ref()?.as_ref().ok().map(|l| l.models.len()));
-            installed.map(|n| format!("{n} installed")).unwrap_or_default()
+            let pulls = app.state.with(|s| words::pull::overall(&s.pulls)).map(|(count, _)| count);
+            installed.get().map(|n| words::model::summary(n, pulls)).unwrap_or_default()
         }
         Panel::Settings => "Changes are saved as you make them".into(),
         Panel::Mesh | Panel::Credits | Panel::Tasks => String::new(),
@@ -89,6 +92,7 @@ fn Topbar() -> impl IntoView {
             <h1 id="panel-title">{move || app.panel.get().title()}</h1>
             <p class="sub">{sub}</p>
             <p class="sub push" id="last-update">{stale}</p>
+            {move || (app.panel.get() == Panel::Models).then(|| view! { <ModelActions/> })}
         </header>
     }
 }

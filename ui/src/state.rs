@@ -1,6 +1,8 @@
 //! What the page knows about the node: a pure reducer over events.
 
-use agent_api::{Activity, Event, Settings, Status, host::HostState};
+use agent_api::{Activity, Event, Settings, Status, host::HostState, pull::Pull};
+
+use crate::words;
 
 /// Activity lines kept, newest first; the node's own list is longer.
 pub const ACTIVITY_KEPT: usize = 50;
@@ -41,6 +43,8 @@ pub struct AppState {
     pub status: Option<Status>,
     pub activity: Vec<Activity>,
     pub settings: Option<Settings>,
+    /// Oldest first.
+    pub pulls: Vec<Pull>,
     /// When the last event came, on the page's clock.
     pub heard_at_ms: Option<i64>,
     /// What to add to the page's clock to get the node's.
@@ -48,11 +52,15 @@ pub struct AppState {
 }
 
 /// What the page has to do after an event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Next {
     Nothing,
-    /// Events were missed: ask for status and activity again.
+    /// Events were missed: ask for status, activity and pulls again.
     AskAgain,
+    /// The installed models, their options or what is in memory changed: ask for the list.
+    LoadModels,
+    /// These pulls ended well since the last event.
+    Arrived(Vec<Pull>),
 }
 
 impl AppState {
@@ -63,11 +71,13 @@ impl AppState {
         }
         self.heard_at_ms = Some(now_ms);
         match event {
-            Event::Snapshot { status, activity, settings } => {
+            Event::Snapshot { status, activity, settings, pulls } => {
                 self.link = Link::Live;
                 self.set_status(*status, now_ms);
                 self.set_activity(activity);
                 self.settings = Some(*settings);
+                self.pulls = pulls;
+                return Next::LoadModels;
             }
             Event::Status { status } => {
                 self.link = Link::Live;
@@ -75,6 +85,14 @@ impl AppState {
             }
             Event::Activity { item } => self.add_activity(item),
             Event::Settings { settings } => self.settings = Some(*settings),
+            Event::Pulls { pulls } => {
+                let arrived = words::pull::arrived(&self.pulls, &pulls);
+                self.pulls = pulls;
+                if !arrived.is_empty() {
+                    return Next::Arrived(arrived);
+                }
+            }
+            Event::Models => return Next::LoadModels,
             Event::Resync => return Next::AskAgain,
             Event::Host { .. } => {}
         }
@@ -161,6 +179,7 @@ pub(crate) mod tests {
                 retry_at_ms: None,
                 runner_crashes: 0,
                 runner_pid: None,
+                resident: Vec::new(),
             },
             speed: Speed::default(),
             requests: Requests::default(),
@@ -178,6 +197,7 @@ pub(crate) mod tests {
             status: Box::new(status(at_ms)),
             activity,
             settings: Box::new(Settings::default()),
+            pulls: Vec::new(),
         }
     }
 
@@ -188,7 +208,7 @@ pub(crate) mod tests {
     #[test]
     fn a_snapshot_makes_the_page_live_and_replaces_what_was_there() {
         let mut state = AppState::default();
-        assert_eq!(state.apply(snapshot(1_000, vec![line(2), line(1)]), 1_000), Next::Nothing);
+        assert_eq!(state.apply(snapshot(1_000, vec![line(2), line(1)]), 1_000), Next::LoadModels);
         assert_eq!(state.link, Link::Live);
         assert_eq!(ids(&state), [2, 1]);
         state.apply(snapshot(2_000, vec![line(9)]), 2_000);
@@ -237,6 +257,21 @@ pub(crate) mod tests {
         assert_eq!(state.stale_since(STALE_AFTER_MS), None);
         assert_eq!(state.stale_since(STALE_AFTER_MS + 1), Some(0));
         assert_eq!(state.apply(Event::Resync, 6_000), Next::AskAgain);
+    }
+
+    #[test]
+    fn pulls_are_replaced_and_an_arrival_is_announced_once() {
+        use agent_api::pull::PullState;
+        let pull = |state| crate::words::pull::tests::pull("llama3.2:1b", state);
+        let mut state = AppState::default();
+        state.apply(snapshot(0, Vec::new()), 0);
+        let going = Event::Pulls { pulls: vec![pull(PullState::Verifying)] };
+        assert_eq!(state.apply(going, 0), Next::Nothing);
+        let done = Event::Pulls { pulls: vec![pull(PullState::Done)] };
+        assert_eq!(state.apply(done.clone(), 0), Next::Arrived(vec![pull(PullState::Done)]));
+        assert_eq!(state.apply(done, 0), Next::Nothing);
+        assert_eq!(state.pulls.len(), 1);
+        assert_eq!(state.apply(Event::Models, 0), Next::LoadModels);
     }
 
     #[test]

@@ -25,8 +25,8 @@ use crate::{
 };
 
 const TARGET: &str = "wasm32-unknown-unknown";
-/// The page is loaded on every start: this is the limit that the project set itself.
-const MAX_RELEASE_BYTES: u64 = 1_500_000;
+/// The page is loaded on every start, from the disk: this is the limit that the project set itself.
+const MAX_RELEASE_BYTES: u64 = 2_000_000;
 /// How often `--watch` looks for changes: below what a person notices, and no load to speak of.
 const WATCH_INTERVAL: Duration = Duration::from_millis(400);
 /// Bump when the steps after cargo change what comes out.
@@ -104,6 +104,8 @@ fn compile(workspace: &Workspace, kind: Kind) -> Result<PathBuf> {
     ] {
         cargo = cargo.env_remove(variable);
     }
+    // Leptos then gives every view one type: a third less code, and quicker to build.
+    cargo = cargo.env("CARGO_ENCODED_RUSTFLAGS", "--cfg\u{1f}erase_components");
     match setup::wasm_toolchain(workspace)? {
         WasmToolchain::Default => {}
         WasmToolchain::Rustup { name, .. } => cargo = cargo.env("RUSTUP_TOOLCHAIN", name),

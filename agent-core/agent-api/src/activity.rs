@@ -22,6 +22,12 @@ pub enum ActivityKind {
     ModelLoaded,
     ModelUnloaded,
     ModelFailed,
+    /// A pull or an import is complete.
+    ModelInstalled,
+    ModelRemoved,
+    PullStarted,
+    PullPaused,
+    PullFailed,
     RequestDone,
     RequestFailed,
     RequestCancelled,

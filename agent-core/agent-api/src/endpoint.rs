@@ -4,9 +4,16 @@
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    models::{ModelList, ModelStatus, SwapModel},
+    catalogue::{Catalogue, CatalogueQuery, UpdateCatalogue},
+    fit::Fit,
+    hardware::Hardware,
+    models::{
+        CopyModel, FitQuery, ImportModel, InstalledModel, ModelDetails, ModelList, ModelStatus,
+        Removed, SetModelOptions, ShowModel, SwapModel, SwapPreview, Verified,
+    },
     node::{ActivityList, ActivityQuery, Health, LogLines, LogQuery, Pause, Serving, Status},
-    settings::{SettingsPatch, SettingsView},
+    pull::{ModelName, Pull, PullId, PullList, PullPreview, PullRequest},
+    settings::{RegistryLogin, SettingsPatch, SettingsView},
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,4 +122,44 @@ endpoints! {
     GetModelStatus = Get "/model/status" Token, Nothing => ModelStatus;
     /// Make another model the active one and load it; requests in flight finish first.
     PostModelSwap = Post "/model/swap" Token, SwapModel => ModelStatus;
+    /// What a swap would evict and how much memory it takes; changes nothing.
+    PostSwapPreview = Post "/model/swap/preview" Token, SwapModel => SwapPreview;
+    /// Everything known about one installed model.
+    GetModelShow = Get "/model/show" Token, ShowModel => ModelDetails;
+    /// Whether a model will run here, and how.
+    GetModelFit = Get "/model/fit" Token, FitQuery => Fit;
+    /// Load a model beside the active one.
+    PostModelLoad = Post "/model/load" Token, ModelName => ModelStatus;
+    /// Free a model's memory after its requests in flight.
+    PostModelUnload = Post "/model/unload" Token, ModelName => ModelStatus;
+    /// How one model is to run: context, parallel requests, GPU layers, keep-alive, pin, preload.
+    PostModelOptions = Post "/model/options" Token, SetModelOptions => InstalledModel;
+    /// Remove a model; layers that others use stay.
+    PostModelRemove = Post "/model/remove" Token, ModelName => Removed;
+    /// Give a model a second name.
+    PostModelCopy = Post "/model/copy" Token, CopyModel => InstalledModel;
+    /// Take a GGUF file of this computer into the store.
+    PostModelImport = Post "/model/import" Token, ImportModel => InstalledModel;
+    /// Hash a model's layers again and compare with their digests.
+    PostModelVerify = Post "/model/verify" Token, ModelName => Verified;
+    /// Fetch a model from a registry, or go on with a pull of it.
+    PostModelPull = Post "/model/pull" Token, PullRequest => Pull;
+    /// What a pull would fetch and whether the model will run; downloads nothing.
+    PostPullPreview = Post "/model/pull/preview" Token, ModelName => PullPreview;
+    /// Pulls that are under way, waiting, paused, failed or just done. Progress: `/model/pull/stream`.
+    ListPulls = Get "/model/pulls" Token, Nothing => PullList;
+    /// Stop a pull and keep its parts.
+    PostPullPause = Post "/model/pull/pause" Token, PullId => Pull;
+    /// Go on with a paused or failed pull.
+    PostPullResume = Post "/model/pull/resume" Token, PullId => Pull;
+    /// End a pull and delete its parts.
+    PostPullCancel = Post "/model/pull/cancel" Token, PullId => PullList;
+    /// Models worth pulling, searched by words, each with its fit on this computer.
+    GetCatalogue = Get "/model/catalog" Token, CatalogueQuery => Catalogue;
+    /// Replace the catalogue by a newer file; it is checked whole first.
+    PostCatalogue = Post "/model/catalog" Token, UpdateCatalogue => Catalogue;
+    /// Name and secret for a private registry; an empty secret forgets them.
+    PostRegistryLogin = Post "/model/registry/login" Token, RegistryLogin => SettingsView;
+    /// What the computer is made of, and its tier with the reason.
+    GetHardware = Get "/machine/hardware" Token, Nothing => Hardware;
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Activity, Settings, Status, host::HostState};
+use crate::{Activity, Settings, Status, host::HostState, pull::Pull};
 
 /// A fact for whoever listens. Subscribing gives a `Snapshot` first, then changes without a gap.
 /// A listener that falls behind gets `Resync` and asks again.
@@ -15,6 +15,7 @@ pub enum Event {
         /// The newest 50, newest first.
         activity: Vec<Activity>,
         settings: Box<Settings>,
+        pulls: Vec<Pull>,
     },
     /// At most once a second, and only while somebody listens.
     Status {
@@ -27,6 +28,12 @@ pub enum Event {
     Settings {
         settings: Box<Settings>,
     },
+    /// All pulls, at most four times a second and only while somebody listens.
+    Pulls {
+        pulls: Vec<Pull>,
+    },
+    /// The list of installed models, their options or what is in memory changed; ask again.
+    Models,
     /// Sent by the host around the node, not by the node: it outlives it.
     Host {
         state: HostState,
@@ -42,6 +49,8 @@ impl Event {
             Self::Status { .. } => "status",
             Self::Activity { .. } => "activity",
             Self::Settings { .. } => "settings",
+            Self::Pulls { .. } => "pulls",
+            Self::Models => "models",
             Self::Host { .. } => "host",
             Self::Resync => "resync",
         }

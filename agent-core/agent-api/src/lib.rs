@@ -8,15 +8,19 @@
 //! (`f64`). All integers stay below 2^53, because the webview reads them as JavaScript numbers.
 
 pub mod activity;
+pub mod catalogue;
 pub mod endpoint;
 pub mod error;
 pub mod event;
+pub mod fit;
+pub mod hardware;
 pub mod host;
 pub mod ids;
 pub mod machine;
 pub mod models;
 pub mod node;
 pub mod openai;
+pub mod pull;
 pub mod runner;
 pub mod settings;
 

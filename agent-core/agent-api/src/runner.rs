@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 /// Raised when a frame changes meaning; the node refuses a runner of another version.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// Largest frame, 32 MiB: a batch of embeddings is the largest legitimate one (2,048 vectors of
 /// 1,024 numbers); prompts are limited to far less by the API.
@@ -40,6 +40,8 @@ pub enum Reply {
     Hello {
         protocol: u32,
         engine: String,
+        /// GPUs that this build can put layers on; empty for a build for processors only.
+        devices: Vec<Device>,
     },
     Loaded(Loaded),
     LoadFailed {
@@ -86,6 +88,33 @@ pub struct LoadModel {
     pub slots: u32,
     /// `None`: one per physical core.
     pub threads: Option<u32>,
+    /// Layers to put on the GPU; ignored where the build has no GPU.
+    pub gpu_layers: u32,
+}
+
+/// Whether the runner reads a model of this `general.file_type` (`llama_ftype`) into memory of its
+/// own instead of mapping the file, when the processor computes.
+///
+/// llama.cpp rearranges the weights of these types for the processor's vector units (`CPU_REPACK`,
+/// ggml's `repack.cpp`) and then needs the file's pages no more, but a mapping keeps them: the
+/// model would take its size twice. The node's memory estimate depends on this being the rule.
+pub fn reads_weights(file_type: Option<u32>) -> bool {
+    match file_type {
+        // Q4_0, Q4_K_S, Q4_K_M, IQ4_NL, MXFP4.
+        Some(2 | 14 | 15 | 25 | 38) => true,
+        // Q2_K, Q2_K_S, Q5_K_S, Q5_K_M, Q6_K, Q8_0: on ARM processors.
+        Some(7 | 10 | 16..=18 | 21) => cfg!(target_arch = "aarch64"),
+        _ => false,
+    }
+}
+
+/// A GPU as llama.cpp sees it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Device {
+    pub name: String,
+    pub description: String,
+    pub memory_bytes: u64,
+    pub free_bytes: u64,
 }
 
 /// What the model in memory is.
@@ -101,6 +130,8 @@ pub struct Loaded {
     pub slots: u32,
     pub embedding_width: u32,
     pub load_ms: f64,
+    /// Layers on the GPU.
+    pub gpu_layers: u32,
     pub chat_template: Option<String>,
     pub bos: String,
     pub eos: String,

@@ -5,6 +5,8 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 
+use crate::model::args::Model;
+
 /// EdgeCoder without a window: run a node, ask it, look at it.
 #[derive(Debug, Parser)]
 #[command(
@@ -12,6 +14,7 @@ use clap_complete::Shell;
     after_help = "Examples:
   edgecoder-node run                          start a node; it prints where its page is
   edgecoder-node ask \"Write a hello world\"    ask the running node
+  edgecoder-node model pull llama3.2:1b       fetch a model
   edgecoder-node status                       what the running node is doing
   edgecoder-node logs --follow                what it says
 
@@ -32,6 +35,8 @@ pub(crate) enum Command {
     Ask(Ask),
     /// Show the running node's log
     Logs(Logs),
+    /// Find, pull, swap and remove models
+    Model(Model),
     /// Print completions for a shell, to be put where that shell looks for them
     #[command(
         after_help = "For example: edgecoder-node completions bash > ~/.local/share/bash-completion/completions/edgecoder-node"

@@ -30,7 +30,7 @@ pub(crate) fn block_on(command: impl Future<Output = anyhow::Result<()>>) -> any
 
 pub(crate) async fn status(args: Status) -> anyhow::Result<()> {
     let client = Client::connect(args.data)?;
-    let status = client.get::<GetStatus>(&Nothing {}).await?;
+    let status = client.call::<GetStatus>(&Nothing {}).await?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&status)?);
         return Ok(());
@@ -137,7 +137,7 @@ pub(crate) async fn logs(args: Logs) -> anyhow::Result<()> {
     let client = Client::connect(args.data)?;
     let mut query = LogQuery { after: None, limit: Some(args.lines) };
     loop {
-        let answer = client.get::<GetLogs>(&query).await?;
+        let answer = client.call::<GetLogs>(&query).await?;
         for line in &answer.lines {
             print_line(line)?;
             query.after = Some(line.seq);

@@ -6,6 +6,7 @@
 mod args;
 mod client;
 mod commands;
+mod model;
 mod run;
 
 use clap::{CommandFactory as _, Parser as _};
@@ -28,9 +29,10 @@ fn main() {
         Command::Status(status) => commands::block_on(commands::status(status)),
         Command::Ask(ask) => commands::block_on(commands::ask(ask)),
         Command::Logs(logs) => commands::block_on(commands::logs(logs)),
+        Command::Model(model) => commands::block_on(model::run(model)),
     };
     if let Err(error) = result {
-        eprintln!("edgecoder-node: {}", with_causes(&error));
+        eprintln!("edgecoder-node: {}", model::printable(&with_causes(&error)));
         std::process::exit(1);
     }
 }

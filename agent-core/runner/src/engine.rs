@@ -5,8 +5,11 @@
 
 use std::{io, sync::mpsc::Receiver, time::Instant};
 
-use agent_api::runner::{Command, LoadModel, Reply};
-use llama_cpp_2::llama_backend::LlamaBackend;
+use agent_api::runner::{Command, Device, LoadModel, Reply};
+use llama_cpp_2::{
+    LlamaBackendDevice, LlamaBackendDeviceType, list_llama_ggml_backend_devices,
+    llama_backend::LlamaBackend,
+};
 
 use crate::{
     failure::no_model,
@@ -32,6 +35,37 @@ fn missing_instructions() -> Vec<&'static str> {
 #[cfg(not(target_arch = "x86_64"))]
 fn missing_instructions() -> Vec<&'static str> {
     Vec::new()
+}
+
+/// The GPUs that this build can put layers on; empty for a build for processors only.
+///
+/// Like llama.cpp itself: one that is part of the processor counts only where there is no other.
+pub(crate) fn devices() -> Vec<Device> {
+    if !missing_instructions().is_empty() {
+        // Asking llama.cpp would end the process; the load says why nothing runs here.
+        return Vec::new();
+    }
+    offload_targets(list_llama_ggml_backend_devices())
+}
+
+fn offload_targets(all: Vec<LlamaBackendDevice>) -> Vec<Device> {
+    let (mut cards, mut integrated) = (Vec::new(), Vec::new());
+    for device in all {
+        let list = match device.device_type {
+            LlamaBackendDeviceType::Gpu => &mut cards,
+            LlamaBackendDeviceType::IntegratedGpu => &mut integrated,
+            LlamaBackendDeviceType::Cpu
+            | LlamaBackendDeviceType::Accelerator
+            | LlamaBackendDeviceType::Unknown => continue,
+        };
+        list.push(Device {
+            name: device.name,
+            description: device.description,
+            memory_bytes: device.memory_total as u64,
+            free_bytes: device.memory_free as u64,
+        });
+    }
+    if cards.is_empty() { integrated } else { cards }
 }
 
 /// Serves until the commands end, or until a reply cannot be written.
@@ -114,4 +148,36 @@ fn serve_model(
     wire.send(&Reply::Loaded(model.describe_loaded(milliseconds(started))));
     wire.flush()?;
     session.run(inbox, wire).map(Ok)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn device(name: &str, device_type: LlamaBackendDeviceType) -> LlamaBackendDevice {
+        LlamaBackendDevice {
+            index: 0,
+            name: name.into(),
+            description: format!("a {name}"),
+            backend: "Vulkan".into(),
+            memory_total: 8 << 30,
+            memory_free: 7 << 30,
+            device_type,
+        }
+    }
+
+    #[test]
+    fn a_processor_is_no_place_for_layers() {
+        assert!(offload_targets(vec![device("CPU", LlamaBackendDeviceType::Cpu)]).is_empty());
+    }
+
+    #[test]
+    fn a_gpu_of_the_processor_counts_only_where_there_is_no_card() {
+        let integrated = device("Vulkan0", LlamaBackendDeviceType::IntegratedGpu);
+        let card = device("Vulkan1", LlamaBackendDeviceType::Gpu);
+        let alone = offload_targets(vec![integrated.clone()]);
+        assert_eq!((alone.len(), alone[0].memory_bytes), (1, 8 << 30));
+        let both = offload_targets(vec![integrated, card]);
+        assert_eq!((both.len(), both[0].name.as_str()), (1, "Vulkan1"));
+    }
 }

@@ -2,15 +2,16 @@
 
 use std::{fs::File, io::Read, num::NonZeroU32, path::Path, thread, time::Instant};
 
-use agent_api::runner::{LoadModel, Loaded};
+use agent_api::runner::{LoadModel, Loaded, reads_weights};
 use llama_cpp_2::{
     context::{LlamaContext, params::LlamaContextParams},
+    gguf::GgufContext,
     llama_backend::LlamaBackend,
     model::{LlamaModel, params::LlamaModelParams},
     token::LlamaToken,
 };
 
-use crate::{llama_log::LlamaErrors, template::Template};
+use crate::{engine, llama_log::LlamaErrors, template::Template};
 
 /// Most sequences decoded together; llama.cpp's own limit is 256.
 const MAX_SLOTS: u32 = 64;
@@ -18,6 +19,9 @@ const MAX_SLOTS: u32 = 64;
 pub(crate) const BATCH: u32 = 2048;
 /// Tokens llama.cpp computes at once within a step: its own default, a good size for CPU caches.
 const MICRO_BATCH: u32 = 512;
+
+/// Number of gguf's type "unsigned, 32 bits" (`gguf_type` in ggml's `gguf.h`).
+const GGUF_TYPE_UINT32: u32 = 4;
 
 /// How the vectors of an input's tokens become one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,13 +65,16 @@ impl Model {
         }
         check_file(Path::new(&request.path))?;
         errors.clear();
+        let gpu_layers = if engine::devices().is_empty() { 0 } else { request.gpu_layers };
+        let mapped = gpu_layers > 0 || !reads_weights(file_type(Path::new(&request.path)));
+        let parameters =
+            LlamaModelParams::default().with_n_gpu_layers(gpu_layers).with_use_mmap(mapped);
         let llama =
-            LlamaModel::load_from_file(backend, &request.path, &LlamaModelParams::default())
-                .map_err(|error| {
-                    let why = errors.first().unwrap_or_else(|| error.to_string());
-                    format!("llama.cpp cannot load the model file {}: {why}", request.path)
-                })?;
-        let model = Self::describe(llama, request);
+            LlamaModel::load_from_file(backend, &request.path, &parameters).map_err(|error| {
+                let why = errors.first().unwrap_or_else(|| error.to_string());
+                format!("llama.cpp cannot load the model file {}: {why}", request.path)
+            })?;
+        let model = Self::describe(llama, request, gpu_layers);
         if model.description.architecture.starts_with("t5") {
             return Err("Encoder-decoder models (T5) are not supported.".into());
         }
@@ -75,7 +82,7 @@ impl Model {
         Ok(Self { description, ..model })
     }
 
-    fn describe(llama: LlamaModel, request: &LoadModel) -> Self {
+    fn describe(llama: LlamaModel, request: &LoadModel, gpu_layers: u32) -> Self {
         let text = |key: &str| llama.meta_val_str(key).ok();
         let architecture = text("general.architecture").unwrap_or_default();
         let file = Path::new(&request.path).file_stem().unwrap_or_default().to_string_lossy();
@@ -104,6 +111,8 @@ impl Model {
             slots,
             embedding_width: u32::try_from(llama.n_embd_out()).unwrap_or_default(),
             load_ms: 0.0,
+            // The output matrix counts as one more layer.
+            gpu_layers: gpu_layers.min(llama.n_layer() + 1),
             chat_template: source,
             bos: bos.clone(),
             eos,
@@ -170,6 +179,15 @@ fn check_file(path: &Path) -> Result<(), String> {
         Ok(()) => Err(format!("{shown} is not a model file: it does not begin with \"GGUF\".")),
         Err(error) => Err(format!("The model file {shown} cannot be read: {error}.")),
     }
+}
+
+/// `general.file_type` of the file: what most of its weights are quantized to.
+fn file_type(path: &Path) -> Option<u32> {
+    let head = GgufContext::from_file(path)?;
+    let index = head.find_key("general.file_type");
+    // Asking for a number that is not one would end the process.
+    let is_number = index >= 0 && head.kv_type(index) == GGUF_TYPE_UINT32;
+    is_number.then(|| head.val_u32(index))
 }
 
 /// Below this many weights one thread is the fastest: a step takes a fraction of a millisecond, and

@@ -51,7 +51,8 @@ pub(crate) struct Arrived {
 
 pub(crate) fn serve(errors: LlamaErrors) -> io::Result<Infallible> {
     let mut wire = Wire::stdout()?;
-    wire.send(&Reply::Hello { protocol: PROTOCOL, engine: ENGINE.into() });
+    let devices = engine::devices();
+    wire.send(&Reply::Hello { protocol: PROTOCOL, engine: ENGINE.into(), devices });
     wire.flush()?;
     let (sender, inbox) = sync_channel(INBOX);
     let engine_wire = wire.another();

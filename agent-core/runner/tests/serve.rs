@@ -8,9 +8,9 @@ use std::{
 };
 
 use agent_api::runner::{
-    Command, Constraint, FinishReason, Generate, LoadModel, Loaded, PROTOCOL, Prompt, Reply,
-    RunnerError, RunnerErrorKind, Sampling, TextInput, Timings, TokenLogprob, Usage, read_frame,
-    write_frame,
+    Command, Constraint, Device, FinishReason, Generate, LoadModel, Loaded, PROTOCOL, Prompt,
+    Reply, RunnerError, RunnerErrorKind, Sampling, TextInput, Timings, TokenLogprob, Usage,
+    read_frame, write_frame,
 };
 use serde_json::{Value, json};
 
@@ -21,6 +21,7 @@ struct Runner {
     child: Child,
     input: Option<BufWriter<ChildStdin>>,
     output: BufReader<ChildStdout>,
+    devices: Vec<Device>,
 }
 
 /// What became of a request for text.
@@ -61,11 +62,12 @@ impl Runner {
             .expect("the runner starts");
         let input = child.stdin.take().map(BufWriter::new);
         let output = BufReader::new(child.stdout.take().expect("output is piped"));
-        let mut runner = Self { child, input, output };
+        let mut runner = Self { child, input, output, devices: Vec::new() };
         match runner.read() {
-            Reply::Hello { protocol, engine } => {
+            Reply::Hello { protocol, engine, devices } => {
                 assert_eq!(protocol, PROTOCOL);
                 assert!(engine.contains("llama.cpp"));
+                runner.devices = devices;
             }
             other => panic!("the first frame is {other:?}"),
         }
@@ -80,8 +82,11 @@ impl Runner {
     }
 
     fn load(&mut self, path: PathBuf, context: u32, slots: u32) -> Result<Loaded, String> {
-        let path = path.to_str().expect("a readable path").to_owned();
-        self.send(&Command::Load(LoadModel { path, context, slots, threads: Some(1) }));
+        self.load_as(on_processor(path, context, slots))
+    }
+
+    fn load_as(&mut self, model: LoadModel) -> Result<Loaded, String> {
+        self.send(&Command::Load(model));
         match self.read() {
             Reply::Loaded(loaded) => Ok(loaded),
             Reply::LoadFailed { message } => Err(message),
@@ -157,6 +162,11 @@ fn note(outcomes: &mut [Outcome], reply: Reply) {
     }
 }
 
+fn on_processor(path: PathBuf, context: u32, slots: u32) -> LoadModel {
+    let path = path.to_str().expect("a readable path").to_owned();
+    LoadModel { path, context, slots, threads: Some(1), gpu_layers: 0 }
+}
+
 fn demo() -> PathBuf {
     [env!("CARGO_MANIFEST_DIR"), "..", "assets", "edgecoder-demo-4m-q8_0.gguf"].iter().collect()
 }
@@ -184,6 +194,16 @@ fn chat(message: &str) -> Generate {
 fn sampled(prompt: &str, seed: u32) -> Generate {
     let sampling = Sampling { temperature: 1.0, seed: Some(seed), ..Sampling::default() };
     Generate { sampling, ..text(prompt) }
+}
+
+#[test]
+fn layers_go_to_a_gpu_only_where_hello_named_one() {
+    let mut runner = Runner::start();
+    let model = LoadModel { gpu_layers: 99, ..on_processor(demo(), 512, 1) };
+    let loaded = runner.load_as(model).expect("loads");
+    // Four layers and the output matrix.
+    assert_eq!(loaded.gpu_layers, if runner.devices.is_empty() { 0 } else { 5 });
+    runner.generate(text(CODE)).done();
 }
 
 #[test]
@@ -586,8 +606,7 @@ fn requests_that_run_when_the_model_is_replaced_fail_with_the_reason() {
         runner.send(&Command::Generate { id, request: Box::new(long.clone()) });
     }
     assert!(matches!(runner.read(), Reply::Started { id: 0, .. }));
-    let path = demo().to_str().expect("a readable path").to_owned();
-    runner.send(&Command::Load(LoadModel { path, context: 256, slots: 1, threads: Some(1) }));
+    runner.send(&Command::Load(on_processor(demo(), 256, 1)));
     let mut failed = HashMap::new();
     let loaded = loop {
         match runner.read() {

@@ -9,7 +9,15 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use crate::{config::SettingsError, inference::InferenceError, node::NodeError, text::sentence};
+use crate::{
+    config::SettingsError,
+    inference::InferenceError,
+    models::{
+        catalogue::CatalogueError, pull::PullError, registry::RegistryError, store::StoreError,
+    },
+    node::NodeError,
+    text::sentence,
+};
 
 /// An [`ApiError`] as a response.
 #[derive(Debug)]
@@ -38,15 +46,49 @@ impl From<NodeError> for Failure {
             NodeError::BadRequest(_) => ErrorCode::BadRequest,
             NodeError::Settings(_) | NodeError::Storage(_) => ErrorCode::Unavailable,
             NodeError::NoSuchModel(_) => ErrorCode::NotFound,
+            NodeError::Pull(e) => pull_code(e),
+            NodeError::Registry(_) => ErrorCode::Unavailable,
+            NodeError::Store(e) => store_code(e),
+            NodeError::Catalogue(CatalogueError::Io { .. }) => ErrorCode::Unavailable,
+            NodeError::Catalogue(CatalogueError::NotNewer { .. }) => ErrorCode::Conflict,
+            NodeError::Catalogue(_) => ErrorCode::BadRequest,
             NodeError::Inference(e) => return Self::new(inference_code(e), error.to_string()),
         };
         Self::new(code, sentence(&error.to_string()))
     }
 }
 
+fn pull_code(error: &PullError) -> ErrorCode {
+    match error {
+        PullError::Name(_) => ErrorCode::BadRequest,
+        PullError::Registry(RegistryError::Name(_) | RegistryError::Place { .. }) => {
+            ErrorCode::BadRequest
+        }
+        PullError::Registry(RegistryError::NotFound { .. }) | PullError::NoSuchPull(_) => {
+            ErrorCode::NotFound
+        }
+        PullError::TooMany => ErrorCode::Busy,
+        _ => ErrorCode::Unavailable,
+    }
+}
+
+fn store_code(error: &StoreError) -> ErrorCode {
+    match error {
+        StoreError::NotFound(_) => ErrorCode::NotFound,
+        StoreError::Exists(_) | StoreError::Busy(_) | StoreError::Unclear { .. } => {
+            ErrorCode::Conflict
+        }
+        StoreError::Name(_) | StoreError::NotLoadable { .. } | StoreError::Refused(_) => {
+            ErrorCode::BadRequest
+        }
+        StoreError::NoRoom { .. } | StoreError::OverBudget { .. } => ErrorCode::Conflict,
+        StoreError::Stopped | StoreError::Io { .. } => ErrorCode::Unavailable,
+    }
+}
+
 pub(super) fn inference_code(error: &InferenceError) -> ErrorCode {
     match error {
-        InferenceError::NotActive { .. } => ErrorCode::NotFound,
+        InferenceError::NotActive { .. } | InferenceError::NoSuchModel(_) => ErrorCode::NotFound,
         InferenceError::QueueFull => ErrorCode::Busy,
         InferenceError::BadRequest(_) | InferenceError::ContextOverflow(_) => ErrorCode::BadRequest,
         InferenceError::Engine(_) | InferenceError::SlowClient => ErrorCode::Internal,

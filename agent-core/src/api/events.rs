@@ -16,7 +16,7 @@ use super::error::Failure;
 use crate::node::Node;
 
 /// A comment line this often tells both sides that the other is there.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
+pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 pub(super) async fn events(State(node): State<Node>) -> Response {
     let Some(events) = node.subscribe() else {

@@ -5,8 +5,8 @@
 //!   names, our own address and the owner's `allowed_hosts` pass.
 //! - **Origin** (cross-site requests): a browser sends it with every cross-site POST. Only our own
 //!   page and the owner's `allowed_origins` pass. Programs that are not browsers send none.
-//! - **Token**: the control paths need it. `/v1` is open on loopback; other computers need the API
-//!   key, and are refused while the node is paused.
+//! - **Token**: the control paths need it. `/v1` and `/api` (the OpenAI and the Ollama API) are open
+//!   on loopback; other computers need the API key, and are refused while the node is paused.
 
 use std::net::IpAddr;
 
@@ -29,7 +29,9 @@ use axum::{
 };
 use subtle::ConstantTimeEq as _;
 
-use super::{error::Failure, openai::OpenAiError, own::too_large, server::Peer};
+use super::{
+    error::Failure, ollama::OllamaError, openai::OpenAiError, own::too_large, pulls, server::Peer,
+};
 use crate::{config::limits, node::Node};
 
 /// Why a request is turned away.
@@ -86,10 +88,10 @@ impl Cors {
 
 fn refuse(path: &str, refusal: Refusal) -> Response {
     let Refusal { code, message } = refusal;
-    if is_openai(path) {
-        OpenAiError::refused(code, message).into_response()
-    } else {
-        Failure::new(code, message).into_response()
+    match dialect(path) {
+        Some(Dialect::OpenAi) => OpenAiError::refused(code, message).into_response(),
+        Some(Dialect::Ollama) => OllamaError::refused(code, message).into_response(),
+        None => Failure::new(code, message).into_response(),
     }
 }
 
@@ -159,6 +161,10 @@ fn check(node: &Node, settings: &Settings, request: &Request) -> Result<Allowed,
     Ok(allowed)
 }
 
+/// Ollama's paths that change what is on this computer. The key is for asking models, not for
+/// removing them.
+const OWNERS: [&str; 3] = ["/api/pull", "/api/delete", "/api/copy"];
+
 #[derive(Debug, PartialEq)]
 enum Needed {
     Nothing,
@@ -167,10 +173,14 @@ enum Needed {
 }
 
 fn needed(path: &str, local: bool) -> Needed {
-    if is_openai(path) {
-        return if local { Needed::Nothing } else { Needed::Key };
+    if dialect(path).is_some() {
+        return match local {
+            true => Needed::Nothing,
+            false if OWNERS.contains(&path) => Needed::Token,
+            false => Needed::Key,
+        };
     }
-    if matches!(path, "/events" | "/metrics") {
+    if matches!(path, "/events" | "/metrics" | pulls::PATH) {
         return Needed::Token;
     }
     let row = ENDPOINTS.iter().find(|row| row.path == path);
@@ -184,8 +194,20 @@ fn needed(path: &str, local: bool) -> Needed {
     }
 }
 
-fn is_openai(path: &str) -> bool {
-    path == "/v1" || path.starts_with("/v1/")
+/// Whose API a path belongs to, where it is not our own: who may call it, and how its errors look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Dialect {
+    OpenAi,
+    Ollama,
+}
+
+fn dialect(path: &str) -> Option<Dialect> {
+    let first = path.strip_prefix('/')?.split('/').next()?;
+    match first {
+        "v1" => Some(Dialect::OpenAi),
+        "api" => Some(Dialect::Ollama),
+        _ => None,
+    }
 }
 
 /// The `Host` of the request, if it is one of ours.
@@ -324,6 +346,10 @@ mod tests {
 
     #[test]
     fn control_paths_need_the_token_everywhere_and_inference_a_key_from_afar() {
+        for path in OWNERS {
+            assert_eq!(needed(path, true), Needed::Nothing);
+            assert_eq!(needed(path, false), Needed::Token);
+        }
         assert_eq!(needed("/status", true), Needed::Token);
         assert_eq!(needed("/events", true), Needed::Token);
         assert_eq!(needed("/metrics", true), Needed::Token);
@@ -331,6 +357,13 @@ mod tests {
         assert_eq!(needed("/health/runtime", false), Needed::Key);
         assert_eq!(needed("/v1/models", true), Needed::Nothing);
         assert_eq!(needed("/v1/models", false), Needed::Key);
+        for path in ["/api", "/api/chat", "/api/tags"] {
+            assert_eq!(needed(path, true), Needed::Nothing, "{path}");
+            assert_eq!(needed(path, false), Needed::Key, "{path}");
+        }
+        assert_eq!(needed("/apiary", true), Needed::Nothing);
+        assert_eq!(dialect("/apiary"), None);
+        assert_eq!(needed("/model/pull/stream", true), Needed::Token);
         assert_eq!(needed("/", true), Needed::Nothing);
     }
 }

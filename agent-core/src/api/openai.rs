@@ -6,8 +6,8 @@ mod chat;
 mod chat_stream;
 mod completions;
 mod embeddings;
-mod error;
-mod parameters;
+pub(super) mod error;
+pub(super) mod parameters;
 mod stream;
 
 use agent_api::openai::{ModelObject, ModelObjects, Timings, Usage};
@@ -18,9 +18,10 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+pub(super) use chat::chat_logprob;
 pub(super) use error::OpenAiError;
 
-use crate::{clock::now_ms, node::Node};
+use crate::{clock::now_ms, models::ModelFile, node::Node};
 
 pub(super) fn router() -> Router<Node> {
     Router::new()
@@ -33,28 +34,28 @@ pub(super) fn router() -> Router<Node> {
         .fallback(error::no_such_path)
 }
 
-/// The active model: the one that answers to its name now.
+/// The models that answer to their names: the active one first, and, if the owner lets requests load
+/// models, all that can be loaded.
 async fn models(State(node): State<Node>) -> Json<ModelObjects> {
-    let data = active(&node).await.into_iter().collect();
+    let data = node.answering_models().await.into_iter().map(describe).collect();
     Json(ModelObjects { object: "list".into(), data })
 }
 
 async fn model(State(node): State<Node>, Path(id): Path<String>) -> Response {
-    match active(&node).await.filter(|model| model.id == id) {
-        Some(model) => Json(model).into_response(),
+    match node.answering_models().await.into_iter().find(|model| model.id == id) {
+        Some(model) => Json(describe(model)).into_response(),
         None => OpenAiError::no_such_model(&id, node.active_model().as_deref()).into_response(),
     }
 }
 
-async fn active(node: &Node) -> Option<ModelObject> {
-    let file = node.active_model_file()?;
+fn describe(file: ModelFile) -> ModelObject {
     let since = file.modified.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    Some(ModelObject {
+    ModelObject {
         id: file.id,
         object: "model".into(),
         created: i64::try_from(since.as_secs()).unwrap_or(0),
         owned_by: if file.demo { "edgecoder" } else { "owner" }.into(),
-    })
+    }
 }
 
 /// Ids sort by time, which helps whoever reads logs.

@@ -8,10 +8,13 @@ use agent_api::{
         ChatRequest, ChatResponse, CompletionRequest, CompletionResponse, EmbeddingRequest,
         EmbeddingResponse, ErrorBody, ModelObjects,
     },
+    pull::Pull,
 };
 use axum::Json;
 use schemars::{JsonSchema, Schema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
+
+use super::{ollama, pulls};
 
 pub(super) async fn document() -> Json<Value> {
     Json(build())
@@ -41,12 +44,13 @@ fn build() -> Value {
     }
     add_streams(&mut paths, &mut generator);
     add_openai(&mut paths, &mut generator);
+    add_ollama(&mut paths);
     json!({
         "openapi": "3.1.0",
         "info": {
             "title": "EdgeCoder node",
             "version": env!("CARGO_PKG_VERSION"),
-            "description": "Control paths need the per-install token. /v1 is open on this computer and needs the API key from others.",
+            "description": "Control paths need the per-install token. /v1 and /api are open on this computer and need the API key from others.",
         },
         "paths": paths,
         "components": {
@@ -94,6 +98,29 @@ fn add_streams(paths: &mut Map<String, Value>, generator: &mut SchemaGenerator) 
     ] {
         let operation = json!({"operationId": id, "summary": summary, "responses": {"200": ok}, "security": [{"token": []}]});
         add(paths, path, "get", operation);
+    }
+    let pull = generator.subschema_for::<Pull>();
+    let progress = json!({"description": "Server-sent events, until the pull is settled", "content": {"text/event-stream": {"schema": pull}}});
+    let operation = json!({
+        "operationId": "GetPullStream",
+        "summary": "One pull now and after every change.",
+        "parameters": [{"name": "id", "in": "query", "required": true, "schema": {"type": "string"}}],
+        "responses": {"200": progress},
+        "security": [{"token": []}],
+    });
+    add(paths, pulls::PATH, "get", operation);
+}
+
+/// Ollama's API is described by its own documentation; here is which of its paths there are.
+fn add_ollama(paths: &mut Map<String, Value>) {
+    for (method, path) in ollama::PATHS {
+        let name = path.trim_start_matches('/');
+        let operation = json!({
+            "operationId": format!("Ollama_{name}"),
+            "summary": "As in Ollama's API.",
+            "responses": {"default": {"description": "JSON, one document or one a line"}},
+        });
+        add(paths, &format!("/api{path}"), method, operation);
     }
 }
 

@@ -1,11 +1,13 @@
-//! The product's own paths: thin adapters from the endpoint table to the node.
+//! The product's own paths: thin adapters from the endpoint table to the node. Here are the table's
+//! adapter and the paths about the node itself; those about models are in `own/models.rs`.
+
+pub(super) mod models;
 
 use std::future::Future;
 
 use agent_api::{
     ErrorCode, Status,
     endpoint::{Endpoint, Method, Nothing},
-    models::{ModelList, ModelStatus, SwapModel},
     node::{ActivityList, ActivityQuery, Health, LogLines, LogQuery, Pause, Serving},
     settings::{SettingsPatch, SettingsView},
 };
@@ -125,18 +127,6 @@ pub(super) async fn pause(node: Node, pause: Pause) -> Answer<Serving> {
 
 pub(super) async fn resume(node: Node, _: Nothing) -> Answer<Serving> {
     Ok(node.resume().await?)
-}
-
-pub(super) async fn list_models(node: Node, _: Nothing) -> Answer<ModelList> {
-    Ok(node.list_models().await)
-}
-
-pub(super) async fn model_status(node: Node, _: Nothing) -> Answer<ModelStatus> {
-    Ok(node.model_status())
-}
-
-pub(super) async fn swap_model(node: Node, swap: SwapModel) -> Answer<ModelStatus> {
-    Ok(node.swap_model(swap.model).await?)
 }
 
 /// Prometheus' text format.

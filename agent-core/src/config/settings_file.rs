@@ -3,11 +3,12 @@
 use std::{
     fs, io,
     io::Write as _,
-    net::SocketAddr,
     path::{Path, PathBuf},
 };
 
-use agent_api::settings::{SETTINGS_VERSION, Settings, SettingsPatch};
+use agent_api::settings::{SETTINGS_VERSION, Settings};
+
+use super::settings_rules::validate;
 
 /// Why settings cannot be read, accepted or written.
 #[derive(Debug, thiserror::Error)]
@@ -72,94 +73,6 @@ pub fn save_settings(path: &Path, settings: &Settings) -> Result<(), SettingsErr
     write().map_err(|source| SettingsError::Write { path: path.to_path_buf(), source })
 }
 
-/// The settings after a patch, if the result is valid.
-pub fn apply_patch(old: &Settings, patch: &SettingsPatch) -> Result<Settings, SettingsError> {
-    let mut new = old.clone();
-    let SettingsPatch {
-        node_name,
-        listen,
-        api_key,
-        allowed_hosts,
-        allowed_origins,
-        context_length,
-        parallel,
-        threads,
-        close_to_tray,
-    } = patch.clone();
-    if let Some(name) = node_name {
-        new.node_name = name.trim().to_owned();
-    }
-    if let Some(listen) = listen {
-        new.listen = listen;
-    }
-    if let Some(key) = api_key {
-        new.api_key = (!key.is_empty()).then_some(key);
-    }
-    if let Some(hosts) = allowed_hosts {
-        new.allowed_hosts = hosts;
-    }
-    if let Some(origins) = allowed_origins {
-        new.allowed_origins = origins;
-    }
-    if let Some(context) = context_length {
-        new.context_length = context;
-    }
-    if let Some(parallel) = parallel {
-        new.parallel = parallel;
-    }
-    if let Some(threads) = threads {
-        new.threads = (threads > 0).then_some(threads);
-    }
-    if let Some(close) = close_to_tray {
-        new.close_to_tray = close;
-    }
-    validate(&new)?;
-    Ok(new)
-}
-
-fn validate(settings: &Settings) -> Result<(), SettingsError> {
-    let refuse = |why: String| Err(SettingsError::Refused(why));
-    if settings.node_name.chars().count() > 64 {
-        return refuse("the node's name may have 64 characters at most".into());
-    }
-    if settings.node_name.chars().any(char::is_control) {
-        return refuse("the node's name may not contain control characters".into());
-    }
-    let Ok(listen) = settings.listen.parse::<SocketAddr>() else {
-        let given = &settings.listen;
-        return refuse(format!(
-            "listen is an address and a port such as 127.0.0.1:4301, not {given:?}"
-        ));
-    };
-    match &settings.api_key {
-        Some(key) if key.len() < 16 || key.len() > 256 || !key.is_ascii() => {
-            return refuse("the API key needs 16 to 256 ASCII characters".into());
-        }
-        None if !listen.ip().is_loopback() => {
-            return refuse(format!(
-                "listening on {listen} opens the API to other computers, which needs an API key: set api_key first"
-            ));
-        }
-        _ => {}
-    }
-    if !(256..=1_048_576).contains(&settings.context_length) {
-        return refuse("context_length is a number of tokens from 256 to 1,048,576".into());
-    }
-    if !(1..=64).contains(&settings.parallel) {
-        return refuse("parallel is a number of requests from 1 to 64".into());
-    }
-    if settings.threads.is_some_and(|n| n > 1_024) {
-        return refuse("threads is at most 1,024".into());
-    }
-    if settings.allowed_hosts.len() > 64 || settings.allowed_origins.len() > 64 {
-        return refuse("at most 64 allowed hosts and 64 allowed origins".into());
-    }
-    if let Some(bad) = settings.allowed_origins.iter().find(|o| !o.contains("://")) {
-        return refuse(format!("an allowed origin looks like https://example.org, not {bad:?}"));
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -198,29 +111,6 @@ mod tests {
             fs::write(&path, text).expect("writes");
             let error = load_settings(&path).expect_err("refused").to_string();
             assert!(error.contains("settings.json"), "{error}");
-        }
-    }
-
-    #[test]
-    fn exposing_the_api_needs_a_key() {
-        let old = Settings::default();
-        let listen = SettingsPatch { listen: Some("0.0.0.0:4301".into()), ..Default::default() };
-        let error = apply_patch(&old, &listen).expect_err("refused").to_string();
-        assert!(error.contains("api_key"), "{error}");
-        let both = SettingsPatch { api_key: Some("0123456789abcdef".into()), ..listen };
-        assert_eq!(apply_patch(&old, &both).expect("accepted").listen, "0.0.0.0:4301");
-    }
-
-    #[test]
-    fn absurd_numbers_are_refused() {
-        let old = Settings::default();
-        for patch in [
-            SettingsPatch { parallel: Some(0), ..Default::default() },
-            SettingsPatch { context_length: Some(u32::MAX), ..Default::default() },
-            SettingsPatch { listen: Some("nowhere".into()), ..Default::default() },
-            SettingsPatch { node_name: Some("x".repeat(65)), ..Default::default() },
-        ] {
-            assert!(apply_patch(&old, &patch).is_err(), "{patch:?}");
         }
     }
 }

@@ -14,6 +14,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     Inner, Metrics, Node, PAUSE_KEY, Paused, Today,
+    library::DefaultsCache,
     lock::{DirLock, Holder, LockError},
     speed::SpeedMeter,
 };
@@ -22,10 +23,19 @@ use crate::{
     config::{self, Config, SettingsError, limits},
     events::EventBus,
     identity::{Identity, IdentityError, load_or_create_secret},
-    inference::{Finished, Inference, Notable},
+    inference::{Finished, Inference, Notable, ollama::OllamaDaemon},
     machine,
-    models::Library,
-    storage::{AddRequest, Outcome, RequestKind, Storage, StorageError, day_counts, get_state},
+    models::{
+        Library,
+        catalogue::Catalogue,
+        pull::{Pulls, PullsConfig, Tuning},
+        registry::credentials::Credentials,
+        store::Store,
+    },
+    storage::{
+        AddRequest, Outcome, RecordModelLoad, RecordModelUse, RequestKind, Storage, StorageError,
+        day_counts, get_state,
+    },
 };
 
 /// Why a node did not start. Each says what to do.
@@ -87,7 +97,29 @@ impl Node {
         let pause = get_state(storage.readers(), PAUSE_KEY).await?;
         let pause: Option<Paused> = pause.and_then(|text| serde_json::from_str(&text).ok());
 
-        let (inference, notables) = Inference::start(config.runner.clone());
+        let policy = super::residency::policy(&settings);
+        let (inference, notables) = Inference::start(config.runner.clone(), policy);
+        let (store, store_problem) = open_store(&config, &settings)?;
+        let ollama_dir = settings.ollama_dir.as_deref();
+        let assets = config.assets_dir.clone();
+        let library = Library::open(assets, store.clone(), ollama_dir, storage.clone()).await;
+        let follow_settings = watch::Sender::new(settings.clone());
+        let credentials = Credentials::new(config.paths.credentials());
+        let usage_of = store.clone();
+        let (pulls, pull_notables) = Pulls::start(
+            PullsConfig {
+                store,
+                storage: storage.clone(),
+                credentials: credentials.clone(),
+                usage: Arc::new(move || usage_of.usage().total()),
+                tuning: Tuning::default(),
+                owner: identity.node_id().fmt_short().to_owned(),
+                hold: store_problem.as_ref().map(|problem| {
+                    format!("{problem} Resume to fetch this model there from the start.")
+                }),
+            },
+            follow_settings.subscribe(),
+        );
         let inner = Inner {
             node_id: identity.node_id(),
             token,
@@ -96,11 +128,19 @@ impl Node {
             started_at_ms: now,
             listener: Mutex::new(Some(listener)),
             listen_at_start: settings.listen.clone(),
+            models_dir_at_start: settings.models_dir.clone(),
             settings: RwLock::new(settings),
             settings_turn: tokio::sync::Mutex::new(()),
             pause_turn: tokio::sync::Mutex::new(()),
             storage,
-            library: Library::new(config.assets_dir.clone(), config.paths.models()),
+            library,
+            catalogue: RwLock::new(Catalogue::load(&config.paths.data_dir)),
+            defaults: DefaultsCache::default(),
+            credentials,
+            pulls,
+            follow_settings,
+            measured: Mutex::default(),
+            ollama: OllamaDaemon::default(),
             inference,
             bus: EventBus::default(),
             meters: Mutex::new(None),
@@ -117,7 +157,14 @@ impl Node {
             config,
         };
         let node = Self { inner: Arc::new(inner) };
+        if let Some(problem) = store_problem {
+            tracing::warn!("{problem}");
+            node.notice("models_dir", &problem);
+        }
         node.after_start(opened.set_aside, notables).await;
+        node.spawn_critical("pulls", node.clone().announce_pulls());
+        node.spawn_critical("pull notables", node.clone().write_pull_notables(pull_notables));
+        node.tidy_in_background();
         Ok(node)
     }
 
@@ -136,16 +183,20 @@ impl Node {
         }
         self.spawn_critical("notables", self.clone().write_notables(notables));
         self.spawn_critical("clock", self.clone().tick());
-        let settings = self.settings();
-        if self.is_paused() {
-            // Chosen but not loaded, so that the panels can name it.
-            self.choose_model(&settings).await;
-            self.inner.inference.unload().await;
-        } else {
-            self.choose_model(&settings).await;
-        }
+        self.spawn_critical("residency", self.clone().announce_residency());
+        self.begin_serving().await;
         self.record(ActivityKind::NodeStarted, "Node started".into()).await;
         tracing::info!(node = self.id().fmt_short(), "node is up at {}", self.url());
+    }
+
+    /// What takes a moment and nobody waits for: measuring the machine, deleting what a killed
+    /// process left among the models.
+    fn tidy_in_background(&self) {
+        let node = self.clone();
+        self.inner.tasks.spawn(async move {
+            node.hardware().await;
+            node.collect_garbage().await;
+        });
     }
 
     /// The listener that was bound at the start, once.
@@ -200,7 +251,7 @@ impl Node {
             }
             let (running, loaded) = {
                 let engine = engine.borrow();
-                (engine.running + engine.queued, engine.loaded.is_some())
+                (engine.running + engine.queued, !engine.residents.is_empty())
             };
             let now = Instant::now();
             if running > 0 {
@@ -213,7 +264,7 @@ impl Node {
                 && self.is_paused()
                 && now.duration_since(last_work) >= limits::PAUSED_KEEP_ALIVE
             {
-                self.inner.inference.unload().await;
+                self.inner.inference.unload(None).await;
             }
             if trouble.has_changed().unwrap_or(false) {
                 match trouble.borrow_and_update().as_deref() {
@@ -242,12 +293,13 @@ impl Node {
         loop {
             let notable = tokio::select! {
                 notable = notables.recv() => notable,
-                // The actor ends at shutdown, after its last words.
+                // The pool ends at shutdown, after its last words.
                 () = self.inner.stop.cancelled() => notables.try_recv().ok(),
             };
             let Some(notable) = notable else { return };
             let (kind, text) = match notable {
-                Notable::ModelLoaded { name, load_ms } => {
+                Notable::ModelLoaded { id, name, load_ms } => {
+                    self.inner.storage.write_behind(RecordModelLoad { id, load_ms });
                     (ActivityKind::ModelLoaded, format!("{name} loaded in {load_ms:.0} ms"))
                 }
                 Notable::ModelUnloaded { name } => {
@@ -295,6 +347,12 @@ impl Node {
                 (ActivityKind::RequestFailed, format!("{word} failed: {why}"))
             }
         };
+        self.inner.storage.write_behind(RecordModelUse {
+            id: finished.model.clone(),
+            at_ms,
+            completion_tokens: finished.usage.completion_tokens,
+            generate_ms: finished.generate_ms,
+        });
         self.inner.storage.write_behind(AddRequest {
             at_ms,
             kind: finished.kind,
@@ -307,6 +365,33 @@ impl Node {
         });
         line
     }
+}
+
+/// Opens the model folder of the settings; if that cannot be used the one in the data directory,
+/// with a notice.
+fn open_store(config: &Config, settings: &Settings) -> Result<(Store, Option<String>), StartError> {
+    let own = config.paths.models();
+    let mut problem = None;
+    if let Some(chosen) = &settings.models_dir {
+        let path = PathBuf::from(chosen);
+        // Its last part may be made; more than that missing means that a disk is not mounted.
+        let there = match path.parent() {
+            Some(parent) => fs::metadata(parent).map(drop),
+            None => Ok(()),
+        };
+        match there.and_then(|()| Store::open(path)) {
+            Ok(store) => return Ok((store, None)),
+            Err(e) => {
+                problem = Some(format!(
+                    "The models folder {chosen} cannot be used ({e}), so {} is used instead. Mount or repair it and start EdgeCoder again, or choose another in the settings.",
+                    own.display()
+                ))
+            }
+        }
+    }
+    let store = Store::open(own.clone());
+    let store = store.map_err(|source| StartError::DataDir { path: own, source })?;
+    Ok((store, problem))
 }
 
 impl Today {

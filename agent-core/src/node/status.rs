@@ -12,7 +12,7 @@ use agent_api::{
 };
 
 use super::{Node, metrics::Gauges};
-use crate::{clock::now_ms, inference::EngineState, machine::Meters};
+use crate::{clock::now_ms, inference::InferenceState, machine::Meters};
 
 /// A reading is good for this long: shares of a processor need some time between readings.
 const READING_AGE: Duration = Duration::from_millis(700);
@@ -26,7 +26,7 @@ pub(super) struct Machines {
 
 pub(super) async fn status(node: &Node) -> Status {
     let engine = node.engine();
-    let machine = node.machine(engine.runner_pid).await;
+    let machine = node.machine(engine.runner_pid()).await;
     Status {
         at_ms: now_ms(),
         node: node.info(),
@@ -40,7 +40,7 @@ pub(super) async fn status(node: &Node) -> Status {
 }
 
 impl Node {
-    fn engine(&self) -> EngineState {
+    fn engine(&self) -> InferenceState {
         self.inner.inference.state().borrow().clone()
     }
 
@@ -89,7 +89,7 @@ impl Node {
         self.inner.speed.lock().unwrap_or_else(PoisonError::into_inner).speed()
     }
 
-    fn requests(&self, engine: &EngineState) -> Requests {
+    fn requests(&self, engine: &InferenceState) -> Requests {
         let counts = {
             let mut today = self.inner.today.lock().unwrap_or_else(PoisonError::into_inner);
             today.roll(now_ms());
@@ -102,7 +102,7 @@ impl Node {
             oldest_wait_ms: engine
                 .oldest_waiting_since
                 .map(|since| u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)),
-            slots: engine.loaded.as_ref().map_or(0, |loaded| loaded.slots),
+            slots: engine.slots(),
             done_today: count(counts.done),
             failed_today: count(counts.failed),
             tokens_today: count(counts.tokens),
@@ -111,14 +111,16 @@ impl Node {
 
     pub fn model_status(&self) -> ModelStatus {
         let engine = self.engine();
+        let active = engine.active.as_ref();
         ModelStatus {
-            state: engine.state,
-            reason: engine.reason,
-            active: engine.active.map(|file| file.describe(true)),
-            loaded: engine.loaded,
-            retry_at_ms: engine.retry_at_ms,
+            state: engine.model_state(),
+            reason: engine.reason(),
+            active: active.map(|active| active.target.model.describe(true)),
+            loaded: engine.loaded().cloned(),
+            retry_at_ms: active.and_then(|active| active.retry_at_ms),
             runner_crashes: engine.runner_crashes,
-            runner_pid: engine.runner_pid,
+            runner_pid: engine.runner_pid(),
+            resident: engine.residents.iter().map(|state| state.residency.clone()).collect(),
         }
     }
 
@@ -126,7 +128,7 @@ impl Node {
         self.serving_with(&self.engine())
     }
 
-    fn serving_with(&self, engine: &EngineState) -> Serving {
+    fn serving_with(&self, engine: &InferenceState) -> Serving {
         let pause = *self.inner.pause.lock().unwrap_or_else(PoisonError::into_inner);
         let (state, reason) = if self.is_stopping() {
             (ServingState::Stopping, "The node is shutting down.".into())
@@ -147,7 +149,7 @@ impl Node {
             node_id: self.inner.node_id.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
             serving: self.serving_with(&engine),
-            model: engine.active.map(|file| file.id),
+            model: engine.active.map(|active| active.residency.id),
             running: engine.running,
             queued: engine.queued,
             tokens_per_s: self.speed().tokens_per_s,
@@ -162,13 +164,13 @@ impl Node {
     /// The metrics in Prometheus' text format.
     pub async fn render_metrics(&self) -> String {
         let engine = self.engine();
-        let machine = self.machine(engine.runner_pid).await;
+        let machine = self.machine(engine.runner_pid()).await;
         self.inner.metrics.render(Gauges {
             running: engine.running,
             queued: engine.queued,
             tokens_per_s: self.speed().tokens_per_s,
             uptime_s: self.inner.started.elapsed().as_secs_f64(),
-            model_ready: engine.state == ModelState::Ready,
+            model_ready: engine.model_state() == ModelState::Ready,
             runner_crashes: engine.runner_crashes,
             node_memory_bytes: machine.node_memory_bytes,
             runner_memory_bytes: machine.runner_memory_bytes.unwrap_or(0),
@@ -176,23 +178,22 @@ impl Node {
     }
 }
 
-fn describe(engine: &EngineState, url: &str) -> (ServingState, String) {
-    match engine.state {
-        ModelState::Ready if engine.running > 0 => {
-            let slots = engine.loaded.as_ref().map_or(0, |loaded| loaded.slots);
+fn describe(engine: &InferenceState, url: &str) -> (ServingState, String) {
+    match engine.model_state() {
+        ModelState::Ready | ModelState::Unloaded if engine.running > 0 => {
             let queued = match engine.queued {
                 0 => String::new(),
                 n => format!(", {n} waiting"),
             };
-            let reason = format!("{} of {slots} slots busy{queued}.", engine.running);
+            let reason = format!("{} of {} slots busy{queued}.", engine.running, engine.slots());
             (ServingState::Serving, reason)
         }
         ModelState::Ready | ModelState::Unloaded => {
             (ServingState::Idle, format!("Editors and scripts reach this node at {url}/v1."))
         }
-        ModelState::Loading => (ServingState::Starting, engine.reason.clone()),
+        ModelState::Loading => (ServingState::Starting, engine.reason()),
         ModelState::None | ModelState::Restarting | ModelState::Failed => {
-            (ServingState::Degraded, engine.reason.clone())
+            (ServingState::Degraded, engine.reason())
         }
     }
 }

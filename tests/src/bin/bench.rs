@@ -1,7 +1,8 @@
 //! `cargo xtask bench`: speed as ratios within one run, and sizes. Prints a table in Markdown that
 //! goes into BENCHMARKS.md.
 //!
-//! `bench [--quick]`: fewer repetitions, to try the benchmark itself.
+//! `bench [--quick] [PART]...`: `--quick` takes fewer repetitions, to try the benchmark itself; parts
+//! are `engine`, `first-byte`, `pull`, `models`, `idle`, `desktop`, all if none is named.
 
 // A command-line program: its output is its purpose.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
@@ -14,6 +15,10 @@ mod engine;
 mod first_byte;
 #[path = "bench/idle.rs"]
 mod idle;
+#[path = "bench/models.rs"]
+mod models;
+#[path = "bench/pull.rs"]
+mod pull;
 #[path = "bench/runner.rs"]
 mod runner;
 
@@ -31,14 +36,33 @@ struct Row {
 #[tokio::main]
 async fn main() -> Result<()> {
     let quick = std::env::args().any(|arg| arg == "--quick");
+    let parts: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
+    let wanted = |part: &str| {
+        let wanted = parts.is_empty() || parts.iter().any(|named| named == part);
+        if wanted {
+            eprintln!("measuring: {part}");
+        }
+        wanted
+    };
     let mut rows = Vec::new();
-    eprintln!("runner against llama.cpp directly ...");
-    rows.extend(engine::measure(quick)?);
-    eprintln!("time to first byte ...");
-    rows.extend(first_byte::measure(quick).await?);
-    eprintln!("start, idle and memory ...");
-    rows.extend(idle::measure(quick).await?);
-    rows.extend(desktop::measure()?);
+    if wanted("engine") {
+        rows.extend(engine::measure(quick)?);
+    }
+    if wanted("first-byte") {
+        rows.extend(first_byte::measure(quick).await?);
+    }
+    if wanted("pull") {
+        rows.extend(pull::measure(quick).await?);
+    }
+    if wanted("models") {
+        rows.extend(models::measure(quick).await?);
+    }
+    if wanted("idle") {
+        rows.extend(idle::measure(quick).await?);
+    }
+    if wanted("desktop") {
+        rows.extend(desktop::measure()?);
+    }
     println!("| what | measured | bound | met |\n|---|---|---|---|");
     for Row { what, measured, bound, met } in rows {
         let met = match met {

@@ -4,7 +4,7 @@
 
 use std::{cell::RefCell, rc::Rc};
 
-use agent_api::{Event, host::HostMessage};
+use agent_api::host::HostMessage;
 use futures_util::{
     StreamExt,
     future::{Either, select},
@@ -18,7 +18,7 @@ use web_sys::{
     TextDecodeOptions, TextDecoder,
 };
 
-use super::{BACKOFF_S, CallError, Delivery, Reply, TextStream, error_of, now_ms, words};
+use super::{BACKOFF_S, CallError, Delivery, Reply, TextStream, error_of, incoming, now_ms, words};
 use crate::{sse, state::Link, storage};
 
 /// A node says something every second, or at least a comment; after this long the connection is
@@ -215,7 +215,7 @@ async fn listen(deliver: &dyn Fn(Delivery)) -> (bool, Option<String>) {
             Either::Right(_) => return (heard, Some("The node has been silent for 30 s.".into())),
         };
         for frame in parser.push(&text) {
-            if let Ok(event) = serde_json::from_str::<Event>(&frame.data) {
+            if let Some(event) = incoming::event(&frame.data) {
                 heard = true;
                 deliver(Delivery::Message(HostMessage::Event { event }));
             }

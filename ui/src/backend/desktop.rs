@@ -10,7 +10,8 @@ use wasm_bindgen::{JsCast, JsValue, prelude::Closure};
 use wasm_bindgen_futures::{JsFuture, spawn_local};
 
 use super::{
-    BACKOFF_S, CallError, Delivery, Reply, TextStream, browser::sleep, error_of, now_ms, words,
+    BACKOFF_S, CallError, Delivery, Reply, TextStream, browser::sleep, error_of, incoming, now_ms,
+    words,
 };
 use crate::state::Link;
 
@@ -106,7 +107,7 @@ fn parse(value: &JsValue) -> Option<HostMessage> {
         Some(text) => text,
         None => js_sys::JSON::stringify(value).ok()?.as_string()?,
     };
-    serde_json::from_str(&text).ok()
+    incoming::message(&text)
 }
 
 fn dispatch(message: HostMessage, deliver: &dyn Fn(Delivery)) {
@@ -141,7 +142,7 @@ async fn api(request: &HostRequest) -> Result<Reply, CallError> {
         .map_err(|e| CallError::Unreadable(words(&e)))?;
     let answer = invoke("api", &arguments).await?;
     let text = js_sys::JSON::stringify(&answer).map_err(|e| CallError::Unreadable(words(&e)))?;
-    let answer: HostResponse = serde_json::from_str(&String::from(text)).map_err(unreadable)?;
+    let answer: HostResponse = incoming::answer(&String::from(text)).map_err(unreadable)?;
     Ok(Reply { status: answer.status, body: answer.body })
 }
 

@@ -14,6 +14,12 @@ pub fn Menu(
     /// Class of the button.
     class: &'static str,
     #[prop(optional)] id: &'static str,
+    /// Shown instead of the label, which is then only spoken.
+    #[prop(optional)]
+    glyph: Option<Icon>,
+    /// Under the right edge of the button instead of the left.
+    #[prop(optional)]
+    at_end: bool,
     /// Called when the menu opens.
     #[prop(optional, into)]
     on_open: Option<Callback<()>>,
@@ -34,12 +40,15 @@ pub fn Menu(
     });
     on_cleanup(move || outside.remove());
 
-    let close = move || {
-        open.set(false);
+    let focus_button = move || {
         if let Some(button) = button.get_untracked() {
             // Focus can only fail on an element that is gone.
             let _ = button.focus();
         }
+    };
+    let close = move || {
+        open.set(false);
+        focus_button();
     };
     let toggle = move |_| {
         open.update(|o| *o = !*o);
@@ -83,13 +92,20 @@ pub fn Menu(
                 node_ref=button
                 aria-haspopup="menu"
                 aria-expanded=move || open.get().to_string()
+                aria-label=move || glyph.map(|_| label.get())
+                title=move || glyph.map(|_| label.get())
                 on:click=toggle
             >
-                <span>{label}</span>
-                {icon(Icon::ChevronDown)}
+                {match glyph {
+                    Some(glyph) => icon(glyph),
+                    None => view! { <span>{label}</span>{icon(Icon::ChevronDown)} }.into_any(),
+                }}
             </button>
+            // Captured, so before the item acts: a dialog that it opens gives the focus back to the button.
             <Show when=move || open.get()>
-                <ul class="menu" role="menu">{children.with_value(|c| c())}</ul>
+                <ul class="menu" class:menu--end=at_end role="menu" on:click:capture=move |_| focus_button()>
+                    {children.with_value(|c| c())}
+                </ul>
             </Show>
         </div>
     }

@@ -1,5 +1,7 @@
 //! Settings. There is no save button: each change is saved when it is made, and says so in its row.
 
+mod models;
+mod registries;
 mod row;
 
 use agent_api::{
@@ -28,17 +30,19 @@ enum Section {
     Node,
     Api,
     Inference,
+    Models,
     Appearance,
 }
 
 impl Section {
-    const ALL: [Self; 4] = [Self::Node, Self::Api, Self::Inference, Self::Appearance];
+    const ALL: [Self; 5] = [Self::Node, Self::Api, Self::Inference, Self::Models, Self::Appearance];
 
     fn title(self) -> &'static str {
         match self {
             Self::Node => "This node",
             Self::Api => "API access",
             Self::Inference => "Inference",
+            Self::Models => "Models and downloads",
             Self::Appearance => "Appearance",
         }
     }
@@ -48,6 +52,7 @@ impl Section {
             Self::Node => "What it is called and where it keeps its data.",
             Self::Api => "OpenAI compatible: editors and scripts use the model through it.",
             Self::Inference => "How the active model is loaded and how many requests it serves.",
+            Self::Models => "Where models come from, what they may take, and what stays for you.",
             Self::Appearance => "Kept in this window, not on the node.",
         }
     }
@@ -57,6 +62,7 @@ impl Section {
             Self::Node => Icon::User,
             Self::Api => Icon::Key,
             Self::Inference => Icon::Bolt,
+            Self::Models => Icon::Models,
             Self::Appearance => Icon::Palette,
         }
     }
@@ -96,6 +102,7 @@ pub(super) fn Settings() -> impl IntoView {
         (Section::Node, _) => view! { <Node view/> }.into_any(),
         (Section::Api, _) => view! { <Api view/> }.into_any(),
         (Section::Inference, _) => view! { <Inference view/> }.into_any(),
+        (Section::Models, _) => view! { <models::Models view/> }.into_any(),
     }
     };
     view! {

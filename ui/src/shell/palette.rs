@@ -1,5 +1,6 @@
 //! The command palette: type a few letters, press Enter.
 
+use agent_api::models::InstalledModel;
 use leptos::{ev, html, prelude::*};
 
 use crate::{
@@ -12,6 +13,7 @@ use crate::{
     route::Panel,
     state::Link,
     theme::Theme,
+    words,
 };
 
 /// Something the palette can do.
@@ -52,12 +54,17 @@ fn entries(app: App) -> Vec<Entry> {
             let label = format!("Pause for {}", crate::format::counted(hours, "hour", "hours"));
             add(Icon::Clock, &label, "", Callback::new(move |()| app.pause(Some(hours * 3_600))));
         }
-        if let Some(Ok(models)) = app.models.get() {
-            for model in models.models.into_iter().filter(|m| !m.active && m.problem.is_none()) {
-                let label = format!("Swap to {}", model.name);
-                add(Icon::Swap, &label, "", Callback::new(move |()| app.swap(model.clone())));
-            }
+        let can_answer =
+            |m: &InstalledModel| !m.active && m.problem.is_none() && !words::model::only_embeds(m);
+        for model in app.library.models().into_iter().filter(can_answer) {
+            let label = format!("Swap to {}", model.name);
+            add(Icon::Swap, &label, "", Callback::new(move |()| app.ask_to_swap(model.id.clone())));
         }
+        let ask_for_name = move |()| {
+            app.open(Panel::Models);
+            app.library.pull.set(Some(String::new()));
+        };
+        add(Icon::Download, "Pull a model by name or URL", "", Callback::new(ask_for_name));
     } else {
         add(
             Icon::Refresh,
@@ -108,7 +115,7 @@ pub(super) fn Palette() -> impl IntoView {
         }
     });
     view! {
-        <Dialog open=app.palette title="Jump to" bare=true class="palette">
+        <Dialog open=app.palette on_close=move |()| app.palette.set(false) title="Jump to" bare=true class="palette">
             <Search/>
         </Dialog>
     }

@@ -8,7 +8,7 @@ use crate::{app::use_app, components::dialog::Dialog, keyboard};
 pub(super) fn Shortcuts() -> impl IntoView {
     let app = use_app();
     view! {
-        <Dialog open=app.shortcuts title="Keyboard shortcuts">
+        <Dialog open=app.shortcuts on_close=move |()| app.shortcuts.set(false) title="Keyboard shortcuts">
             <div class="dialog-body">
                 <dl class="kv" id="shortcut-list">
                     {keyboard::SHEET

@@ -9,6 +9,7 @@ use crate::{
     headline::{self, Tone},
     route::Panel,
     state::Link,
+    words::{self, model::NavCount},
 };
 
 #[component]
@@ -40,15 +41,37 @@ fn NavItem(panel: Panel) -> impl IntoView {
     let app = use_app();
     let current = move || (app.panel.get() == panel).then_some("page");
     let title = format!("{} ({})", panel.title(), panel.key());
+    let installed = app.library.part(|l| l.models.len());
+    let count = Memo::new(move |_| {
+        if panel != Panel::Models {
+            return None;
+        }
+        let pulls = app.state.with(|s| words::pull::overall(&s.pulls));
+        words::model::nav_count(installed.get(), pulls)
+    });
     view! {
         <li>
             <a href=panel.href() aria-current=current title=title aria-keyshortcuts=panel.key().to_string()>
                 {icon(panel.icon())}
                 <span class="nav-label">{panel.title()}</span>
-                <span class="nav-key" aria-hidden="true">{panel.key().to_string()}</span>
+                {move || match count.get() {
+                    Some(count) => nav_count(count),
+                    None => view! { <span class="nav-key" aria-hidden="true">{panel.key().to_string()}</span> }.into_any(),
+                }}
             </a>
         </li>
     }
+}
+
+/// What there is to know about a panel before it is opened.
+fn nav_count(count: NavCount) -> AnyView {
+    let class = if count.moving { "nav-count" } else { "nav-count nav-count--still" };
+    view! {
+        <span class=class title=count.hint.clone()>
+            <span aria-hidden="true">{count.text}</span><span class="vh">{count.hint.clone()}</span>
+        </span>
+    }
+    .into_any()
 }
 
 #[component]

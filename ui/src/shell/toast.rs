@@ -13,11 +13,15 @@ use crate::{
 /// Long enough to read one line.
 const SHOWN_FOR: Duration = Duration::from_secs(5);
 
+/// Long enough to decide, too.
+const OFFERED_FOR: Duration = Duration::from_secs(12);
+
 #[component]
 pub(super) fn ToastRegion() -> impl IntoView {
     let app = use_app();
     Effect::new(move |_| {
         let Some(toast) = app.toast.get().filter(|t| !t.failed) else { return };
+        let shown_for = if toast.swap_to.is_some() { OFFERED_FOR } else { SHOWN_FOR };
         set_timeout(
             move || {
                 // A newer message has its own time.
@@ -25,7 +29,7 @@ pub(super) fn ToastRegion() -> impl IntoView {
                     app.toast.set(None);
                 }
             },
-            SHOWN_FOR,
+            shown_for,
         );
     });
     let shown = move |failed: bool| {
@@ -35,7 +39,19 @@ pub(super) fn ToastRegion() -> impl IntoView {
                 <div class="toast">
                     {glyph}
                     <p>{toast.text}</p>
-                    <span class="push">
+                    <span class="push row">
+                        {toast.swap_to.map(|id| view! {
+                            <button
+                                class="btn btn--sm"
+                                type="button"
+                                on:click=move |_| {
+                                    app.toast.set(None);
+                                    app.ask_to_swap(id.clone());
+                                }
+                            >
+                                <span>"Swap to it"</span>
+                            </button>
+                        })}
                         <button class="ibtn ibtn--sm" type="button" aria-label="Dismiss" on:click=move |_| app.toast.set(None)>
                             {icon(Icon::X)}
                         </button>

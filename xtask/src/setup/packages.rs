@@ -14,8 +14,9 @@ const BUILD: [&str; 5] = ["build-essential", "pkg-config", "cmake", "clang", "li
 /// The desktop app: WebKitGTK (which brings GTK 3), D-Bus, and the tray library, loaded at run time.
 const DESKTOP: [&str; 3] = ["libwebkit2gtk-4.1-dev", "libdbus-1-dev", "libayatana-appindicator3-1"];
 /// A virtual display, a private session bus, the webview's WebDriver, something to draw text with,
-/// screenshots of the whole display, and a Python that can make virtual environments.
-const TESTS: [&str; 7] = [
+/// screenshots of the whole display, a Python that can make virtual environments, a real registry to
+/// pull models from, and what its speed is compared with.
+const TESTS: [&str; 9] = [
     "xvfb",
     "xauth",
     "dbus",
@@ -23,7 +24,13 @@ const TESTS: [&str; 7] = [
     "fonts-dejavu-core",
     "imagemagick",
     "python3-venv",
+    REGISTRY,
+    "curl",
 ];
+const REGISTRY: &str = "docker-registry";
+/// Its package starts a registry on all network interfaces, now and at every boot. The tests start
+/// their own on loopback, so nobody should get one that they did not ask for.
+const REGISTRY_UNIT: &str = "docker-registry.service";
 /// Not everywhere: Ubuntu has Chromium only as a snap, which does not run in a container.
 const TESTS_OPTIONAL: [&str; 2] = ["chromium", "chromium-driver"];
 /// A clean root to install the package into.
@@ -98,6 +105,9 @@ fn ensure_with_apt(wanted: &Packages) -> Result<()> {
         return Ok(());
     }
     note(&format!("installing {} system packages: {}", install.len(), install.join(" ")));
+    if install.contains(&REGISTRY) {
+        mask_registry()?;
+    }
     apt(&["install", "-y", "-q", "--no-install-recommends"])?
         .args(&install)
         .fix(format!(
@@ -107,8 +117,29 @@ fn ensure_with_apt(wanted: &Packages) -> Result<()> {
         .run()
 }
 
+/// Keeps systemd from starting the registry when its package is installed. A unit may be masked
+/// before it is there, and the package's scripts respect that. Without systemd (containers) their
+/// `policy-rc.d` does the same.
+fn mask_registry() -> Result<()> {
+    if !Path::new("/run/systemd/system").exists() {
+        return Ok(());
+    }
+    note(&format!(
+        "masking {REGISTRY_UNIT}, so that installing it starts no server (to undo: systemctl unmask {REGISTRY_UNIT})"
+    ));
+    as_root("systemctl", &["mask", REGISTRY_UNIT])?
+        .fix(format!(
+            "run it by hand and read what systemctl says: sudo systemctl mask {REGISTRY_UNIT}"
+        ))
+        .run()
+}
+
 /// apt-get as root, never asking questions.
 fn apt(args: &[&str]) -> Result<Program> {
+    as_root("apt-get", args)
+}
+
+fn as_root(name: &str, args: &[&str]) -> Result<Program> {
     let as_root = Program::new("id").arg("-u").quiet_output().is_some_and(|id| id.trim() == "0");
     let program = if as_root {
         Program::new("env")
@@ -116,11 +147,12 @@ fn apt(args: &[&str]) -> Result<Program> {
         Program::new("sudo").arg("env")
     } else {
         bail!(
-            "system packages are missing and there is no sudo\n  fix: as root, run: apt-get {}",
+            "system packages are missing and there is no sudo\n  fix: as root, run: {name} {}",
             args.join(" ")
         );
     };
-    Ok(program.args(["DEBIAN_FRONTEND=noninteractive", "apt-get"]).args(args))
+    // After sudo, which does not pass the environment on.
+    Ok(program.args(["DEBIAN_FRONTEND=noninteractive", name]).args(args))
 }
 
 /// The names that dpkg does not list as installed.
@@ -213,6 +245,12 @@ mod tests {
         assert!(!has_real_candidate("chromium-browser:\n  Candidate: 2:1snap1-0ubuntu2\n"));
         assert!(!has_real_candidate("chromium:\n  Installed: (none)\n  Candidate: (none)\n"));
         assert!(!has_real_candidate(""));
+    }
+
+    #[test]
+    fn only_tests_bring_a_registry() {
+        assert!(!Packages::wanted(true, false, false).required.contains(&super::REGISTRY));
+        assert!(Packages::wanted(true, true, false).required.contains(&super::REGISTRY));
     }
 
     #[test]

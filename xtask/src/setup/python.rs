@@ -1,5 +1,5 @@
 //! A Python of our own with the packages that tests use, in the target directory: the official
-//! `openai` client, and `gguf` to write model files that are broken on purpose.
+//! `openai` and `ollama` clients, and `gguf` to write model files that are broken on purpose.
 
 use std::{fs, path::PathBuf};
 

@@ -23,6 +23,7 @@ use super::{
     timings_of,
 };
 use crate::{
+    api::generation,
     config::limits,
     inference::{
         Answer, Piece, Work,
@@ -41,6 +42,7 @@ pub(super) async fn chat(
     let request: ChatRequest = serde_path_to_error::deserialize(value).map_err(|e| {
         OpenAiError::invalid(&e.path().to_string(), format!("The body is not valid: {e}."))
     })?;
+    let request = with_defaults(&node, request).await;
     let common = Common::read(&request.common)?;
     let plan = Plan::make(&node, &request, &common).await?;
 
@@ -54,13 +56,28 @@ pub(super) async fn chat(
     let head = Head {
         id: new_id("chatcmpl"),
         created: now_s(),
-        model: node.active_model().unwrap_or(request.model),
+        model: answers.first().map_or(request.model, |answer| answer.model().to_owned()),
         tools: plan.tools,
     };
     if common.stream {
         return chat_stream::respond(head, answers, common.include_usage).await;
     }
     whole(head, answers).await
+}
+
+/// What the request leaves out is taken from what the model brings along.
+async fn with_defaults(node: &Node, mut request: ChatRequest) -> ChatRequest {
+    let defaults = generation::defaults(node, &request.model).await;
+    let given = request.max_completion_tokens.or(request.max_tokens);
+    let filled = generation::fill_openai(&mut request.common, given, &defaults);
+    if given.is_none() {
+        request.max_tokens = filled;
+    }
+    // No messages at all is refused later.
+    if !request.messages.is_empty() {
+        generation::add_system(&mut request.messages, &defaults);
+    }
+    request
 }
 
 /// What every part of one response repeats.
@@ -132,15 +149,11 @@ fn force(format: ToolFormat, choice: &ToolChoice, tools: &[Tool]) -> Option<Cons
     }
 }
 
-/// How the active model writes tool calls. The model is loaded first if it has to be.
+/// How the model writes tool calls. It is loaded first if it has to be.
 async fn tool_format(node: &Node, wanted: &str) -> Result<ToolFormat, OpenAiError> {
-    let active = node.active_model();
-    if !wanted.is_empty() && active.as_deref() != Some(wanted) {
-        return Err(OpenAiError::no_such_model(wanted, active.as_deref()));
-    }
-    let template = node.chat_template().await?;
-    template.as_deref().and_then(ToolFormat::of).ok_or_else(|| {
-        let model = active.unwrap_or_default();
+    node.tool_format(wanted).await?.ok_or_else(|| {
+        let model = if wanted.is_empty() { node.active_model() } else { Some(wanted.to_owned()) };
+        let model = model.unwrap_or_default();
         let message = format!(
             "The chat template of {model} has no tools, so it cannot call any. Choose a model that is made for tools."
         );
@@ -212,8 +225,9 @@ fn tool_choice(given: Option<&Value>, tools: &[Tool]) -> Result<ToolChoice, Open
         let message = format!("tools are of type \"function\", not {:?}.", tool.kind);
         return Err(OpenAiError::invalid("tools", message));
     }
-    if tools.len() > 128 {
-        return Err(OpenAiError::invalid("tools", "tools has at most 128 entries."));
+    if tools.len() > limits::CHAT_TOOLS {
+        let message = format!("tools has at most {} entries.", limits::CHAT_TOOLS);
+        return Err(OpenAiError::invalid("tools", message));
     }
     let named = given.and_then(|choice| choice.pointer("/function/name")).and_then(Value::as_str);
     let choice = match (given.and_then(Value::as_str), named) {
@@ -340,7 +354,7 @@ pub(super) fn tool_call(index: Option<u32>, name: String, arguments: String) -> 
     }
 }
 
-pub(super) fn chat_logprob(token: TokenLogprob) -> ChatTokenLogprob {
+pub(in crate::api) fn chat_logprob(token: TokenLogprob) -> ChatTokenLogprob {
     ChatTokenLogprob {
         token: token.token,
         logprob: token.logprob.into(),

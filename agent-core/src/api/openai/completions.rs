@@ -20,6 +20,7 @@ use super::{
     stream, timings_of,
 };
 use crate::{
+    api::generation,
     config::limits,
     inference::{Answer, Piece, Work},
     node::Node,
@@ -33,7 +34,10 @@ pub(super) async fn completions(
     State(node): State<Node>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, OpenAiError> {
-    let request: CompletionRequest = parse(body)?;
+    let mut request: CompletionRequest = parse(body)?;
+    let defaults = generation::defaults(&node, &request.model).await;
+    request.max_tokens =
+        generation::fill_openai(&mut request.common, request.max_tokens, &defaults);
     let common = Common::read(&request.common)?;
     let prompts = inputs("prompt", &request.prompt, limits::PROMPTS)?;
     refuse(&request, &prompts, &common)?;
@@ -54,7 +58,7 @@ pub(super) async fn completions(
     let head = Head {
         id: new_id("cmpl"),
         created: now_s(),
-        model: node.active_model().unwrap_or(request.model),
+        model: answers.first().map_or(request.model, |answer| answer.model().to_owned()),
         choices_per_prompt: common.choices,
     };
     if common.stream {

@@ -57,7 +57,7 @@ pub(super) async fn embeddings(
     let response = EmbeddingResponse {
         object: "list".into(),
         data: data.collect(),
-        model: node.active_model().unwrap_or(request.model),
+        model: answer.model().to_owned(),
         usage: EmbeddingUsage { prompt_tokens, total_tokens: prompt_tokens },
     };
     Ok(Json(response).into_response())

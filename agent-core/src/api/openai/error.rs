@@ -60,6 +60,16 @@ impl OpenAiError {
         Self::new(code.status(), kind, Some(word), message)
     }
 
+    /// The HTTP status.
+    pub(in crate::api) fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// What happened, for whoever sent the request.
+    pub(in crate::api) fn message(&self) -> &str {
+        &self.error.message
+    }
+
     /// The body of an error inside a stream, after the headers went out.
     pub(super) fn to_json(&self) -> String {
         serde_json::to_string(&ErrorBody { error: self.error.clone() }).unwrap_or_default()
@@ -70,7 +80,9 @@ impl From<InferenceError> for OpenAiError {
     fn from(error: InferenceError) -> Self {
         let status = inference_code(&error).status();
         let (kind, code) = match &error {
-            InferenceError::NotActive { .. } => ("invalid_request_error", "model_not_found"),
+            InferenceError::NotActive { .. } | InferenceError::NoSuchModel(_) => {
+                ("invalid_request_error", "model_not_found")
+            }
             InferenceError::BadRequest(_) => ("invalid_request_error", "invalid_value"),
             InferenceError::ContextOverflow(_) => {
                 ("invalid_request_error", "context_length_exceeded")
@@ -100,7 +112,7 @@ impl IntoResponse for OpenAiError {
 }
 
 /// Parses a body, with errors in OpenAI's shape.
-pub(super) fn parse<T: DeserializeOwned>(
+pub(in crate::api) fn parse<T: DeserializeOwned>(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<T, OpenAiError> {
     let body = body.map_err(|rejection| {

@@ -13,17 +13,17 @@ type Checked<T> = Result<T, OpenAiError>;
 
 /// What every kind of generation has.
 #[derive(Clone, Debug)]
-pub(super) struct Common {
-    pub(super) stream: bool,
-    pub(super) include_usage: bool,
-    pub(super) choices: u32,
-    pub(super) sampling: Sampling,
-    pub(super) stop: Vec<String>,
-    pub(super) grammar: Option<String>,
+pub(in crate::api) struct Common {
+    pub(in crate::api) stream: bool,
+    pub(in crate::api) include_usage: bool,
+    pub(in crate::api) choices: u32,
+    pub(in crate::api) sampling: Sampling,
+    pub(in crate::api) stop: Vec<String>,
+    pub(in crate::api) grammar: Option<String>,
 }
 
 impl Common {
-    pub(super) fn read(given: &CommonParameters) -> Checked<Self> {
+    pub(in crate::api) fn read(given: &CommonParameters) -> Checked<Self> {
         let choices = given.n.unwrap_or(1);
         if !(1..=limits::CHOICES).contains(&choices) {
             return Err(OpenAiError::invalid(
@@ -43,7 +43,7 @@ impl Common {
 
     /// The parameters of one of several choices: a given seed is counted up, so that the choices
     /// differ and can be repeated.
-    pub(super) fn sampling_of(&self, choice: u32) -> Sampling {
+    pub(in crate::api) fn sampling_of(&self, choice: u32) -> Sampling {
         let mut sampling = self.sampling.clone();
         sampling.seed = sampling.seed.map(|seed| seed.wrapping_add(choice));
         sampling
@@ -121,7 +121,7 @@ fn stop(given: Option<&StringOrList>) -> Checked<Vec<String>> {
 }
 
 /// A positive number of tokens, if given.
-pub(super) fn max_tokens(name: &str, value: Option<i64>) -> Checked<Option<u32>> {
+pub(in crate::api) fn max_tokens(name: &str, value: Option<i64>) -> Checked<Option<u32>> {
     match value {
         None => Ok(None),
         Some(n) if n >= 1 => Ok(Some(u32::try_from(n).unwrap_or(u32::MAX))),
@@ -130,7 +130,7 @@ pub(super) fn max_tokens(name: &str, value: Option<i64>) -> Checked<Option<u32>>
 }
 
 /// The constraint that a response format or a grammar asks for.
-pub(super) fn constraint(
+pub(in crate::api) fn constraint(
     format: Option<&ResponseFormat>,
     grammar: Option<String>,
 ) -> Checked<Option<Constraint>> {
@@ -160,7 +160,7 @@ pub(super) fn constraint(
 }
 
 /// A prompt or an input: a string, a list of strings, token ids, or a list of those.
-pub(super) fn inputs(name: &str, value: &Value, max: usize) -> Checked<Vec<TextInput>> {
+pub(in crate::api) fn inputs(name: &str, value: &Value, max: usize) -> Checked<Vec<TextInput>> {
     let wrong = || {
         let message = format!(
             "{name} is a text, a list of texts, a list of token ids, or a list of such lists."

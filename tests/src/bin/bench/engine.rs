@@ -20,8 +20,15 @@ const PROMPT: usize = 128;
 const GENERATE: usize = 128;
 
 /// 0.2 B parameters: large enough that arithmetic, not bookkeeping, takes the time.
-const MEDIUM: Shape =
-    Shape { layers: 16, width: 1024, feed_forward: 2816, heads: 16, kv_heads: 4, context: 1024 };
+const MEDIUM: Shape = Shape {
+    layers: 16,
+    width: 1024,
+    feed_forward: 2816,
+    heads: 16,
+    kv_heads: 4,
+    context: 1024,
+    ..Shape::LLAMA
+};
 
 #[derive(Debug, Deserialize)]
 struct Direct {
@@ -140,8 +147,8 @@ fn through_runner(subject: &Subject, streams: usize, round: usize) -> Result<Dir
     let slots = u32::try_from(streams)?;
     let context = u32::try_from(PROMPT + GENERATE + 8)?;
     let path = subject.path.display().to_string();
-    let mut runner =
-        Runner::start(LoadModel { path, context, slots, threads: Some(subject.threads) })?;
+    let threads = Some(subject.threads);
+    let mut runner = Runner::start(LoadModel { path, context, slots, threads, gpu_layers: 0 })?;
     // As the direct program: one run to warm up.
     one_run(&mut runner, 1, 8, 1_000)?;
     let (prompt_s, generate_s) = one_run(&mut runner, streams, GENERATE, round)?;

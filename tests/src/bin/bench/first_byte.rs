@@ -16,7 +16,8 @@ fn messages() -> Value {
 pub(super) async fn measure(quick: bool) -> Result<Vec<Row>> {
     let rounds = if quick { 20 } else { 400 };
     let path = programs::demo_model().display().to_string();
-    let mut runner = Runner::start(LoadModel { path, context: 1024, slots: 4, threads: None })?;
+    let load = LoadModel { path, context: 1024, slots: 4, threads: None, gpu_layers: 0 };
+    let mut runner = Runner::start(load)?;
     let node = Options::default().start()?;
     let model = node.model().await?;
     let body = json!({"model": model, "messages": messages(), "stream": true, "max_tokens": 1, "temperature": 0});

@@ -56,13 +56,16 @@ fn shape(kind: ActivityKind) -> (Icon, &'static str) {
     match kind {
         ActivityKind::NodeStarted => (Icon::Power, "i"),
         ActivityKind::ModelLoaded | ActivityKind::ModelUnloaded => (Icon::Models, "i"),
-        ActivityKind::ModelFailed | ActivityKind::RequestFailed | ActivityKind::RunnerCrashed => {
-            (Icon::Error, "i bad")
-        }
+        ActivityKind::ModelFailed
+        | ActivityKind::PullFailed
+        | ActivityKind::RequestFailed
+        | ActivityKind::RunnerCrashed => (Icon::Error, "i bad"),
+        ActivityKind::ModelInstalled | ActivityKind::PullStarted => (Icon::Download, "i"),
+        ActivityKind::ModelRemoved => (Icon::Trash, "i"),
         ActivityKind::RequestDone => (Icon::Check, "i"),
         ActivityKind::RequestCancelled => (Icon::Stop, "i"),
         ActivityKind::RunnerBack => (Icon::Refresh, "i"),
-        ActivityKind::Paused => (Icon::Pause, "i"),
+        ActivityKind::Paused | ActivityKind::PullPaused => (Icon::Pause, "i"),
         ActivityKind::Resumed => (Icon::Play, "i"),
         ActivityKind::SettingsChanged => (Icon::Settings, "i"),
         ActivityKind::Warning => (Icon::Warn, "i warn"),

@@ -71,7 +71,8 @@ fn NoModel() -> impl IntoView {
     let reason =
         app.part(|s| (s.model.state == ModelState::Failed).then(|| s.model.reason.clone()));
     let folder = move || {
-        app.models
+        app.library
+            .list
             .get()
             .and_then(Result::ok)
             .map(|l| view! { <code class="path">{l.folder}</code> })

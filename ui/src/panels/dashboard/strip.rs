@@ -194,7 +194,7 @@ fn Swap() -> impl IntoView {
     let live = app.live();
     let active = app.active_model();
     let label = move || {
-        let word = match (app.swapping.with(Option::is_some), active.with(Option::is_some)) {
+        let word = match (app.library.busy.with(|b| !b.is_empty()), active.with(Option::is_some)) {
             (true, _) => "Swapping",
             (false, true) => "Swap",
             (false, false) => "Choose",
@@ -213,7 +213,7 @@ fn Swap() -> impl IntoView {
 }
 
 fn rows(app: App, open: RwSignal<bool>) -> AnyView {
-    match app.models.get() {
+    match app.library.list.get() {
         None => view! { <li class="menu-note">"Looking for models"</li> }.into_any(),
         Some(Err(why)) => view! { <li class="menu-note bad">{why}</li> }.into_any(),
         Some(Ok(list)) => {
@@ -237,7 +237,7 @@ fn row(app: App, open: RwSignal<bool>, model: InstalledModel) -> AnyView {
     let name = model.name.clone();
     let choose = move |_| {
         open.set(false);
-        app.swap(model.clone());
+        app.ask_to_swap(model.id.clone());
     };
     view! {
         <li role="none">

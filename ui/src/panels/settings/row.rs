@@ -11,11 +11,12 @@ use super::View;
 use crate::{
     backend,
     components::icon::{Icon, icon},
+    format,
 };
 
 /// What became of a change.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-enum Saved {
+pub(super) enum Saved {
     #[default]
     Untouched,
     Saving,
@@ -30,12 +31,16 @@ impl Saved {
     }
 }
 
-fn known(view: View) -> Option<SettingsView> {
+pub(super) fn known(view: View) -> Option<SettingsView> {
     view.with(|v| v.as_ref()?.as_ref().ok().cloned())
 }
 
 /// The note of a row: of the last change made here, else of one that still waits.
-fn note(view: View, field: &'static str, saved: RwSignal<Saved>) -> impl Fn() -> Option<AnyView> {
+pub(super) fn note(
+    view: View,
+    field: &'static str,
+    saved: RwSignal<Saved>,
+) -> impl Fn() -> Option<AnyView> {
     move || {
         let mut saved = saved.get();
         if saved == Saved::Untouched
@@ -57,7 +62,7 @@ fn note(view: View, field: &'static str, saved: RwSignal<Saved>) -> impl Fn() ->
 }
 
 /// Sends the change; the answer, or on failure the old value, is what the row then shows.
-fn save(view: View, field: &'static str, patch: SettingsPatch, saved: RwSignal<Saved>) {
+pub(super) fn save(view: View, field: &'static str, patch: SettingsPatch, saved: RwSignal<Saved>) {
     saved.set(Saved::Saving);
     spawn_local(async move {
         match backend::call(PatchSettings, &patch).await {
@@ -75,10 +80,10 @@ fn save(view: View, field: &'static str, patch: SettingsPatch, saved: RwSignal<S
 }
 
 #[component]
-fn Row(
+pub(super) fn Row(
     field: &'static str,
     label: &'static str,
-    hint: &'static str,
+    #[prop(into)] hint: Signal<String>,
     view: View,
     saved: RwSignal<Saved>,
     children: Children,
@@ -101,6 +106,9 @@ pub(super) fn TextRow(
     field: &'static str,
     label: &'static str,
     hint: &'static str,
+    /// Shown in an empty field.
+    #[prop(optional)]
+    empty: &'static str,
     read: fn(&Settings) -> String,
     patch: fn(String) -> SettingsPatch,
 ) -> impl IntoView {
@@ -114,7 +122,15 @@ pub(super) fn TextRow(
     };
     view! {
         <Row field label hint view saved>
-            <input class="input set-w" id=format!("set-{field}") type="text" spellcheck="false" prop:value=value on:change=change/>
+            <input
+                class="input set-w"
+                id=format!("set-{field}")
+                type="text"
+                spellcheck="false"
+                placeholder=empty
+                prop:value=value
+                on:change=change
+            />
         </Row>
     }
 }
@@ -188,6 +204,99 @@ pub(super) fn SwitchRow(
                 prop:checked=on
                 on:change=move |event| save(view, field, patch(event_target_checked(&event)), saved)
             />
+        </Row>
+    }
+}
+
+/// One of a few values; a value that is not among them is offered as it is.
+#[component]
+pub(super) fn SelectRow(
+    view: View,
+    field: &'static str,
+    label: &'static str,
+    #[prop(into)] hint: Signal<String>,
+    /// Values as the form sends them, and their names.
+    options: Vec<(String, String)>,
+    read: fn(&Settings) -> String,
+    /// `None`: the value is not one.
+    patch: fn(&str) -> Option<SettingsPatch>,
+) -> impl IntoView {
+    let saved = RwSignal::new(Saved::default());
+    let value = move || known(view).map(|v| read(&v.settings)).unwrap_or_default();
+    let change = move |event| {
+        if let Some(patch) = patch(&event_target_value(&event)) {
+            save(view, field, patch, saved);
+        }
+    };
+    let offered: Vec<String> = options.iter().map(|(value, _)| value.clone()).collect();
+    let options = options
+        .into_iter()
+        .map(|(option, name)| {
+            let this = option.clone();
+            view! { <option value=option prop:selected=move || value() == this>{name}</option> }
+        })
+        .collect_view();
+    let other = move || {
+        let value = value();
+        (!value.is_empty() && !offered.contains(&value)).then(|| {
+            view! { <option value=value.clone() selected=true>{value.clone()}</option> }
+        })
+    };
+    view! {
+        <Row field label hint view saved>
+            <select class="select select--auto" id=format!("set-{field}") on:change=change>{options}{other}</select>
+        </Row>
+    }
+}
+
+/// An amount of bytes, typed in GB; an empty field is `None`.
+#[component]
+pub(super) fn SizeRow(
+    view: View,
+    field: &'static str,
+    label: &'static str,
+    #[prop(into)] hint: Signal<String>,
+    unit: &'static str,
+    /// Bytes of one unit.
+    scale: u64,
+    /// Shown in an empty field.
+    empty: &'static str,
+    read: fn(&Settings) -> Option<u64>,
+    patch: fn(u64) -> SettingsPatch,
+) -> impl IntoView {
+    let saved = RwSignal::new(Saved::default());
+    let value = move || {
+        let bytes = known(view).and_then(|v| read(&v.settings));
+        bytes.map(|b| format::amount(b, scale)).unwrap_or_default()
+    };
+    let change = move |event| {
+        let typed = event_target_value(&event);
+        if typed.trim() == value() {
+            return;
+        }
+        match format::bytes_typed(&typed, scale) {
+            Some(bytes) => save(view, field, patch(bytes), saved),
+            None => {
+                saved.set(Saved::Failed(format!("it must be a number of {unit}")));
+                // The field shows the value in force again.
+                view.update(|_| {});
+            }
+        }
+    };
+    view! {
+        <Row field label hint view saved>
+            <span class="input-unit">
+                <input
+                    class="input set-n"
+                    id=format!("set-{field}")
+                    type="text"
+                    inputmode="decimal"
+                    placeholder=empty
+                    prop:value=value
+                    on:change=change
+                />
+                <span>{unit}</span>
+            </span>
         </Row>
     }
 }
