@@ -22,7 +22,7 @@ pub enum Verdict {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Fit {
     pub verdict: Verdict,
-    /// A sentence: `12.6 GB at 32k, about 60 tokens/s`, or `needs 66 GB, you have 54 GB`.
+    /// A sentence: `12.6 GB at 32k, up to 60 tok/s`, or `needs 66 GB, you have 54 GB`.
     pub reason: String,
     /// Tokens per request that this was computed for.
     pub context: u32,
@@ -43,7 +43,8 @@ pub struct Fit {
     pub gpu_limit_bytes: u64,
     /// RAM that models may take: all of it minus the owner's reserve.
     pub ram_limit_bytes: u64,
-    /// Expected speed of one answer; `None` where nothing is known to estimate it from.
+    /// The most one answer can reach: memory bandwidth over bytes read per token. `None` where the
+    /// bandwidth is not known.
     pub tokens_per_s: Option<f64>,
     /// False when the model's shape is not known and the cache was estimated from its size.
     pub exact: bool,

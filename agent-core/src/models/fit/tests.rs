@@ -52,7 +52,7 @@ fn what_fits_into_ram_says_how_much_and_how_fast() {
     assert_eq!((fit.verdict, fit.gpu_layers, fit.gpu_bytes), (Verdict::FitsRam, 0, 0));
     // 40 GB/s through 4.6 GB of weights and 0.5 GB of cache.
     assert_eq!(fit.tokens_per_s, Some(7.8));
-    assert_eq!(fit.reason, "6.2 GB at 8k, about 7.8 tok/s");
+    assert_eq!(fit.reason, "6.2 GB at 8k, up to 7.8 tok/s");
     assert!(fit.exact);
 }
 

@@ -4,7 +4,7 @@ use agent_api::fit::{Fit, Verdict};
 
 use super::Capacity;
 
-/// `12.6 GB at 32k, about 60 tok/s`.
+/// `12.6 GB at 32k, up to 60 tok/s`.
 pub(super) fn promise(fit: &Fit, layers: u32) -> String {
     let about = if fit.exact { "" } else { "about " };
     let mut text = format!("{about}{} at {}", bytes(fit.total_bytes), tokens(fit.context));
@@ -13,7 +13,7 @@ pub(super) fn promise(fit: &Fit, layers: u32) -> String {
         text += &format!(", {} of {} layers on the GPU", fit.gpu_layers, layers + 1);
     }
     if let Some(speed) = fit.tokens_per_s {
-        text += &format!(", about {speed} tok/s");
+        text += &format!(", up to {speed} tok/s");
     }
     text
 }
