@@ -35,9 +35,9 @@ use crate::models::{
 
 /// Bytes between the network and the disk. With the sockets' buffers this keeps a pull far below
 /// 32 MiB, whatever the size of the blob.
-const BUFFERED_BYTES: usize = 4 << 20;
+const BUFFERED_BYTES: usize = 8 << 20;
 /// Chunks between the network and the disk; many small ones are slow links.
-const BUFFERED_CHUNKS: usize = 24;
+const BUFFERED_CHUNKS: usize = 256;
 /// A record is saved when so much was written, or so much time went by, since the last one.
 const SAVE_BYTES: u64 = 64 << 20;
 const SAVE_AFTER: Duration = Duration::from_secs(1);
