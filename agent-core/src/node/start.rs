@@ -28,6 +28,7 @@ use crate::{
     models::{
         Library,
         catalogue::Catalogue,
+        library::is_of_ollama,
         pull::{Pulls, PullsConfig, Tuning},
         registry::credentials::Credentials,
         store::Store,
@@ -378,6 +379,12 @@ fn open_store(config: &Config, settings: &Settings) -> Result<(Store, Option<Str
         let there = match path.parent() {
             Some(parent) => fs::metadata(parent).map(drop),
             None => Ok(()),
+        };
+        // Also refused when the file was edited by hand: tidying would take what Ollama is just
+        // fetching for left-overs.
+        let there = match is_of_ollama(&path, settings.ollama_dir.as_deref()) {
+            true => Err(io::Error::other("it is Ollama's own folder, which is never written to")),
+            false => there,
         };
         match there.and_then(|()| Store::open(path)) {
             Ok(store) => return Ok((store, None)),
