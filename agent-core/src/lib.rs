@@ -23,6 +23,7 @@ pub mod identity;
 pub mod inference;
 pub mod logging;
 pub mod machine;
+pub mod mesh;
 pub mod models;
 pub mod node;
 pub mod storage;

@@ -338,6 +338,7 @@ impl Node {
             activity,
             settings: Box::new(self.shown(self.settings())),
             pulls: self.pulls().await,
+            mesh: todo!(),
         }
     }
 

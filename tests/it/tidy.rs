@@ -40,7 +40,7 @@ fn code_lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
 }
 
 /// agent-core's modules by level; a module may use only lower levels (and its own).
-const LEVELS: [(&str, u32); 14] = [
+const LEVELS: [(&str, u32); 15] = [
     ("clock", 1),
     ("text", 1),
     ("config", 1),
@@ -51,6 +51,7 @@ const LEVELS: [(&str, u32); 14] = [
     ("storage", 2),
     ("models", 3),
     ("machine", 3),
+    ("mesh", 3),
     ("inference", 4),
     ("node", 6),
     ("api", 7),

@@ -36,6 +36,12 @@ pub enum ActivityKind {
     Paused,
     Resumed,
     SettingsChanged,
+    PeerJoined,
+    PeerLeft,
+    /// A peer is reached in another way than before: relay, direct, LAN.
+    PeerPath,
+    /// This node joined, made or left a mesh.
+    MeshChanged,
     Warning,
 }
 

@@ -7,6 +7,10 @@ use crate::{
     catalogue::{Catalogue, CatalogueQuery, UpdateCatalogue},
     fit::Fit,
     hardware::Hardware,
+    mesh::{
+        AdmitNode, Coordinators, CreateMesh, DhtStats, Invite, InviteRequest, MarkNode, Mesh,
+        PeerDetails, PeerId, PeerList, PeerQuery, TicketInfo, TicketText, Topology,
+    },
     models::{
         CopyModel, FitQuery, ImportModel, InstalledModel, ModelDetails, ModelList, ModelStatus,
         Removed, SetModelOptions, ShowModel, SwapModel, SwapPreview, Verified,
@@ -38,6 +42,8 @@ impl Method {
 pub enum Access {
     /// Anyone on this computer.
     Open,
+    /// Anyone on this computer; on a seed, anyone at all.
+    Public,
     /// Holders of the per-install token.
     Token,
 }
@@ -162,4 +168,34 @@ endpoints! {
     PostRegistryLogin = Post "/model/registry/login" Token, RegistryLogin => SettingsView;
     /// What the computer is made of, and its tier with the reason.
     GetHardware = Get "/machine/hardware" Token, Nothing => Hardware;
+    /// The mesh this node is in, the ways of finding peers, and what was refused.
+    GetMesh = Get "/mesh" Token, Nothing => Mesh;
+    /// Peers: connected ones first, by round-trip time.
+    GetMeshPeers = Get "/mesh/peers" Token, PeerQuery => PeerList;
+    /// Nodes and links, as far as this node knows.
+    GetMeshTopology = Get "/mesh/topology" Token, Nothing => Topology;
+    /// One peer with its paths, addresses and attempts.
+    GetMeshPeer = Get "/agent-mesh/peers/{id}" Token, PeerId => PeerDetails;
+    /// A ticket with which another node joins this mesh.
+    PostMeshInvite = Post "/mesh/invite" Token, InviteRequest => Invite;
+    /// What a ticket leads to; changes nothing.
+    PostMeshTicket = Post "/mesh/ticket" Token, TicketText => TicketInfo;
+    /// Leave the current mesh and join another by its ticket.
+    PostMeshJoin = Post "/mesh/join" Token, TicketText => Mesh;
+    /// Leave the mesh; the node goes on in a new private one of its own.
+    PostMeshLeave = Post "/mesh/leave" Token, Nothing => Mesh;
+    /// Leave the mesh and make another.
+    PostMeshCreate = Post "/mesh/create" Token, CreateMesh => Mesh;
+    /// Block a node, or stop blocking it: nothing is taken from it or sent to it.
+    PostMeshBlock = Post "/mesh/block" Token, MarkNode => Mesh;
+    /// Mark a node as the owner's own or as one they trust, or take the mark away.
+    PostMeshTrust = Post "/mesh/trust" Token, MarkNode => Mesh;
+    /// Let a nearby node into this mesh, or not.
+    PostMeshAdmit = Post "/mesh/admit" Token, AdmitNode => Mesh;
+    /// Ask every source for peers now.
+    PostMeshRefresh = Post "/mesh/refresh" Token, Nothing => Mesh;
+    /// Nodes that help others to meet. A seed answers everyone.
+    GetCoordinators = Get "/network/coordinators" Public, Nothing => Coordinators;
+    /// The distributed hash table that seeds run.
+    GetDhtStats = Get "/dht/stats" Token, Nothing => DhtStats;
 }

@@ -2,7 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Activity, Settings, Status, host::HostState, pull::Pull};
+use crate::{
+    Activity, NodeId, Settings, Status,
+    host::HostState,
+    mesh::{Mesh, Peer},
+    pull::Pull,
+};
 
 /// A fact for whoever listens. Subscribing gives a `Snapshot` first, then changes without a gap.
 /// A listener that falls behind gets `Resync` and asks again.
@@ -16,6 +21,7 @@ pub enum Event {
         activity: Vec<Activity>,
         settings: Box<Settings>,
         pulls: Vec<Pull>,
+        mesh: Box<Mesh>,
     },
     /// At most once a second, and only while somebody listens.
     Status {
@@ -34,6 +40,17 @@ pub enum Event {
     },
     /// The list of installed models, their options or what is in memory changed; ask again.
     Models,
+    /// The mesh, its sources or its counts changed; at most once a second and only while somebody
+    /// listens.
+    Mesh {
+        mesh: Box<Mesh>,
+    },
+    /// Peers that are new or changed, and those that are gone; at most twice a second and only while
+    /// somebody listens. `GET /mesh/peers` has them all.
+    Peers {
+        changed: Vec<Peer>,
+        gone: Vec<NodeId>,
+    },
     /// Sent by the host around the node, not by the node: it outlives it.
     Host {
         state: HostState,
@@ -51,6 +68,8 @@ impl Event {
             Self::Settings { .. } => "settings",
             Self::Pulls { .. } => "pulls",
             Self::Models => "models",
+            Self::Mesh { .. } => "mesh",
+            Self::Peers { .. } => "peers",
             Self::Host { .. } => "host",
             Self::Resync => "resync",
         }

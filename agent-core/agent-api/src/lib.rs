@@ -17,6 +17,7 @@ pub mod hardware;
 pub mod host;
 pub mod ids;
 pub mod machine;
+pub mod mesh;
 pub mod models;
 pub mod node;
 pub mod openai;

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     hardware::{Tier, WorkerClass},
+    mesh::{MeshSettings, MeshSettingsPatch},
     models::ModelOptions,
 };
 
@@ -70,6 +71,7 @@ pub struct Settings {
     pub worker_class: Option<WorkerClass>,
     /// How single models are to run, by id.
     pub models: BTreeMap<String, ModelOptions>,
+    pub mesh: MeshSettings,
 }
 
 /// A registry host that is not reached at `https://` its own name.
@@ -139,6 +141,7 @@ impl Default for Settings {
             tier: None,
             worker_class: None,
             models: BTreeMap::new(),
+            mesh: MeshSettings::default(),
         }
     }
 }
@@ -203,6 +206,8 @@ pub struct SettingsPatch {
     /// `computed` goes back to the computed class.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub worker_class: Option<Override<WorkerClass>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mesh: Option<MeshSettingsPatch>,
 }
 
 /// A chosen value, or the word `computed`.

@@ -187,10 +187,10 @@ fn needed(path: &str, local: bool) -> Needed {
     match row.map(|row| row.access) {
         Some(Access::Token) => Needed::Token,
         // "Anyone on this computer"; others learn nothing about the node without its key.
-        Some(Access::Open) if !local => Needed::Key,
+        Some(Access::Open | Access::Public) if !local => Needed::Key,
         None if path == "/openapi.json" && !local => Needed::Key,
         // The page's files hold no secret.
-        Some(Access::Open) | None => Needed::Nothing,
+        Some(Access::Open | Access::Public) | None => Needed::Nothing,
     }
 }
 

@@ -36,7 +36,9 @@ pub fn apply_patch(old: &Settings, patch: &SettingsPatch) -> Result<Settings, Se
         max_loaded_models,
         tier,
         worker_class,
+        mesh,
     } = patch.clone();
+    let _ = mesh;
     if let Some(name) = node_name {
         new.node_name = name.trim().to_owned();
     }
