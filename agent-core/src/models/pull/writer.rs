@@ -23,14 +23,14 @@ use sha2::Digest as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use super::{
-    disk::{WriteProblem, free_bytes},
+    disk::WriteProblem,
     extent::PART_BYTES,
     progress::{Counters, HeadSlot},
     record::{Record, save},
 };
 use crate::models::{
     manifest::Digest,
-    store::{BlobLock, Store},
+    store::{BlobLock, Store, free_bytes},
 };
 
 /// Bytes between the network and the disk. With the sockets' buffers this keeps a pull far below
