@@ -150,8 +150,8 @@ impl Admission {
     pub(super) fn no_room(&self, id: &str, has: u64) -> String {
         format!(
             "{id} needs about {} of memory ({} weights, {} cache for {} requests of {} tokens) \
-             and {} is free. Close other programs, choose a smaller model, or lower context_length \
-             or parallel in the settings.",
+             and {} is free. Close other programs, choose a smaller model, or lower “Context length” \
+             or “Requests at a time” in the settings.",
             size(self.needs),
             size(self.weights),
             size(self.cache),
