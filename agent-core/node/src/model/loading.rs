@@ -22,6 +22,9 @@ use crate::client::Client;
 
 /// Between two looks at a model that is being loaded; the smallest take a tenth of a second.
 const POLL: Duration = Duration::from_millis(100);
+/// A runner that ended so often while it was waited for will not load this model now. The node goes
+/// on trying, less and less often.
+const CRASHES: u32 = 3;
 
 pub(crate) async fn swap(client: &Client, args: args::Swap) -> anyhow::Result<()> {
     let name = SwapModel { model: args.name };
@@ -65,9 +68,10 @@ pub(super) async fn swap_and_wait(
 ) -> anyhow::Result<ModelStatus> {
     let mut status = client.call::<PostModelSwap>(&SwapModel { model: id.to_owned() }).await?;
     let spinner = Spinner::on_stderr(id, usual);
+    let crashes = status.runner_crashes.saturating_add(CRASHES);
     let loaded = async {
-        while is_on_its_way(id, &status)? {
-            spinner.show(&status.reason);
+        while is_on_its_way(id, &status, crashes)? {
+            spinner.show(&status);
             tokio::time::sleep(POLL).await;
             status = client
                 .call::<GetModelStatus>(&Nothing {})
@@ -89,12 +93,17 @@ pub(super) async fn swap_and_wait(
     }
 }
 
-/// Whether waiting is of use. An error if the model is not the active one any more.
-fn is_on_its_way(id: &str, status: &ModelStatus) -> anyhow::Result<bool> {
+/// Whether waiting is of use. An error if the model is not the active one any more, or if its runner
+/// crashed until the count was this.
+fn is_on_its_way(id: &str, status: &ModelStatus, crashes: u32) -> anyhow::Result<bool> {
     if let Some(other) = status.active.as_ref().filter(|active| active.id != id) {
         bail!("{} was made the active model meanwhile", other.id);
     }
-    Ok(matches!(status.state, ModelState::Loading | ModelState::Restarting))
+    let waits = matches!(status.state, ModelState::Loading | ModelState::Restarting);
+    if waits && status.runner_crashes >= crashes {
+        bail!("{} The node goes on trying: edgecoder-node status", status.reason);
+    }
+    Ok(waits)
 }
 
 fn swap_text(preview: &SwapPreview) -> String {
@@ -157,9 +166,13 @@ impl Spinner {
         Self::Line
     }
 
-    fn show(&self, reason: &str) {
+    fn show(&self, status: &ModelStatus) {
         let Self::Terminal(bar, text) = self else { return };
-        let reason = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+        // While it is loaded, the reason says that it is loaded.
+        let reason = match status.state {
+            ModelState::Restarting => format!(". {}", status.reason),
+            _ => String::new(),
+        };
         bar.set_message(printable(&format!("{text}, {} s{reason}", bar.elapsed().as_secs())));
     }
 
@@ -201,10 +214,20 @@ mod tests {
         ] {
             let mut now = status(state, Vec::new());
             now.active = Some(tests::installed("b"));
-            assert_eq!(is_on_its_way("b", &now).expect("is active"), waits, "{state:?}");
-            let error = is_on_its_way("a", &now).expect_err("is not active").to_string();
+            assert_eq!(is_on_its_way("b", &now, 1).expect("is active"), waits, "{state:?}");
+            let error = is_on_its_way("a", &now, 1).expect_err("is not active").to_string();
             assert!(error.contains("b was made the active model"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_runner_that_crashes_again_and_again_is_not_waited_for() {
+        let mut now = status(ModelState::Restarting, Vec::new());
+        (now.reason, now.runner_crashes) = ("The runner ended with code 1.".to_owned(), 2);
+        assert!(is_on_its_way("b", &now, 3).expect("may still come"));
+        now.runner_crashes = 3;
+        let error = is_on_its_way("b", &now, 3).expect_err("will not come").to_string();
+        assert!(error.starts_with("The runner ended with code 1. The node goes on"), "{error}");
     }
 
     #[test]
