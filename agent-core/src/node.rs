@@ -52,9 +52,10 @@ use crate::{
         library::is_of_ollama,
         pull::{PullError, Pulls},
         registry::{RegistryError, credentials::Credentials},
-        store::{Store, StoreError, bytes_text},
+        store::{Store, StoreError},
     },
     storage::{DayCounts, SetState, Storage, StorageError, list_activity},
+    text::size,
 };
 
 /// A running node. Clones share it; it runs until [`Node::shutdown`].
@@ -411,7 +412,7 @@ async fn check_against_machine(old: &Settings, new: &Settings) -> Result<(), Nod
     if let Some(total) = total.filter(|total| new.ram_reserve_bytes >= *total)
         && new.ram_reserve_bytes != old.ram_reserve_bytes
     {
-        let (kept, total) = (bytes_text(new.ram_reserve_bytes), bytes_text(total));
+        let (kept, total) = (size(new.ram_reserve_bytes), size(total));
         return refuse(format!(
             "keeping {kept} of RAM leaves nothing for models: this computer has {total}"
         ));

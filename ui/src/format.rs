@@ -64,27 +64,24 @@ fn short(value: f64) -> String {
 
 /// Files and disks, in powers of 1,000 as file managers show them: `10.5 GB`.
 pub fn file_size(bytes: u64) -> String {
-    scaled(bytes, 1_000.0, ["B", "kB", "MB", "GB", "TB"])
-}
-
-/// Memory, in powers of 1,024: `364 MiB`.
-pub fn memory(bytes: u64) -> String {
-    scaled(bytes, 1_024.0, ["B", "KiB", "MiB", "GiB", "TiB"])
-}
-
-fn scaled(bytes: u64, step: f64, units: [&str; 5]) -> String {
+    const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
     let mut value = bytes as f64;
     let mut unit = 0;
     // 999.5 would round to a four-digit number.
-    while value >= 999.5 && unit + 1 < units.len() {
-        value /= step;
+    while value >= 999.5 && unit + 1 < UNITS.len() {
+        value /= 1_000.0;
         unit += 1;
     }
     let number = if unit == 0 { count(bytes) } else { short(value) };
-    format!("{number}{THIN}{}", units[unit])
+    format!("{number}{THIN}{}", UNITS[unit])
 }
 
-/// A used and a total amount in the unit of the total: (`21.4`, `of 64.0 GiB`).
+/// Memory, in the units of files: a model's file and the memory that it takes are compared.
+pub fn memory(bytes: u64) -> String {
+    file_size(bytes)
+}
+
+/// A used and a total amount in the unit of the total: (`21.4`, `of 64.0 GB`).
 pub fn part_of(used: u64, total: u64, scale: fn(u64) -> String) -> (String, String) {
     let total_text = scale(total);
     let unit = total_text.rsplit(THIN).next().unwrap_or_default();
@@ -100,10 +97,6 @@ fn divisor(unit: &str) -> f64 {
         "MB" => 1e6,
         "GB" => 1e9,
         "TB" => 1e12,
-        "KiB" => 1_024.0,
-        "MiB" => 1_024f64.powi(2),
-        "GiB" => 1_024f64.powi(3),
-        "TiB" => 1_024f64.powi(4),
         _ => 1.0,
     }
 }
@@ -293,15 +286,13 @@ mod tests {
         assert_eq!(plain(&file_size(0)), "0 B");
         assert_eq!(plain(&file_size(4_300_000)), "4.3 MB");
         assert_eq!(plain(&file_size(999_999)), "1.0 MB");
-        assert_eq!(plain(&memory(64 << 30)), "64.0 GiB");
-        assert_eq!(plain(&memory(364 << 20)), "364 MiB");
-        assert_eq!(plain(&memory(1023 << 20)), "1.0 GiB");
+        assert_eq!(plain(&memory(364_000_000)), "364 MB");
     }
 
     #[test]
     fn a_part_uses_the_unit_of_the_whole() {
-        let (used, total) = part_of(512 << 20, 64 << 30, memory);
-        assert_eq!((used.as_str(), plain(&total).as_str()), ("0.5", "of 64.0 GiB"));
+        let (used, total) = part_of(512_000_000, 64_000_000_000, memory);
+        assert_eq!((used.as_str(), plain(&total).as_str()), ("0.5", "of 64.0 GB"));
         assert_eq!(share(1, 0), None);
         assert_eq!(share(3, 2), Some(100.0));
     }

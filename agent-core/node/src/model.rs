@@ -2,6 +2,7 @@
 
 pub(crate) mod args;
 mod library;
+mod loading;
 mod login;
 mod progress;
 mod pull;
@@ -16,6 +17,9 @@ use crate::{args::DataDir, client::Client};
 
 pub(crate) use self::words::printable;
 
+/// What shells expect of a program that Ctrl+C ended: 128 and the signal's number.
+const INTERRUPTED: i32 = 130;
+
 pub(crate) async fn run(args: Model) -> anyhow::Result<()> {
     let client = &Client::connect(DataDir { data_dir: args.data_dir })?;
     match args.command {
@@ -25,7 +29,7 @@ pub(crate) async fn run(args: Model) -> anyhow::Result<()> {
         ModelCommand::Show(args) => library::show(client, args).await,
         ModelCommand::Fit(args) => library::fits(client, args).await,
         ModelCommand::Search(args) => library::search(client, args).await,
-        ModelCommand::Swap(args) => library::swap(client, args).await,
+        ModelCommand::Swap(args) => loading::swap(client, args).await,
         ModelCommand::Rm(args) => library::remove(client, args).await,
         ModelCommand::Load(args) => library::load(client, args).await,
         ModelCommand::Unload(args) => library::unload(client, args).await,

@@ -8,6 +8,7 @@ use agent_api::{
 };
 
 use super::{limits, settings_file::SettingsError};
+use crate::text::size;
 
 /// The settings after a patch, if the result is valid.
 pub fn apply_patch(old: &Settings, patch: &SettingsPatch) -> Result<Settings, SettingsError> {
@@ -124,7 +125,7 @@ pub fn validate(settings: &Settings) -> Result<(), SettingsError> {
     let Ok(listen) = settings.listen.parse::<SocketAddr>() else {
         let given = &settings.listen;
         return refuse(format!(
-            "listen is an address and a port such as 127.0.0.1:4301, not {given:?}"
+            "“Listen on” (listen) is an address and a port such as 127.0.0.1:4301, not {given:?}"
         ));
     };
     match &settings.api_key {
@@ -133,19 +134,21 @@ pub fn validate(settings: &Settings) -> Result<(), SettingsError> {
         }
         None if !listen.ip().is_loopback() => {
             return refuse(format!(
-                "listening on {listen} opens the API to other computers, which needs an API key: set api_key first"
+                "listening on {listen} opens the API to other computers, which needs an API key: set “Key for other computers” (api_key) first"
             ));
         }
         _ => {}
     }
     if !(256..=1_048_576).contains(&settings.context_length) {
-        return refuse("context_length is a number of tokens from 256 to 1,048,576".into());
+        return refuse(
+            "“Context length” (context_length) is a number of tokens from 256 to 1,048,576".into(),
+        );
     }
     if !(1..=64).contains(&settings.parallel) {
-        return refuse("parallel is a number of requests from 1 to 64".into());
+        return refuse("“Requests at a time” (parallel) is a number from 1 to 64".into());
     }
     if settings.threads.is_some_and(|n| n > 1_024) {
-        return refuse("threads is at most 1,024".into());
+        return refuse("“Threads” (threads) is at most 1,024".into());
     }
     if settings.allowed_hosts.len() > 64 || settings.allowed_origins.len() > 64 {
         return refuse("at most 64 allowed hosts and 64 allowed origins".into());
@@ -160,39 +163,48 @@ pub fn validate(settings: &Settings) -> Result<(), SettingsError> {
 const MAX_BYTES: u64 = 1 << 50;
 
 fn validate_models(settings: &Settings) -> Result<(), String> {
-    for (name, dir) in [("models_dir", &settings.models_dir), ("ollama_dir", &settings.ollama_dir)]
-    {
+    for (name, dir) in [
+        ("“Models folder” (models_dir)", &settings.models_dir),
+        ("Ollama's “Model folder” (ollama_dir)", &settings.ollama_dir),
+    ] {
         if dir.as_ref().is_some_and(|dir| !dir.is_empty() && !Path::new(dir).is_absolute()) {
             return Err(format!("{name} is a folder's full path, beginning with /"));
         }
     }
     let url = &settings.ollama_url;
     if !url.is_empty() && !is_http(url) {
-        return Err(format!("ollama_url looks like http://127.0.0.1:11434, not {url:?}"));
+        return Err(format!(
+            "Ollama's “Address of the program” (ollama_url) looks like http://127.0.0.1:11434, not {url:?}"
+        ));
     }
     if !is_host(&settings.default_registry) {
-        return Err("default_registry is a host such as registry.ollama.ai".into());
+        return Err(
+            "the default registry (default_registry) is a host such as registry.ollama.ai".into()
+        );
     }
-    for bytes in [settings.disk_budget_bytes, settings.download_limit]
-        .into_iter()
-        .flatten()
-        .chain([settings.ram_reserve_bytes, settings.gpu_reserve_bytes])
-    {
-        if bytes > MAX_BYTES {
-            return Err(format!("{bytes} bytes is more than any computer has"));
+    for (name, bytes) in [
+        ("“Disk for models” (disk_budget_bytes)", settings.disk_budget_bytes),
+        ("“Download” (download_limit)", settings.download_limit),
+        ("“RAM kept for you” (ram_reserve_bytes)", Some(settings.ram_reserve_bytes)),
+        ("“GPU memory kept for you” (gpu_reserve_bytes)", Some(settings.gpu_reserve_bytes)),
+    ] {
+        if let Some(bytes) = bytes.filter(|bytes| *bytes > MAX_BYTES) {
+            return Err(format!("{name} is {}, more than any computer has", size(bytes)));
         }
     }
     if settings.download_limit.is_some_and(|rate| rate < 10_000) {
-        return Err("download_limit is at least 10,000 bytes per second, or 0 for none".into());
+        return Err("“Download” (download_limit) is at least 10 kB/s, or 0 for no limit".into());
     }
     if settings.disk_budget_bytes.is_some_and(|bytes| bytes < 1_000_000) {
-        return Err("disk_budget_bytes is at least 1,000,000, or 0 for no limit".into());
+        return Err(
+            "“Disk for models” (disk_budget_bytes) is at least 1 MB, or 0 for no limit".into()
+        );
     }
     if settings.keep_alive_s < -1 || settings.keep_alive_s > 365 * 86_400 {
-        return Err("keep_alive_s is a number of seconds up to a year, or -1 to keep models".into());
+        return Err("“Unload them after” (keep_alive_s) is a number of seconds up to a year, or -1 for never".into());
     }
     if !(1..=16).contains(&settings.max_loaded_models) {
-        return Err("max_loaded_models is a number from 1 to 16".into());
+        return Err("“Models at once” (max_loaded_models) is a number from 1 to 16".into());
     }
     if settings.registries.len() > 64 {
         return Err("at most 64 registries".into());
@@ -233,20 +245,26 @@ fn validate_registry(registry: &Registry) -> Result<(), String> {
         return Err(format!("the mirror of {host} looks like https://mirror.example"));
     }
     if registry.ca_file.as_ref().is_some_and(|file| !Path::new(file).is_absolute()) {
-        return Err(format!("the ca_file of {host} is a file's full path, beginning with /"));
+        return Err(format!(
+            "the certificate file (ca_file) of {host} is a file's full path, beginning with /"
+        ));
     }
     Ok(())
 }
 
 fn validate_options(id: &str, options: &ModelOptions) -> Result<(), String> {
     if options.context.is_some_and(|n| !(256..=1_048_576).contains(&n)) {
-        return Err(format!("the context of {id} is a number of tokens from 256 to 1,048,576"));
+        return Err(format!(
+            "“Context” (context) of {id} is a number of tokens from 256 to 1,048,576"
+        ));
     }
     if options.parallel.is_some_and(|n| !(1..=64).contains(&n)) {
-        return Err(format!("parallel of {id} is a number of requests from 1 to 64"));
+        return Err(format!("“Requests at a time” (parallel) of {id} is a number from 1 to 64"));
     }
     if options.keep_alive_s.is_some_and(|s| !(-1..=365 * 86_400).contains(&s)) {
-        return Err(format!("keep_alive_s of {id} is up to a year, or -1 to keep it"));
+        return Err(format!(
+            "“Keep in memory” (keep_alive_s) of {id} is a number of seconds up to a year, or -1 for always"
+        ));
     }
     Ok(())
 }
@@ -276,5 +294,18 @@ mod tests {
         ] {
             assert!(apply_patch(&old, &patch).is_err(), "{patch:?}");
         }
+    }
+
+    #[test]
+    fn what_is_refused_is_named_as_the_page_and_as_the_file_name_it() {
+        let refused =
+            |patch| apply_patch(&Settings::default(), &patch).expect_err("refused").to_string();
+        let relative = SettingsPatch { models_dir: Some("models".into()), ..Default::default() };
+        let why = refused(relative);
+        assert!(why.contains("“Models folder” (models_dir)"), "{why}");
+        let huge = SettingsPatch { ram_reserve_bytes: Some(1 << 60), ..Default::default() };
+        let why = refused(huge);
+        let named = "“RAM kept for you” (ram_reserve_bytes) is 1152922 TB, more than any";
+        assert!(why.contains(named), "{why}");
     }
 }

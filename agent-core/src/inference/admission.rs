@@ -6,10 +6,13 @@ use agent_api::{
 };
 
 use super::LoadOptions;
-use crate::models::{
-    ModelFile,
-    fit::{Capacity, fit},
-    gguf::GgufInfo,
+use crate::{
+    models::{
+        ModelFile,
+        fit::{Capacity, fit},
+        gguf::GgufInfo,
+    },
+    text::size,
 };
 
 /// A load that may begin once there is room for it.
@@ -147,23 +150,16 @@ impl Admission {
     pub(super) fn no_room(&self, id: &str, has: u64) -> String {
         format!(
             "{id} needs about {} of memory ({} weights, {} cache for {} requests of {} tokens) \
-             and {} is free. Close other programs, choose a smaller model, or lower context_length \
-             or parallel in the settings.",
-            gigabytes(self.needs),
-            gigabytes(self.weights),
-            gigabytes(self.cache),
+             and {} is free. Close other programs, choose a smaller model, or lower “Context length” \
+             or “Requests at a time” in the settings.",
+            size(self.needs),
+            size(self.weights),
+            size(self.cache),
             self.load.slots,
             self.load.context,
-            gigabytes(has),
+            size(has),
         )
     }
-}
-
-/// `1.5 GB`, or `85 MB` below half a gigabyte.
-fn gigabytes(bytes: u64) -> String {
-    #[expect(clippy::cast_precision_loss, reason = "two digits are shown")]
-    let bytes = bytes as f64;
-    if bytes < 5e8 { format!("{:.0} MB", bytes / 1e6) } else { format!("{:.1} GB", bytes / 1e9) }
 }
 
 #[cfg(test)]

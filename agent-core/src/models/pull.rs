@@ -21,7 +21,6 @@ mod record;
 mod transfer;
 mod writer;
 
-pub use disk::{free_bytes, size};
 pub use fetch::{Tuning, Usage};
 pub use preview::PreviewFacts;
 pub use progress::Counters;

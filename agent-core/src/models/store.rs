@@ -49,6 +49,7 @@ use super::{
     manifest::{Digest, Manifest},
     name::{LOCAL, ModelRef, NameError, OLLAMA_REGISTRY},
 };
+use crate::text::size;
 
 /// A model folder. Clones share it.
 #[derive(Clone, Debug)]
@@ -75,12 +76,12 @@ pub enum StoreError {
     Refused(String),
     #[error(
         "the disk has {free} free, and this needs {needs} (some is kept free for everything else). Remove a model or make room",
-        free = bytes_text(*.free), needs = bytes_text(*.needs)
+        free = size(*.free), needs = size(*.needs)
     )]
     NoRoom { needs: u64, free: u64 },
     #[error(
         "models may take {budget}, and this would make it {after}. Remove a model, or raise the disk budget in the settings",
-        budget = bytes_text(*.budget), after = bytes_text(*.after)
+        budget = size(*.budget), after = size(*.after)
     )]
     OverBudget { budget: u64, after: u64 },
     #[error("the layer {0} is being pulled right now. Wait for the pull, or cancel it")]
@@ -100,18 +101,6 @@ impl StoreError {
     fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_path_buf();
         move |source| Self::Io { doing, path, source }
-    }
-}
-
-/// Bytes for people, in the units that disks are sold in.
-pub fn bytes_text(bytes: u64) -> String {
-    #[expect(clippy::cast_precision_loss, reason = "two digits are shown")]
-    let amount = bytes as f64;
-    match bytes {
-        0..1_000 => format!("{bytes} bytes"),
-        1_000..1_000_000 => format!("{:.0} kB", amount / 1e3),
-        1_000_000..1_000_000_000 => format!("{:.0} MB", amount / 1e6),
-        _ => format!("{:.1} GB", amount / 1e9),
     }
 }
 

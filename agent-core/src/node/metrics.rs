@@ -1,7 +1,7 @@
 //! Counters for Prometheus. Names and labels are few and fixed: never a prompt, a path with an
 //! id, or a client's address.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
@@ -39,6 +39,15 @@ pub struct Gauges {
     pub runner_crashes: u32,
     pub node_memory_bytes: u64,
     pub runner_memory_bytes: u64,
+    pub pulls: PullBytes,
+}
+
+/// What all pulls since the start did; see `models::pull::Counters`.
+#[derive(Clone, Copy, Debug)]
+pub struct PullBytes {
+    pub received: u64,
+    pub hashed: u64,
+    pub read_back: u64,
 }
 
 /// The node's metrics.
@@ -58,6 +67,9 @@ pub struct Metrics {
     runner_crashes: Gauge,
     node_memory: Gauge,
     runner_memory: Gauge,
+    pull_received: Counter,
+    pull_hashed: Counter,
+    pull_read_back: Counter,
 }
 
 impl Default for Metrics {
@@ -83,6 +95,9 @@ impl Default for Metrics {
             runner_crashes: Gauge::default(),
             node_memory: Gauge::default(),
             runner_memory: Gauge::default(),
+            pull_received: Counter::default(),
+            pull_hashed: Counter::default(),
+            pull_read_back: Counter::default(),
             registry: Registry::default(),
         };
         let m = &metrics;
@@ -123,6 +138,17 @@ impl Default for Metrics {
             Unit::Bytes,
             m.runner_memory.clone(),
         );
+        for (name, help, counter) in [
+            ("pull_received", "Of layers, over the network", &m.pull_received),
+            ("pull_hashed", "Of pulls that went into a hash", &m.pull_hashed),
+            (
+                "pull_read_back",
+                "Of these, read from disk because they came ahead of their turn",
+                &m.pull_read_back,
+            ),
+        ] {
+            registry.register_with_unit(name, help, Unit::Bytes, counter.clone());
+        }
         Self { registry, ..metrics }
     }
 }
@@ -160,6 +186,15 @@ impl Metrics {
         self.runner_crashes.set(gauges.runner_crashes.into());
         self.node_memory.set(i64::try_from(gauges.node_memory_bytes).unwrap_or(i64::MAX));
         self.runner_memory.set(i64::try_from(gauges.runner_memory_bytes).unwrap_or(i64::MAX));
+        let PullBytes { received, hashed, read_back } = gauges.pulls;
+        for (counter, total) in [
+            (&self.pull_received, received),
+            (&self.pull_hashed, hashed),
+            (&self.pull_read_back, read_back),
+        ] {
+            // Counted elsewhere, and only ever up.
+            counter.inner().store(total, Ordering::Relaxed);
+        }
         let mut text = String::new();
         // Writing to a string cannot fail.
         let _ = encode(&mut text, &self.registry);

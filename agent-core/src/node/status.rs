@@ -2,6 +2,7 @@
 
 use std::{
     sync::PoisonError,
+    sync::atomic::Ordering,
     time::{Duration, Instant},
 };
 
@@ -11,7 +12,10 @@ use agent_api::{
     node::{Health, NodeInfo, Requests, Serving, ServingState, Speed, Status},
 };
 
-use super::{Node, metrics::Gauges};
+use super::{
+    Node,
+    metrics::{Gauges, PullBytes},
+};
 use crate::{clock::now_ms, inference::InferenceState, machine::Meters};
 
 /// A reading is good for this long: shares of a processor need some time between readings.
@@ -165,6 +169,7 @@ impl Node {
     pub async fn render_metrics(&self) -> String {
         let engine = self.engine();
         let machine = self.machine(engine.runner_pid()).await;
+        let pulls = self.inner.pulls.counters();
         self.inner.metrics.render(Gauges {
             running: engine.running,
             queued: engine.queued,
@@ -174,6 +179,11 @@ impl Node {
             runner_crashes: engine.runner_crashes,
             node_memory_bytes: machine.node_memory_bytes,
             runner_memory_bytes: machine.runner_memory_bytes.unwrap_or(0),
+            pulls: PullBytes {
+                received: pulls.received.load(Ordering::Relaxed),
+                hashed: pulls.hashed.load(Ordering::Relaxed),
+                read_back: pulls.read_back.load(Ordering::Relaxed),
+            },
         })
     }
 }

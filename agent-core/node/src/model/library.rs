@@ -1,4 +1,4 @@
-//! `model list`, `show`, `fit`, `search`, `swap`, `rm` and the other short ones.
+//! `model list`, `show`, `fit`, `search`, `rm` and the other short ones.
 
 use std::path::Path;
 
@@ -6,19 +6,20 @@ use agent_api::{
     catalogue::{Catalogue, CatalogueQuery, UpdateCatalogue},
     endpoint::{
         GetCatalogue, GetModelFit, GetModelShow, ListModels, Nothing, PostCatalogue, PostModelCopy,
-        PostModelImport, PostModelLoad, PostModelRemove, PostModelSwap, PostModelUnload,
-        PostModelVerify, PostSwapPreview,
+        PostModelImport, PostModelLoad, PostModelRemove, PostModelUnload, PostModelVerify,
     },
     models::{
         CopyModel, DiskUse, FitQuery, ImportModel, InstalledModel, ModelDetails, ModelList,
-        ModelSource, ModelState, ModelStatus, ShowModel, SwapModel, SwapPreview,
+        ModelSource, ShowModel,
     },
     pull::ModelName,
 };
 use anyhow::{Context as _, bail};
 
 use super::{
-    Confirm, args, ask, print_json, say,
+    Confirm, args, ask,
+    loading::state_text,
+    print_json, say,
     words::{fit, model_state, number, parameters, size, table, verdict},
 };
 use crate::client::Client;
@@ -160,7 +161,7 @@ pub(crate) async fn fits(client: &Client, args: args::Fit) -> anyhow::Result<()>
 }
 
 /// Whether a name means this model: `:latest` goes without saying.
-fn is_called(id: &str, name: &str) -> bool {
+pub(super) fn is_called(id: &str, name: &str) -> bool {
     id == name || id.strip_suffix(":latest") == Some(name)
 }
 
@@ -214,77 +215,6 @@ fn search_text(found: &Catalogue) -> String {
     }
     let heading = ["PULL", "QUANT", "SIZE", "FIT", "LICENCE", "MODEL"];
     table(&heading, &rows) + &format!("Catalogue of {} ({})\n", found.updated, found.origin)
-}
-
-pub(crate) async fn swap(client: &Client, args: args::Swap) -> anyhow::Result<()> {
-    let name = SwapModel { model: args.name };
-    let preview = client.call::<PostSwapPreview>(&name).await?;
-    if let Some(problem) = &preview.problem {
-        bail!("{problem}");
-    }
-    if !args.output.json {
-        say(&swap_text(&preview))?;
-    }
-    let list = client.call::<ListModels>(&Nothing {}).await?;
-    let pinned: Vec<&str> = list
-        .models
-        .iter()
-        .filter(|model| model.options.pinned && preview.evicts.contains(&model.id))
-        .map(|model| model.id.as_str())
-        .collect();
-    if !pinned.is_empty() && !args.yes {
-        let what = format!("{} is pinned and would leave memory.", pinned.join(" and "));
-        match ask(&format!("{what} Swap?"))? {
-            Confirm::Yes => {}
-            Confirm::No => bail!("nothing was changed"),
-            Confirm::NoTerminal => bail!("{what} Nothing was changed. To swap, add --yes"),
-        }
-    }
-    let status = client.call::<PostModelSwap>(&name).await?;
-    if args.output.json {
-        return print_json(&status);
-    }
-    say(&format!("{}\n", state_text(&preview.model.id, &status)?))
-}
-
-fn swap_text(preview: &SwapPreview) -> String {
-    let mut text = if preview.evicts.is_empty() {
-        "Nothing has to leave memory.\n".to_owned()
-    } else {
-        format!("Leaves memory: {}.\n", preview.evicts.join(", "))
-    };
-    if preview.running > 0 {
-        let (requests, verb) = if preview.running == 1 {
-            ("request".to_owned(), "finishes")
-        } else {
-            ("requests".to_owned(), "finish")
-        };
-        text.push_str(&format!("{} {requests} {verb} on the old model first.\n", preview.running));
-    }
-    text.push_str(&format!(
-        "Memory of models: {} now, {} afterwards, of {}.\n",
-        size(preview.now_bytes),
-        size(preview.after_bytes),
-        size(preview.limit_bytes)
-    ));
-    text
-}
-
-/// What became of a model that was to be loaded. Loading that failed is an error.
-fn state_text(model: &str, status: &ModelStatus) -> anyhow::Result<String> {
-    let resident = status.resident.iter().find(|resident| is_called(&resident.id, model));
-    let (state, reason) = match resident {
-        Some(resident) => (resident.state, &resident.reason),
-        None => (status.state, &status.reason),
-    };
-    Ok(match state {
-        ModelState::Ready => format!("{model} is ready."),
-        ModelState::Loading => format!("{model} is being loaded."),
-        ModelState::Failed => bail!("{reason}"),
-        ModelState::Restarting | ModelState::Unloaded | ModelState::None => {
-            format!("{model}: {reason}")
-        }
-    })
 }
 
 pub(crate) async fn remove(client: &Client, args: args::Remove) -> anyhow::Result<()> {
@@ -367,7 +297,7 @@ pub(crate) async fn verify(client: &Client, args: args::Named) -> anyhow::Result
 
 #[cfg(test)]
 mod tests {
-    use agent_api::{fit::Verdict, models::Residency};
+    use agent_api::fit::Verdict;
 
     use super::*;
     use crate::model::tests;
@@ -411,57 +341,5 @@ cut:latest   Q8_0   1.3 GB  131,072  -         cannot be loaded: the file is cut
         };
         let text = list_text(&list);
         assert!(text.contains("model pull") && text.contains("/models"), "{text}");
-    }
-
-    #[test]
-    fn a_swap_says_what_leaves_memory_and_what_finishes_first() {
-        let mut preview = SwapPreview {
-            model: tests::installed("b"),
-            evicts: vec!["a".to_owned()],
-            running: 2,
-            now_bytes: 1_000_000_000,
-            after_bytes: 3_000_000_000,
-            limit_bytes: 20_000_000_000,
-            load_ms: None,
-            problem: None,
-        };
-        assert_eq!(
-            swap_text(&preview),
-            "Leaves memory: a.\n2 requests finish on the old model first.\nMemory of models: 1.0 GB now, 3.0 GB afterwards, of 20.0 GB.\n"
-        );
-        preview.running = 1;
-        assert!(swap_text(&preview).contains("1 request finishes"));
-    }
-
-    #[test]
-    fn a_model_that_failed_to_load_is_an_error_with_the_nodes_reason() {
-        let residency = Residency {
-            id: "b".to_owned(),
-            state: ModelState::Failed,
-            backend: agent_api::models::Backend::Runner,
-            reason: "needs 66 GB, you have 54 GB".to_owned(),
-            loaded: None,
-            needs_bytes: 0,
-            pid: None,
-            running: 0,
-            queued: 0,
-            pinned: false,
-            leaving: false,
-            expires_at_ms: None,
-        };
-        let mut status = ModelStatus {
-            state: ModelState::Ready,
-            reason: String::new(),
-            active: None,
-            loaded: None,
-            retry_at_ms: None,
-            runner_crashes: 0,
-            runner_pid: None,
-            resident: vec![residency],
-        };
-        let error = state_text("b", &status).expect_err("failed");
-        assert!(error.to_string().contains("needs 66 GB"));
-        status.resident[0].state = ModelState::Ready;
-        assert_eq!(state_text("b", &status).expect("ready"), "b is ready.");
     }
 }

@@ -4,11 +4,10 @@ use std::time::Duration;
 
 use agent_api::{
     endpoint::{
-        ListPulls, Nothing, PostModelPull, PostModelSwap, PostPullCancel, PostPullPause,
-        PostPullPreview, PostPullResume,
+        ListPulls, Nothing, PostModelPull, PostPullCancel, PostPullPause, PostPullPreview,
+        PostPullResume,
     },
     fit::Verdict,
-    models::SwapModel,
     pull::{ModelName, Pull, PullId, PullPreview, PullRequest, PullState},
 };
 use anyhow::{Context as _, bail};
@@ -16,7 +15,9 @@ use eventsource_stream::Eventsource as _;
 use futures_util::StreamExt as _;
 
 use super::{
-    args, print_json,
+    INTERRUPTED, args,
+    loading::{state_text, swap_and_wait},
+    print_json,
     progress::Progress,
     say,
     words::{fit, pull_progress, size, table},
@@ -25,8 +26,6 @@ use crate::client::Client;
 
 /// How often a pull is looked at when its stream is not to be had.
 const POLL: Duration = Duration::from_millis(500);
-/// What shells expect of a program that Ctrl+C ended: 128 and the signal's number.
-const INTERRUPTED: i32 = 130;
 
 pub(crate) async fn pull(client: &Client, args: args::Pull) -> anyhow::Result<()> {
     let name = ModelName { model: args.name.clone() };
@@ -39,8 +38,8 @@ pub(crate) async fn pull(client: &Client, args: args::Pull) -> anyhow::Result<()
     }
     if preview.already_installed && preview.download_bytes == 0 && !args.json {
         if args.swap {
-            client.call::<PostModelSwap>(&SwapModel { model: preview.model.clone() }).await?;
-            return say(&format!("{} is the active model.\n", preview.model));
+            let status = swap_and_wait(client, &preview.model, None).await?;
+            return say(&format!("{}\n", state_text(&preview.model, &status)?));
         }
         return say("Nothing to fetch.\n");
     }

@@ -217,7 +217,7 @@ impl Pool {
         match decision {
             Decision::NoRoom { has } => admission.no_room(id, *has),
             _ => format!(
-                "{id} cannot be loaded: {} models may be in memory (max_loaded_models), and those that are there are pinned or active. Unpin one, unload one, or raise the number in the settings.",
+                "{id} cannot be loaded: {} models may be in memory (“Models at once”, max_loaded_models), and those that are there are pinned or active. Unpin one, unload one, or raise the number in the settings.",
                 self.policy.max_loaded
             ),
         }

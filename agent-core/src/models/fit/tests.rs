@@ -69,7 +69,7 @@ fn what_does_not_fit_says_what_it_needs_and_what_would_fit() {
     let too_long = fit(&info, 131_072, 1, None, &ram(16 * GB));
     assert_eq!(too_long.verdict, Verdict::WontFit);
     assert_eq!(too_long.tokens_per_s, None);
-    assert!(too_long.reason.starts_with("needs 22 GB, you have 16.0 GB"), "{}", too_long.reason);
+    assert!(too_long.reason.starts_with("needs 22.4 GB, you have 16.0 GB"), "{}", too_long.reason);
     let (_, context) = too_long.reason.rsplit_once("up to ").expect("names a context");
     let context: u32 = context.trim_end_matches('k').parse().expect("a number of k");
     let at = |context| fit(&info, context * 1024, 1, None, &ram(16 * GB)).verdict;

@@ -3,11 +3,12 @@
 use agent_api::fit::{Fit, Verdict};
 
 use super::Capacity;
+use crate::text::size;
 
 /// `12.6 GB at 32k, up to 60 tok/s`.
 pub(super) fn promise(fit: &Fit, layers: u32) -> String {
     let about = if fit.exact { "" } else { "about " };
-    let mut text = format!("{about}{} at {}", bytes(fit.total_bytes), tokens(fit.context));
+    let mut text = format!("{about}{} at {}", size(fit.total_bytes), tokens(fit.context));
     if fit.verdict == Verdict::Splits {
         // The output matrix counts as a layer.
         text += &format!(", {} of {} layers on the GPU", fit.gpu_layers, layers + 1);
@@ -18,7 +19,7 @@ pub(super) fn promise(fit: &Fit, layers: u32) -> String {
     text
 }
 
-/// `needs 66 GB, you have 54 GB`, and with which context it would fit.
+/// `needs 66.0 GB, you have 54.0 GB`, and with which context it would fit.
 pub(super) fn refusal(fit: &Fit, capacity: &Capacity, context: Option<u32>) -> String {
     let about = if fit.exact { "" } else { "about " };
     let in_ram = fit.total_bytes - fit.gpu_bytes;
@@ -41,25 +42,13 @@ pub(super) fn refusal(fit: &Fit, capacity: &Capacity, context: Option<u32>) -> S
 
 /// Two amounts, the first larger, that also look different.
 fn pair(needs: u64, has: u64) -> (String, String) {
-    let (short, has_short) = (bytes(needs), bytes(has));
+    let (short, has_short) = (size(needs), size(has));
     if short != has_short {
         return (short, has_short);
     }
     let megabytes = |n: u64| format!("{} MB", grouped(n.div_ceil(1_000_000)));
     let has_megabytes = format!("{} MB", grouped(has / 1_000_000));
     (megabytes(needs), has_megabytes)
-}
-
-/// `66 GB`, `12.6 GB`, `850 MB`.
-fn bytes(n: u64) -> String {
-    let gigabytes = n as f64 / 1e9;
-    if gigabytes >= 19.95 {
-        format!("{gigabytes:.0} GB")
-    } else if gigabytes >= 0.9995 {
-        format!("{gigabytes:.1} GB")
-    } else {
-        format!("{:.0} MB", n as f64 / 1e6)
-    }
 }
 
 /// `32k` for 32,768; other counts in full.
@@ -88,11 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn amounts_are_written_as_people_say_them() {
-        assert_eq!(bytes(66_400_000_000), "66 GB");
-        assert_eq!(bytes(12_640_000_000), "12.6 GB");
-        assert_eq!(bytes(999_700_000), "1.0 GB");
-        assert_eq!(bytes(85_000_000), "85 MB");
+    fn contexts_are_written_as_people_say_them() {
         assert_eq!(tokens(32_768), "32k");
         assert_eq!(tokens(5_000), "5,000 tokens");
         assert_eq!(tokens(512), "512 tokens");
@@ -100,7 +85,7 @@ mod tests {
 
     #[test]
     fn what_is_missing_by_little_is_not_hidden_by_rounding() {
-        assert_eq!(pair(54_400_000_000, 54_100_000_000), ("54,400 MB".into(), "54,100 MB".into()));
-        assert_eq!(pair(66_000_000_000, 54_000_000_000), ("66 GB".into(), "54 GB".into()));
+        assert_eq!(pair(54_440_000_000, 54_410_000_000), ("54,440 MB".into(), "54,410 MB".into()));
+        assert_eq!(pair(66_000_000_000, 54_000_000_000), ("66.0 GB".into(), "54.0 GB".into()));
     }
 }

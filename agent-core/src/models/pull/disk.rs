@@ -2,20 +2,10 @@
 
 use std::{io, path::Path};
 
+use crate::text::size;
+
 /// What pulls leave free for everything else on the disk, the node's database among it.
 pub(super) const HEADROOM_BYTES: u64 = 512 << 20;
-
-/// Free bytes that an ordinary user may take; `None` where the system does not say.
-#[cfg(unix)]
-pub fn free_bytes(path: &Path) -> Option<u64> {
-    let stat = rustix::fs::statvfs(path).ok()?;
-    stat.f_bavail.checked_mul(stat.f_frsize)
-}
-
-#[cfg(not(unix))]
-pub fn free_bytes(_path: &Path) -> Option<u64> {
-    None
-}
 
 /// Why a pull does not go on although its source is fine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,22 +81,6 @@ impl WriteProblem {
                 "Writing to {folder} failed: {error}. Check the disk, then resume."
             )),
         }
-    }
-}
-
-/// Bytes for people, in units of 1000 as disks are sold.
-pub fn size(bytes: u64) -> String {
-    const UNITS: [&str; 5] = ["bytes", "kB", "MB", "GB", "TB"];
-    let mut value = bytes as f64;
-    let mut unit = 0;
-    while value >= 999.5 && unit + 1 < UNITS.len() {
-        value /= 1000.0;
-        unit += 1;
-    }
-    if unit == 0 || value >= 99.5 {
-        format!("{value:.0} {}", UNITS[unit])
-    } else {
-        format!("{value:.1} {}", UNITS[unit])
     }
 }
 

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     claims::Claims,
-    disk::{Room, WriteProblem, free_bytes, size},
+    disk::{Room, WriteProblem},
     limit::Limiter,
     plan::Plan,
     progress::{Counters, Progress},
@@ -28,9 +28,9 @@ use crate::{
         gguf::read_gguf,
         manifest::{Digest, Layer, LayerKind, MAX_TEXT_LAYER_BYTES, Manifest},
         registry::{FileHead, RegistryClient, RegistryError, RemoteBlob, Source},
-        store::{BlobLock, Store, remove_if_there},
+        store::{BlobLock, Store, free_bytes, remove_if_there},
     },
-    text::sentence,
+    text::{sentence, size},
 };
 
 /// Layers up to here are fetched in one request and held in memory.

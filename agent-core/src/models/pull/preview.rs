@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    disk::{Room, free_bytes},
+    disk::Room,
     fetch::{Context, file_key, name_problem, survey},
     progress::{HeadSlot, Progress, parse_head},
     queue::PullError,
@@ -13,6 +13,7 @@ use crate::models::{
     manifest::{LayerKind, Manifest},
     name::ModelRef,
     registry::{RemoteBlob, Source},
+    store::free_bytes,
 };
 
 /// Whoever asks is looking at a window.

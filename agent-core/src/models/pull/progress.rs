@@ -74,7 +74,6 @@ pub(super) struct HeadSlot {
 impl HeadSlot {
     /// The metadata with its vocabulary is 1 to 12 MiB.
     pub(super) const STEPS: [u64; 3] = [1 << 20, 4 << 20, 16 << 20];
-    pub(super) const LARGEST: u64 = 16 << 20;
 
     pub(super) fn info(&self) -> Option<Arc<GgufInfo>> {
         self.info.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -84,11 +83,12 @@ impl HeadSlot {
         *self.info.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(info));
     }
 
-    /// Whether trying again with so many bytes is worth it.
-    pub(super) fn is_due(&self, have: u64, total: u64) -> bool {
+    /// How many of the file's first bytes to try next, if so many are here. The small step comes
+    /// first also when all are: most heads are short.
+    pub(super) fn due(&self, have: u64, total: u64) -> Option<u64> {
         let tried = self.tried.load(Ordering::Relaxed);
         let step = Self::STEPS.iter().map(|step| (*step).min(total)).find(|step| *step > tried);
-        step.is_some_and(|step| have >= step) && self.info().is_none()
+        step.filter(|step| have >= *step && self.info().is_none())
     }
 
     pub(super) fn offer(&self, bytes: &[u8], total: u64) {

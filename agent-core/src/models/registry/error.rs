@@ -39,6 +39,10 @@ pub enum RegistryError {
         "{host} does not speak TLS as it should: {why}. If the registry is yours and speaks plain HTTP, set plain_http for it"
     )]
     Tls { host: String, why: String },
+    #[error(
+        "the host {host} could not be found: its name has no address. Check the spelling, the internet connection, and the DNS and proxy settings of this computer"
+    )]
+    UnknownHost { host: String },
     #[error("cannot reach {host}: {why}")]
     Unreachable { host: String, why: String },
     #[error("the connection to {host} broke: {why}")]
@@ -70,6 +74,7 @@ impl RegistryError {
             self,
             Self::Busy { .. }
                 | Self::Server { .. }
+                | Self::UnknownHost { .. }
                 | Self::Unreachable { .. }
                 | Self::Broken { .. }
                 | Self::Silent { .. }
@@ -98,6 +103,9 @@ impl RegistryError {
             return Self::Setup(why);
         }
         if error.is_connect() {
+            if is_name_lookup(error) {
+                return Self::UnknownHost { host };
+            }
             let timed_out = error.is_timeout();
             let why = if timed_out { "it did not answer in time".to_owned() } else { why };
             return Self::Unreachable { host, why };
@@ -145,6 +153,20 @@ fn tls_cause<'a>(error: &'a reqwest::Error) -> Option<&'a rustls::Error> {
     None
 }
 
+/// Whether a name could not be resolved. The connector's error for that is not a public type; its
+/// text and that of the standard library's resolver are what there is to go by.
+fn is_name_lookup(error: &reqwest::Error) -> bool {
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let text = cause.to_string();
+        if text == "dns error" || text.starts_with("failed to lookup address information") {
+            return true;
+        }
+        next = cause.source();
+    }
+    false
+}
+
 /// The innermost reason; the outer ones only say that something failed.
 fn root_cause(error: &reqwest::Error) -> String {
     let mut cause: &dyn Error = error;
@@ -152,4 +174,24 @@ fn root_cause(error: &reqwest::Error) -> String {
         cause = source;
     }
     cause.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_host_without_an_address_is_named_with_what_to_check() {
+        crate::models::registry::install_crypto();
+        let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+        // Reserved never to exist (RFC 6761, 6.4).
+        let sent = client.get("http://registry.invalid/v2/").send().await;
+        let error = sent.expect_err("there is no such host");
+        let error = RegistryError::from_reqwest("registry.invalid".into(), &error);
+        assert!(matches!(error, RegistryError::UnknownHost { .. }), "{error}");
+        assert!(error.is_transient(), "a computer that is offline finds it later");
+        let text = error.to_string();
+        assert!(text.contains("registry.invalid could not be found"), "{text}");
+        assert!(text.contains("Check the spelling"), "{text}");
+    }
 }

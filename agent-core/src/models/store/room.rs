@@ -68,10 +68,17 @@ pub(super) fn check_free(needs: u64, free: Option<u64>) -> Result<(), StoreError
     }
 }
 
-/// Bytes that this user may still write on the file system that holds the path. POSIX `statvfs`.
+/// Bytes that this user may still write on the file system that holds the path; `None` where the
+/// system does not say. POSIX `statvfs`.
+#[cfg(unix)]
 pub fn free_bytes(path: &Path) -> Option<u64> {
     let stat = rustix::fs::statvfs(path).ok()?;
     Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+#[cfg(not(unix))]
+pub fn free_bytes(_path: &Path) -> Option<u64> {
+    None
 }
 
 /// A part file has its full length from the start; only what was written takes space.

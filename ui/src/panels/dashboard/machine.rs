@@ -154,8 +154,8 @@ mod tests {
     #[test]
     fn readings_name_the_whole() {
         let mut s = status(0);
-        s.machine.memory_used_bytes = 16 << 30;
-        s.machine.memory_total_bytes = 64 << 30;
+        s.machine.memory_used_bytes = 16_000_000_000;
+        s.machine.memory_total_bytes = 64_000_000_000;
         s.machine.cpu_percent = Some(33.6);
         assert_eq!((ram(&s).percent, ram(&s).value.as_str()), (Some(25.0), "16.0"));
         assert_eq!(cpu(&s).value.replace('\u{202f}', " "), "34 %");

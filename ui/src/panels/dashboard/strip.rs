@@ -290,10 +290,10 @@ mod tests {
     fn memory_is_the_sum_of_node_and_runner() {
         let mut s = status(0);
         assert_eq!(memory(&s).big, UNKNOWN);
-        s.machine.node_memory_bytes = 48 << 20;
+        s.machine.node_memory_bytes = 48_000_000;
         assert_eq!(plain(&memory(&s).small), "no runner");
-        s.machine.runner_memory_bytes = Some(364 << 20);
-        assert_eq!(plain(&memory(&s).big), "412 MiB");
-        assert_eq!(plain(&memory(&s).hint), "node 48.0 MiB, runner 364 MiB");
+        s.machine.runner_memory_bytes = Some(364_000_000);
+        assert_eq!(plain(&memory(&s).big), "412 MB");
+        assert_eq!(plain(&memory(&s).hint), "node 48.0 MB, runner 364 MB");
     }
 }
