@@ -17,7 +17,10 @@ pub mod addr;
 pub mod handle;
 pub mod key;
 pub mod membership;
+pub mod record;
+pub mod ticket;
 
 pub use addr::Addresses;
 pub use handle::{Mesh, MeshError, MeshSetup, SeedSetup};
 pub use key::{MeshCard, MeshId, NodeKey};
+pub use ticket::{Ticket, TicketError};
