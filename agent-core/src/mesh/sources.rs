@@ -175,3 +175,6 @@ impl Sources {
         self.inner.tasks.wait().await;
     }
 }
+
+#[cfg(test)]
+mod tests;
