@@ -14,13 +14,17 @@
 //! a peer says about another node counts unless that node signed it.
 
 pub mod addr;
+pub mod coordinators;
 pub mod handle;
 pub mod key;
 pub mod membership;
+pub mod net;
 pub mod record;
+pub mod relay;
+pub mod sources;
+pub mod state_file;
 pub mod ticket;
 
 pub use addr::Addresses;
 pub use handle::{Mesh, MeshError, MeshSetup, SeedSetup};
 pub use key::{MeshCard, MeshId, NodeKey};
-pub use ticket::{Ticket, TicketError};
