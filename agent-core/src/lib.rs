@@ -6,7 +6,7 @@
 //!
 //! Modules in reading order; each may use only those above it (a test in `tests/` checks):
 //!
-//! 1. `clock`, `text`, `backoff`, `config`, `identity`, `events`, `logging`
+//! 1. `clock`, `text`, `backoff`, `config`, `identity`, `events`, `logging`, `tls`
 //! 2. `storage`
 //! 3. `models`, `machine`
 //! 4. `inference`
@@ -29,5 +29,6 @@ pub mod node;
 pub mod storage;
 pub mod supervisor;
 pub mod text;
+pub mod tls;
 
 pub use agent_api;

@@ -14,9 +14,12 @@
 //! a peer says about another node counts unless that node signed it.
 
 pub mod addr;
+pub mod coordinators;
 pub mod handle;
 pub mod key;
 pub mod membership;
+pub mod relay;
+pub mod sources;
 
 pub use addr::Addresses;
 pub use handle::{Mesh, MeshError, MeshSetup, SeedSetup};

@@ -8,6 +8,7 @@
 
 mod activity;
 mod heads;
+mod mesh;
 mod model_use;
 mod pulls;
 mod requests;
@@ -21,6 +22,7 @@ use std::{
 
 pub use activity::{AddActivity, list_activity};
 pub use heads::{HeadRow, KeepHeads, list_heads};
+pub use mesh::{MESH_PEER_ROWS, SaveMeshPeer, SavedPeer, list_mesh_peers};
 pub use model_use::{ModelUse, RecordModelLoad, RecordModelUse, model_use};
 pub use pulls::{PullRow, RemovePull, SavePull, Wanted, list_pulls};
 pub use requests::{AddRequest, DayCounts, Outcome, RequestKind, day_counts};

@@ -19,7 +19,6 @@ use agent_api::settings::Settings;
 use bytes::Bytes;
 use credentials::{Credentials, Login};
 pub use error::RegistryError;
-pub use http::install_crypto;
 pub use http::{Answer, ContentRange};
 use http::{Ask, Http};
 pub use place::{FileSource, Source};
@@ -32,6 +31,7 @@ use super::{
     manifest::{Digest, MAX_MANIFEST_BYTES, Manifest},
     name::ModelRef,
 };
+pub use crate::tls::install_crypto;
 
 /// Time for everything but a blob's body: a manifest, a token, the head of an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);

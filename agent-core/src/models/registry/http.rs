@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, Once, PoisonError},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -14,7 +14,7 @@ use super::{
     MAX_ERROR_BYTES, RegistryError,
     place::{Place, authority, is_loopback},
 };
-use crate::models::registry::ANSWER_TIMEOUT;
+use crate::{models::registry::ANSWER_TIMEOUT, tls::install_crypto};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// Object stores need one or two.
@@ -151,16 +151,6 @@ fn ca_file(url: &Url, registries: &[Registry]) -> Option<String> {
                 .is_ok_and(|place| authority(&place.base) == wanted)
     };
     registries.iter().find(theirs).and_then(|entry| entry.ca_file.clone())
-}
-
-/// Gives rustls its cryptography, once per process: reqwest is built without any of its own, and
-/// a client for HTTPS cannot be made before.
-pub fn install_crypto() {
-    static RING: Once = Once::new();
-    RING.call_once(|| {
-        // An error means that somebody installed one before, which is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-    });
 }
 
 fn build(trust: &Trust, loopback: bool) -> Result<Client, RegistryError> {

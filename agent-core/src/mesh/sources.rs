@@ -1,0 +1,177 @@
+//! Where peers are found: earlier days, seeds, this network, the DHT. And what a seed gives back: a
+//! relay, a DHT node, the list of coordinators.
+//!
+//! Each source is one task that works alone: it says what it does and why not
+//! ([`Sources::reports`]), hands nodes to the driver, and follows the settings while it runs. None
+//! of them is needed; the mesh goes on without any. What they find is a hint, never trusted: the
+//! transport proves who answers.
+//!
+//! Waiting costs nothing: timers are tens of seconds apart, and sources other than the LAN rest
+//! while peers are connected.
+
+mod board;
+mod context;
+mod dht;
+mod hints;
+mod lan;
+mod saved;
+mod seeds;
+mod turn;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use agent_api::mesh::{Coordinators, DhtStats, Source};
+use board::Board;
+pub use context::{FOUND_QUEUE, Found, KnownPeer, OwnInfo, SourceContext};
+use tokio::sync::watch;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use turn::Turn;
+
+use super::{
+    Addresses, MeshCard, NodeKey,
+    coordinators::{self, SeedOffer},
+    relay::{self, RelayReport},
+};
+use crate::{clock::now_ms, storage::Storage};
+
+/// The running sources. Clones share them; dropping them stops nothing, [`Sources::shutdown`] does.
+#[derive(Clone, Debug)]
+pub struct Sources {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    board: Arc<Board>,
+    look: watch::Sender<u64>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    own_key: NodeKey,
+    own: watch::Receiver<OwnInfo>,
+    card: watch::Receiver<MeshCard>,
+    directory: watch::Receiver<Arc<Vec<KnownPeer>>>,
+    storage: Storage,
+    relay: watch::Receiver<RelayReport>,
+    dht: Arc<Mutex<dht::Stats>>,
+    is_seed: bool,
+}
+
+impl Sources {
+    /// Starts every source in its own task; returns at once. Needs a tokio runtime. What cannot
+    /// start says so in [`Self::reports`] and is tried again.
+    pub fn start(context: SourceContext) -> Self {
+        let own_key = NodeKey(*context.endpoint.id().as_bytes());
+        let stop = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        let board = Arc::new(Board::default());
+        let (look, looks) = watch::channel(0);
+        let turn = Turn {
+            own_key,
+            endpoint: context.endpoint,
+            found: context.found,
+            board: Arc::clone(&board),
+            card: context.card.clone(),
+            settings: context.settings,
+            own: context.own.clone(),
+            directory: context.directory.clone(),
+            look: looks,
+            stop: stop.clone(),
+        };
+        let relay = relay::spawn(
+            context.seed.as_ref(),
+            context.own.clone(),
+            stop.clone(),
+            &tasks,
+            board.bump(),
+        );
+        let dht_stats = Arc::new(Mutex::new(dht::Stats::default()));
+        let dht_addresses = watch::Sender::new(Vec::new());
+        let saved = saved::run(turn.clone(), context.storage.clone());
+        tasks.spawn(saved);
+        tasks.spawn(seeds::run(turn.clone(), dht_addresses.clone()));
+        tasks.spawn(lan::run(turn.clone()));
+        let server = context.seed.as_ref().and_then(|seed| seed.dht);
+        tasks.spawn(dht::run(turn, server, dht_addresses.subscribe(), Arc::clone(&dht_stats)));
+        tasks.close();
+        Self {
+            inner: Arc::new(Inner {
+                board,
+                look,
+                stop,
+                tasks,
+                own_key,
+                own: context.own,
+                card: context.card,
+                directory: context.directory,
+                storage: context.storage,
+                relay,
+                dht: dht_stats,
+                is_seed: context.seed.is_some(),
+            }),
+        }
+    }
+
+    /// Saved, Seed, LAN and DHT, in this order. The other kinds (ticket, gossip, incoming) are the
+    /// driver's to count.
+    pub fn reports(&self) -> Vec<Source> {
+        self.inner.board.reports()
+    }
+
+    /// Changes whenever a report, the own relay or the DHT statistics change.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.inner.board.changes()
+    }
+
+    /// Every source looks once more, now.
+    pub fn look_now(&self) {
+        self.inner.look.send_modify(|turn| *turn = turn.wrapping_add(1));
+    }
+
+    /// What `GET /network/coordinators` answers: the seeds that this node knows, itself first if it
+    /// is one.
+    pub fn coordinators(&self) -> Coordinators {
+        let own = self.inner.is_seed.then(|| SeedOffer {
+            key: self.inner.own_key,
+            relay: self.relay_urls().pop(),
+            dht_port: self.dht_port(),
+        });
+        let info = self.inner.own.borrow().clone();
+        let known = Arc::clone(&self.inner.directory.borrow());
+        coordinators::list(own.as_ref(), &info, &known, now_ms())
+    }
+
+    /// What `GET /dht/stats` answers.
+    pub fn dht_stats(&self) -> DhtStats {
+        let stats = self.inner.dht.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        stats.answer(&self.inner.board)
+    }
+
+    /// Keeps a peer for the next start, in the mesh of now. Does not wait for the disk; a lost row
+    /// costs one more way to find the mesh.
+    pub fn save(&self, peer: NodeKey, addresses: Addresses, name: String) {
+        let mesh = self.inner.card.borrow().id;
+        saved::save(&self.inner.storage, mesh, peer, addresses, name);
+    }
+
+    /// URL of the own relay while it runs; empty otherwise.
+    pub fn relay_urls(&self) -> Vec<String> {
+        let own = self.inner.own.borrow().clone();
+        self.inner.relay.borrow().url(&own).into_iter().collect()
+    }
+
+    /// Why the own relay does not run; `None` while it does, and where there is none.
+    pub fn relay_problem(&self) -> Option<String> {
+        self.inner.relay.borrow().problem.clone()
+    }
+
+    /// UDP port of the own DHT node while it answers others; a seed announces it.
+    pub fn dht_port(&self) -> Option<u16> {
+        self.inner.dht.lock().unwrap_or_else(PoisonError::into_inner).server_port()
+    }
+
+    /// Stops every task, the relay and the DHT node, and waits until they are gone.
+    pub async fn shutdown(&self) {
+        self.inner.stop.cancel();
+        self.inner.tasks.wait().await;
+    }
+}
