@@ -18,8 +18,12 @@ pub mod coordinators;
 pub mod handle;
 pub mod key;
 pub mod membership;
+pub mod net;
+pub mod record;
 pub mod relay;
 pub mod sources;
+pub mod state_file;
+pub mod ticket;
 
 pub use addr::Addresses;
 pub use handle::{Mesh, MeshError, MeshSetup, SeedSetup};

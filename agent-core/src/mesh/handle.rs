@@ -31,12 +31,12 @@ use super::{
     membership::io::MeshEvent,
     net::{
         Offers, PeerStream, StreamHandler, open_stream,
-        peers::Members,
+        peers::{Members, Uses},
         session::{self, Answer, Ask, Ends, Request, Session},
         snapshot::Snapshot,
     },
     sources::Sources,
-    state_file::new_card,
+    state_file::{FIRST_NAME, new_card},
     ticket::Ticket,
 };
 use crate::{clock::now_ms, storage::Storage};
@@ -106,6 +106,7 @@ struct Inner {
     members: watch::Receiver<Arc<Members>>,
     sources: watch::Receiver<Option<Sources>>,
     offers: Offers,
+    uses: Uses,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -128,11 +129,13 @@ impl Mesh {
             members: members.subscribe(),
             sources: sources.subscribe(),
             offers: Offers::default(),
+            uses: Uses::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         };
-        let (offers, stop) = (inner.offers.clone(), inner.stop.clone());
-        let ends = Ends { requests: asked, snapshot, events, members, sources, offers, stop };
+        let (offers, uses) = (inner.offers.clone(), inner.uses.clone());
+        let stop = inner.stop.clone();
+        let ends = Ends { requests: asked, snapshot, events, members, sources, offers, uses, stop };
         inner.tasks.spawn(Session::new(setup, ends).run());
         inner.tasks.close();
         Self { inner: Arc::new(inner) }
@@ -197,7 +200,7 @@ impl Mesh {
     /// Leaves for a new private mesh with nobody else in it. It is settled: otherwise a neighbour on
     /// this network would take the node back at once.
     pub async fn leave(&self) -> Result<(), MeshError> {
-        self.enter_new(session::FIRST_NAME.to_owned(), true).await
+        self.enter_new(FIRST_NAME.to_owned(), true).await
     }
 
     pub async fn create(&self, request: CreateMesh) -> Result<(), MeshError> {
@@ -274,9 +277,13 @@ impl Mesh {
     /// Opens a stream of this kind to a peer of the mesh, connecting first if need be. The header
     /// that names the kind is written; a peer that does not serve it stops the stream.
     pub async fn open_stream(&self, peer: NodeKey, kind: &str) -> Result<PeerStream, MeshError> {
+        if !self.snapshot().rows.contains_key(&peer) {
+            return Err(MeshError::NoSuchPeer(peer.to_id().0));
+        }
+        let in_use = self.inner.uses.begin(peer);
         let connection = self.connection(peer).await?;
         let lost = |reason: String| MeshError::Unreachable { peer: peer.to_id().0, reason };
-        open_stream(peer, &connection, kind).await.map_err(lost)
+        open_stream(&connection, kind, in_use).await.map_err(lost)
     }
 
     async fn connection(&self, peer: NodeKey) -> Result<Connection, MeshError> {
@@ -321,7 +328,7 @@ impl Mesh {
         let nearby = snapshot.nearby.iter().find(|nearby| nearby.node_id == mark.node_id);
         let name = snapshot.rows.get(&key).map(|row| row.name.clone());
         let name = name.or_else(|| nearby.map(|nearby| nearby.name.clone()));
-        Ok((key, name.unwrap_or_else(|| mark.node_id.short().to_owned())))
+        Ok((key, name.unwrap_or_else(|| mark.node_id.fmt_short().to_owned())))
     }
 
     async fn ask(&self, ask: Ask) -> Result<(), MeshError> {

@@ -8,18 +8,20 @@ use std::time::Duration;
 
 mod dial;
 mod driver;
-pub mod endpoint;
+mod endpoint;
 mod frames;
 mod gate;
 mod link;
 mod lookup;
 mod network;
-mod peers;
-mod session;
-mod snapshot;
+pub(in crate::mesh) mod peers;
+pub(in crate::mesh) mod session;
+pub(in crate::mesh) mod snapshot;
 mod streams;
 
-pub use streams::{KIND_BYTES, Offers, PeerStream, StreamHandler};
+pub use peers::InUse;
+pub use streams::{KIND_BYTES, PeerStream, StreamHandler};
+pub(in crate::mesh) use streams::{Offers, open_stream};
 
 /// The protocol's name in the TLS handshake, with its version.
 pub const ALPN: &[u8] = b"edgecoder/mesh/1";

@@ -22,7 +22,7 @@ pub const MARKED_NODES: usize = 4_096;
 /// More cannot be ours: two full lists with names are below 1 MiB.
 const FILE_BYTES: u64 = 4 << 20;
 /// Name of the mesh that the first start makes.
-const FIRST_NAME: &str = "home";
+pub const FIRST_NAME: &str = "home";
 
 #[derive(Debug, thiserror::Error)]
 pub enum StateFileError {

@@ -71,7 +71,7 @@ fn counts(snapshot: &Snapshot) -> PeerCounts {
             PeerState::Stale => counts.stale += 1,
             PeerState::Unreachable => counts.unreachable += 1,
         }
-        if row.announcement.is_some() && row.state != PeerState::Stale {
+        if row.record.is_some() && row.state != PeerState::Stale {
             counts.known += 1;
         }
         match row.path.filter(|_| row.is_connected()).map(|(kind, _)| kind) {
@@ -80,7 +80,7 @@ fn counts(snapshot: &Snapshot) -> PeerCounts {
             Some(PathKind::Relay) => counts.relay += 1,
             None => {}
         }
-        regions.extend(row.announcement.as_ref().and_then(|said| said.region.as_deref()));
+        regions.extend(row.announcement().and_then(|said| said.region.as_deref()));
     }
     counts.regions = u32::try_from(regions.len()).unwrap_or(u32::MAX);
     counts
@@ -171,13 +171,12 @@ pub(super) fn topology(snapshot: &Snapshot, own: NodeKey, own_name: &str) -> Top
         seed: snapshot.own.seed,
         tier: None,
     }];
-    let said = |row: &Row| row.announcement.clone();
     nodes.extend(snapshot.rows.values().map(|row| TopologyNode {
         node_id: row.key.to_id(),
         name: row.name.clone(),
-        region: said(row).and_then(|said| said.region.clone()),
-        seed: said(row).is_some_and(|said| said.seed),
-        tier: said(row).map(|said| said.tier),
+        region: row.announcement().and_then(|said| said.region.clone()),
+        seed: row.is_seed(),
+        tier: row.announcement().map(|said| said.tier),
     }));
     nodes[1..].sort_by(|a, b| a.node_id.0.cmp(&b.node_id.0));
     Topology { at_ms: now_ms(), own: own_id, nodes, links: links(snapshot, own) }
@@ -200,7 +199,7 @@ fn links(snapshot: &Snapshot, own: NodeKey) -> Vec<Link> {
         snapshot.rows.keys().map(|key| (key.short(), *key)).collect();
     by_short.insert(own.short(), own);
     for row in snapshot.rows.values() {
-        for short in row.announcement.iter().flat_map(|said| &said.links) {
+        for short in row.announcement().into_iter().flat_map(|said| &said.links) {
             let Some(to) = by_short.get(short).copied().filter(|to| *to != row.key) else {
                 continue;
             };

@@ -35,7 +35,11 @@ pub(super) async fn dial(endpoint: Endpoint, to: EndpointAddr) -> Result<Opened,
 }
 
 /// Accepts connections until the endpoint is closed.
-pub(super) async fn accept_all(endpoint: Endpoint, opened: mpsc::Sender<Opened>, tasks: TaskTracker) {
+pub(super) async fn accept_all(
+    endpoint: Endpoint,
+    opened: mpsc::Sender<Opened>,
+    tasks: TaskTracker,
+) {
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
     while let Some(incoming) = endpoint.accept().await {
         let Ok(permit) = Arc::clone(&handshakes).try_acquire_owned() else {

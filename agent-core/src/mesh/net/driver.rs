@@ -12,7 +12,6 @@ use std::{
     time::Duration,
 };
 
-use agent_api::mesh::{Announcement, SourceKind};
 use futures_util::{Stream, StreamExt as _};
 use iroh::{Endpoint, EndpointAddr, RelayUrl, Watcher as _, endpoint::RelayStatus};
 use tokio::{
@@ -29,19 +28,18 @@ use super::{
     endpoint::from_iroh,
     link::{Link, LinkContext, LinkEvent, Opened},
     network::{Network, SleepWatch},
-    peers::PeerLogs,
-    session::{Answer, Reply, Request, Session},
-    snapshot::PUBLISH_EVERY,
+    session::{Reply, Request, Session},
 };
 use crate::{
     clock::now_ms,
     mesh::{
-        Addresses, MeshError, NodeKey,
+        Addresses, MeshCard, MeshError, NodeKey,
         membership::{
-            Membership,
+            Membership, Setup,
             io::{Command, ConnId, Input, Now, Output},
         },
-        sources::{FOUND_QUEUE, Found, OwnInfo, SourceContext, Sources},
+        record::Ed25519,
+        sources::{FOUND_QUEUE, Found, KnownPeer, OwnInfo, SourceContext, Sources},
     },
 };
 
@@ -85,6 +83,7 @@ enum Woken {
     Relays(Vec<RelayStatus>),
     NetworkChanged,
     SourcesChanged,
+    UsesChanged,
     Tick,
     Deadline,
     Publish,
@@ -95,6 +94,8 @@ pub(super) struct Driver<'a> {
     session: &'a mut Session,
     endpoint: Endpoint,
     membership: Membership,
+    /// What it wants done, in order.
+    outputs: VecDeque<Output>,
     begun: Instant,
     network: Network,
     sleep: SleepWatch,
@@ -105,17 +106,18 @@ pub(super) struct Driver<'a> {
     links: HashMap<ConnId, Link>,
     next_conn: u64,
     dials: JoinSet<(NodeKey, Result<Opened, String>)>,
-    /// Being dialed or waiting for a free dial.
-    dialing: HashSet<NodeKey>,
-    waiting: VecDeque<(NodeKey, Addresses)>,
     /// Those who wait for a connection with a peer.
     asked: HashMap<NodeKey, Vec<Reply>>,
-    logs: PeerLogs,
+    /// Peers with streams, as membership was told.
+    used: HashSet<NodeKey>,
+    uses_changes: watch::Receiver<()>,
     publisher: Publisher,
     sources: Sources,
     found: mpsc::Receiver<Found>,
     sources_changes: watch::Receiver<u64>,
     own: watch::Sender<OwnInfo>,
+    card: watch::Sender<MeshCard>,
+    directory: watch::Sender<Arc<Vec<KnownPeer>>>,
     own_addresses: Addresses,
     relay_connected: bool,
     relays: BTreeSet<RelayUrl>,
@@ -124,6 +126,78 @@ pub(super) struct Driver<'a> {
 }
 
 impl<'a> Driver<'a> {
+    pub(super) fn new(
+        session: &'a mut Session,
+        endpoint: Endpoint,
+        network: Network,
+        relays: BTreeSet<RelayUrl>,
+    ) -> Result<Self, String> {
+        let begun = Instant::now();
+        let now = Now { mono: Duration::ZERO, unix_ms: now_ms() };
+        let own_addresses = from_iroh(&endpoint.addr());
+        let membership = Membership::new(setup(session, &own_addresses)?, now);
+        let own = watch::Sender::new(OwnInfo::default());
+        let card = watch::Sender::new(membership.card().clone());
+        let directory = watch::Sender::new(Arc::default());
+        let (found_sender, found) = mpsc::channel(FOUND_QUEUE);
+        let sources = Sources::start(SourceContext {
+            found: found_sender,
+            endpoint: endpoint.clone(),
+            card: card.subscribe(),
+            settings: session.setup.settings.clone(),
+            own: own.subscribe(),
+            directory: directory.subscribe(),
+            storage: session.setup.storage.clone(),
+            seed: session.setup.seed.clone(),
+        });
+        session.ends.sources.send_replace(Some(sources.clone()));
+        let tasks = TaskTracker::new();
+        let (events, link_events) = mpsc::channel(LINK_EVENTS);
+        let (accepted, opened) = mpsc::channel(OPENED);
+        tasks.spawn(accept_all(endpoint.clone(), accepted, tasks.clone()));
+        let context = LinkContext {
+            events,
+            members: session.ends.members.subscribe(),
+            offers: session.ends.offers.clone(),
+            uses: session.ends.uses.clone(),
+            tasks,
+        };
+        let mut driver = Self {
+            address_changes: endpoint.watch_addr().stream().boxed(),
+            relay_changes: endpoint.home_relay_status().stream().boxed(),
+            sources_changes: sources.changes(),
+            uses_changes: context.uses.changes(),
+            sleep: SleepWatch::new(now),
+            session,
+            endpoint,
+            membership,
+            outputs: VecDeque::new(),
+            begun,
+            network,
+            ticks: 0,
+            context,
+            link_events,
+            opened,
+            links: HashMap::new(),
+            next_conn: 0,
+            dials: JoinSet::new(),
+            asked: HashMap::new(),
+            used: HashSet::new(),
+            publisher: Publisher::new(),
+            sources,
+            found,
+            own,
+            card,
+            directory,
+            own_addresses,
+            relay_connected: false,
+            relays,
+        };
+        driver.announce();
+        driver.uses_changed();
+        Ok(driver)
+    }
+
     pub(super) async fn run(mut self) -> Exit {
         let mut tick = interval(TICK);
         // After a sleep one look is enough.
@@ -155,8 +229,9 @@ impl<'a> Driver<'a> {
                 Some(status) = self.relay_changes.next() => Woken::Relays(status),
                 () = self.network.changed() => Woken::NetworkChanged,
                 Ok(()) = self.sources_changes.changed() => Woken::SourcesChanged,
+                Ok(()) = self.uses_changes.changed() => Woken::UsesChanged,
                 _ = tick.tick() => Woken::Tick,
-                () = sleep_until(deadline) => Woken::Deadline,
+                () = until(deadline) => Woken::Deadline,
                 () = until(publish_at) => Woken::Publish,
             };
             match woken {
@@ -186,6 +261,7 @@ impl<'a> Driver<'a> {
             Woken::Address(address) => self.address_changed(&address),
             Woken::Relays(status) => self.relay_status(&status),
             Woken::NetworkChanged => self.network_changed("the network changed"),
+            Woken::UsesChanged => self.uses_changed(),
             Woken::Tick => self.tick(),
             Woken::Deadline => self.input(Input::Tick),
             Woken::Publish => self.publish(),
@@ -198,13 +274,14 @@ impl<'a> Driver<'a> {
         Now { mono: self.begun.elapsed(), unix_ms: now_ms() }
     }
 
-    fn deadline(&self) -> Instant {
-        self.begun + self.membership.deadline()
+    fn deadline(&self) -> Option<Instant> {
+        self.membership.deadline().map(|deadline| self.begun + deadline)
     }
 
+    /// What membership wants done is put aside for [`pump`](Self::pump): doing it may be input again.
     fn input(&mut self, input: Input) {
         let now = self.now();
-        self.membership.handle(input, now);
+        self.outputs.extend(self.membership.handle(now, input));
     }
 
     fn command(&mut self, command: Command) {
@@ -213,7 +290,7 @@ impl<'a> Driver<'a> {
 
     /// Does what membership asked for.
     fn pump(&mut self) {
-        while let Some(output) = self.membership.poll_output() {
+        while let Some(output) = self.outputs.pop_front() {
             match output {
                 Output::Send { conn, bytes, .. } => self.send(conn, bytes),
                 Output::Dial { peer, addresses } => self.dial(peer, addresses),
@@ -242,8 +319,7 @@ impl<'a> Driver<'a> {
         self.dials.abort_all();
         self.session.ends.members.send_replace(Arc::default());
         self.session.ends.sources.send_replace(None);
-        let connections: Vec<_> =
-            self.links.values().map(|link| link.connection.clone()).collect();
+        let connections: Vec<_> = self.links.values().map(|link| link.connection.clone()).collect();
         let said = async {
             for connection in connections {
                 connection.closed().await;
@@ -252,9 +328,30 @@ impl<'a> Driver<'a> {
         // Whoever is not reached notices by itself.
         let _ = timeout(CLOSE_WAIT, said).await;
         let (endpoint, sources) = (self.endpoint.clone(), self.sources.clone());
-        let _ = timeout(STOP_WAIT, async { tokio::join!(endpoint.close(), sources.shutdown()) }).await;
+        let _ =
+            timeout(STOP_WAIT, async { tokio::join!(endpoint.close(), sources.shutdown()) }).await;
         self.context.tasks.close();
     }
+}
+
+fn setup(session: &Session, addresses: &Addresses) -> Result<Setup, String> {
+    let memory = session.file.as_ref().ok_or("the mesh's file is not read")?.memory();
+    let mut rng = [0; 32];
+    let mut instance = [0; 8];
+    getrandom::fill(&mut rng)
+        .and_then(|()| getrandom::fill(&mut instance))
+        .map_err(|error| format!("the operating system gave no random numbers: {error}"))?;
+    Ok(Setup {
+        crypto: Box::new(Ed25519::new(session.setup.key.clone())),
+        card: memory.card.clone(),
+        instance: u64::from_le_bytes(instance),
+        rng,
+        lan_join: session.setup.settings.borrow().mesh.lan_join,
+        blocked: memory.blocked.iter().map(|mark| mark.key).collect(),
+        trusted: memory.trusted.iter().map(|mark| mark.key).collect(),
+        announcement: session.setup.announcement.borrow().clone(),
+        addresses: addresses.clone(),
+    })
 }
 
 /// Never, without a time.

@@ -48,11 +48,21 @@ const RTT_CHANGE: f64 = 0.10;
 /// What a connection tells the driver.
 #[derive(Debug)]
 pub(super) enum LinkEvent {
-    Frame { conn: ConnId, bytes: Bytes, _room: OwnedSemaphorePermit },
+    Frame {
+        conn: ConnId,
+        bytes: Bytes,
+        _room: OwnedSemaphorePermit,
+    },
     /// Paths opened, closed, or another one is used.
-    Paths { conn: ConnId },
+    Paths {
+        conn: ConnId,
+    },
     /// Over. Nothing follows.
-    Down { conn: ConnId, reason: String, malformed: Option<&'static str> },
+    Down {
+        conn: ConnId,
+        reason: String,
+        malformed: Option<&'static str>,
+    },
 }
 
 /// A connection with its control stream.

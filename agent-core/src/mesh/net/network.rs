@@ -83,8 +83,12 @@ impl Network {
                 None
             }
         };
-        let mut network =
-            Self { _monitor: None, states: stream::pending().boxed(), last: None, ranges: Vec::new() };
+        let mut network = Self {
+            _monitor: None,
+            states: stream::pending().boxed(),
+            last: None,
+            ranges: Vec::new(),
+        };
         if let Some(monitor) = &monitor {
             network.read(monitor.interface_state().get());
             network.states = monitor.interface_state().stream().boxed();
@@ -170,8 +174,13 @@ mod tests {
             Range::new(ip("fe80::1"), 64),
         ];
         for near in [
-            "127.0.0.1", "::1", "192.168.7.200", "203.0.113.9", "2001:db8:0:1::99",
-            "fe80::abcd", "::ffff:192.168.7.8",
+            "127.0.0.1",
+            "::1",
+            "192.168.7.200",
+            "203.0.113.9",
+            "2001:db8:0:1::99",
+            "fe80::abcd",
+            "::ffff:192.168.7.8",
         ] {
             assert!(is_on_link(&ranges, ip(near)), "{near} is near");
         }

@@ -2,11 +2,7 @@
 //! driver on it, and tries again when the network cannot be opened. What the owner asks is written
 //! to disk first and carried out then, also while there is no network.
 
-use std::{
-    collections::BTreeSet,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use agent_api::{
     Settings,
@@ -26,7 +22,7 @@ use super::{
     gate::Gate,
     lookup::Lookup,
     network::Network,
-    peers::Members,
+    peers::{Members, Uses},
     snapshot::Snapshot,
 };
 use crate::{
@@ -50,12 +46,26 @@ const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs
 #[derive(Debug)]
 pub(in crate::mesh) enum Ask {
     /// Be in this mesh; these peers are known for it.
-    Enter { card: MeshCard, peers: Vec<(NodeKey, Addresses, Option<String>)> },
+    Enter {
+        card: MeshCard,
+        peers: Vec<(NodeKey, Addresses, Option<String>)>,
+    },
     /// Somebody was invited.
     Settle,
-    Block { key: NodeKey, name: String, on: bool },
-    Trust { key: NodeKey, name: String, on: bool },
-    Admit { key: NodeKey, admit: bool },
+    Block {
+        key: NodeKey,
+        name: String,
+        on: bool,
+    },
+    Trust {
+        key: NodeKey,
+        name: String,
+        on: bool,
+    },
+    Admit {
+        key: NodeKey,
+        admit: bool,
+    },
     Refresh,
     /// A connection with this peer, made if need be.
     Connect(NodeKey),
@@ -84,6 +94,7 @@ pub(in crate::mesh) struct Ends {
     pub(in crate::mesh) members: watch::Sender<Arc<Members>>,
     pub(in crate::mesh) sources: watch::Sender<Option<Sources>>,
     pub(in crate::mesh) offers: Offers,
+    pub(in crate::mesh) uses: Uses,
     pub(in crate::mesh) stop: CancellationToken,
 }
 
@@ -194,7 +205,7 @@ impl Session {
             lookup: Lookup::new(self.ends.snapshot.subscribe()),
         });
         let endpoint = endpoint.await.map_err(|error| error.to_string())?;
-        Ok(Driver::new(self, endpoint, network, relays))
+        Driver::new(self, endpoint, network, relays)
     }
 
     fn read_file(&mut self) -> Result<(), StateFileError> {

@@ -9,7 +9,7 @@ use agent_api::mesh::{
 };
 
 use super::{link::paths_of, network::Range, peers::Live};
-use crate::mesh::{Addresses, MeshCard, NodeKey};
+use crate::mesh::{Addresses, MeshCard, NodeKey, record::Record};
 
 /// Ten times a second is more than anybody sees; a mesh of thousands changes more often.
 pub(super) const PUBLISH_EVERY: Duration = Duration::from_millis(100);
@@ -63,20 +63,26 @@ pub(in crate::mesh) struct Row {
     pub(in crate::mesh) address: Option<String>,
     pub(in crate::mesh) trusted: bool,
     pub(in crate::mesh) sources: Vec<SourceKind>,
-    /// Its record arrived then, milliseconds since 1970.
-    pub(in crate::mesh) said_ms: Option<i64>,
+    /// Its last sign of life when this row was made, milliseconds since 1970.
+    pub(in crate::mesh) last_seen_ms: Option<i64>,
     pub(in crate::mesh) connected_since_ms: Option<i64>,
     pub(in crate::mesh) problem: Option<String>,
-    pub(in crate::mesh) announcement: Option<Arc<Announcement>>,
+    pub(in crate::mesh) record: Option<Arc<Record>>,
     pub(in crate::mesh) addresses: Addresses,
     pub(in crate::mesh) attempts: Vec<Attempt>,
     pub(super) live: Option<Arc<Live>>,
 }
 
 impl Row {
-    /// Nothing that a reader could tell apart changed. What [`Live`] holds is read at any time.
+    /// Nothing that a reader could tell apart changed, but for the last sign of life, which always
+    /// does.
     pub(super) fn is_like(&self, other: &Self) -> bool {
-        let same = |a: Option<&Arc<Announcement>>, b: Option<&Arc<Announcement>>| match (a, b) {
+        let same = |a: Option<&Arc<Record>>, b: Option<&Arc<Record>>| match (a, b) {
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            (None, None) => true,
+            _ => false,
+        };
+        let same_live = match (&self.live, &other.live) {
             (Some(a), Some(b)) => Arc::ptr_eq(a, b),
             (None, None) => true,
             _ => false,
@@ -87,13 +93,20 @@ impl Row {
             && self.address == other.address
             && self.trusted == other.trusted
             && self.sources == other.sources
-            && self.said_ms == other.said_ms
             && self.connected_since_ms == other.connected_since_ms
             && self.problem == other.problem
-            && same(self.announcement.as_ref(), other.announcement.as_ref())
+            && same(self.record.as_ref(), other.record.as_ref())
             && self.addresses == other.addresses
             && self.attempts == other.attempts
-            && self.live.is_some() == other.live.is_some()
+            && same_live
+    }
+
+    pub(in crate::mesh) fn announcement(&self) -> Option<&Announcement> {
+        self.record.as_deref().map(|record| &record.body.announcement)
+    }
+
+    pub(in crate::mesh) fn is_seed(&self) -> bool {
+        self.announcement().is_some_and(|said| said.seed)
     }
 
     pub(in crate::mesh) fn is_connected(&self) -> bool {
@@ -115,12 +128,12 @@ impl Row {
             rtt_ms: self.rtt_ms(),
             address: self.address.clone(),
             trusted: self.trusted,
-            seed: self.announcement.as_ref().is_some_and(|said| said.seed),
+            seed: self.is_seed(),
             sources: self.sources.clone(),
-            last_seen_ms: heard_ms.max(self.said_ms),
+            last_seen_ms: heard_ms.max(self.last_seen_ms),
             connected_since_ms: self.connected_since_ms,
             problem: self.problem.clone(),
-            announcement: self.announcement.as_deref().cloned(),
+            announcement: self.announcement().cloned(),
         }
     }
 }

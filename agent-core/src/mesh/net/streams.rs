@@ -54,14 +54,14 @@ impl fmt::Debug for PeerStream {
 /// Serves the streams of one kind.
 pub trait StreamHandler: fmt::Debug + Send + Sync + 'static {
     /// Runs as a task of its own and ends with the stream. It is dropped when the mesh stops. Per
-    /// connection [`super::endpoint::STREAMS`] streams are open at most; what else the handler
+    /// connection 64 streams are open at most; what else the handler
     /// bounds is its own matter.
     fn serve(&self, stream: PeerStream) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 }
 
 /// The kinds of streams that this node serves. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct Offers {
+pub(in crate::mesh) struct Offers {
     kinds: Arc<RwLock<HashMap<String, Arc<dyn StreamHandler>>>>,
 }
 

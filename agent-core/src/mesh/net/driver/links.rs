@@ -1,8 +1,8 @@
 //! Connections: dialed, accepted, measured, ended.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
-use agent_api::mesh::PathKind;
+use agent_api::mesh::{PathKind, SourceKind};
 use bytes::Bytes;
 
 use super::Driver;
@@ -41,6 +41,7 @@ impl Driver<'_> {
             Ok(opened) => self.link_up(opened),
             Err(reason) => {
                 self.refuse_asked(peer, &reason);
+                self.publisher.dirty(peer);
                 self.input(Input::DialFailed { peer, reason });
             }
         }
@@ -66,7 +67,10 @@ impl Driver<'_> {
         let mut link = Link::start(conn, opened, &self.context, self.now().unix_ms);
         let path = link.measure(self.network.ranges());
         let on_lan = path.is_some_and(|(kind, _)| kind == PathKind::Lan)
-            || self.membership.was_seen_on_lan(&peer);
+            || self
+                .membership
+                .peer(&peer)
+                .is_some_and(|view| view.sources.contains(&SourceKind::Lan));
         self.links.insert(conn, link);
         self.input(Input::Connected { peer, conn, side, binding, on_lan });
         if let Some((kind, rtt)) = path {
@@ -119,11 +123,13 @@ impl Driver<'_> {
 
     /// Who may open streams, and over which connection.
     pub(super) fn set_members(&mut self) {
-        let up = self.membership.connections();
-        let link = |(peer, conn): (NodeKey, ConnId)| {
-            self.links.get(&conn).map(|link| (peer, link.connection.clone()))
+        let peers: HashSet<NodeKey> = self.links.values().map(|link| link.peer).collect();
+        let member = |peer: NodeKey| {
+            let view = self.membership.peer(&peer)?;
+            let link = self.links.get(&view.connections.first()?.conn)?;
+            Some((peer, link.connection.clone()))
         };
-        let members = up.filter_map(link).collect();
+        let members = peers.into_iter().filter_map(member).collect();
         self.session.ends.members.send_replace(Arc::new(members));
     }
 

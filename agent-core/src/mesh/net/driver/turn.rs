@@ -32,8 +32,9 @@ impl Driver<'_> {
     fn carry_out(&mut self, ask: Ask) {
         match ask {
             Ask::Enter { card, peers } => {
-                self.publisher.enter(&card);
                 self.command(Command::Enter(card));
+                self.publisher.all_dirty();
+                self.set_own();
                 let source = agent_api::mesh::SourceKind::Ticket;
                 for (peer, addresses, name) in peers {
                     self.found(Found { peer, addresses, source, name });
@@ -44,7 +45,6 @@ impl Driver<'_> {
             Ask::Settle => {
                 if let Some(file) = &self.session.file {
                     let card = file.memory().card.clone();
-                    self.publisher.enter(&card);
                     self.command(Command::Enter(card));
                 }
             }
@@ -131,13 +131,13 @@ impl Driver<'_> {
         }
         if self.ticks.is_multiple_of(SLOW_TICKS) {
             for link in self.links.values() {
-                if let Some((_, rtt)) = link.path {
+                if let Some((_, rtt)) = link.told {
                     link.live.sample(rtt);
                 }
             }
             self.set_directory();
             self.set_relays();
-            self.publisher.tick();
+            self.look_at_all();
         }
     }
 
@@ -155,7 +155,7 @@ impl Driver<'_> {
 
     /// The owner's relays, those of tickets, those of this mesh's seeds; others are left.
     pub(super) fn set_relays(&mut self) {
-        let seeds = self.publisher.seed_relays();
+        let seeds = self.seed_relays();
         let settings = self.session.setup.settings.borrow().clone();
         let wanted = relay_urls(&settings, &self.session.ticket_relays, &seeds);
         if wanted == self.relays {
@@ -181,14 +181,12 @@ impl Driver<'_> {
             }
             MeshEvent::PeerDown { .. } => self.set_members(),
             MeshEvent::Entered(card) => {
-                let card = card.clone();
                 let file = self.session.file.as_mut();
                 let written = file.map_or(Ok(()), |file| file.change(|m| m.card = card.clone()));
                 if let Err(error) = written.map_err(write_error) {
                     // In the mesh all the same; the next start is in the old one and merges again.
                     tracing::error!("the new mesh cannot be written down: {error}");
                 }
-                self.publisher.enter(&card);
             }
             MeshEvent::Save { peer, addresses, name } => {
                 self.sources.save(*peer, addresses.clone(), name.clone());
