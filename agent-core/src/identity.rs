@@ -65,7 +65,7 @@ pub fn load_or_create_secret(path: &Path) -> Result<String, IdentityError> {
 }
 
 /// Writes a file that only the owner can read, whole or not at all. `NamedTempFile` makes it 0600.
-fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let dir = path.parent().unwrap_or(Path::new("."));
     let mut file = tempfile::NamedTempFile::new_in(dir)?;
     file.write_all(bytes)?;

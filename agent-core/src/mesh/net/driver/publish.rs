@@ -1,0 +1,332 @@
+//! Makes the snapshots, and tells of events after the snapshot that shows them.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use agent_api::mesh::{
+    Attempt, MeshState, Nearby, OwnNode, PathKind, PeerState, Refused, SourceKind,
+};
+use tokio::time::Instant;
+
+use super::Driver;
+use crate::mesh::{
+    NodeKey,
+    membership::{Membership, PeerView, io::MeshEvent},
+    net::{
+        link::Link,
+        peers::Live,
+        snapshot::{Found, PUBLISH_EVERY, Row, Snapshot},
+    },
+    sources::{KnownPeer, OwnInfo},
+};
+
+/// A node that found nobody for so long after the start is alone; until then it is joining.
+const JOINING: Duration = Duration::from_secs(15);
+/// Events between two snapshots. More are a flood of joins, of which the snapshot tells as well.
+const EVENTS: usize = 1_024;
+/// Relays of seeds that are used, most recently heard ones first.
+const SEED_RELAYS: usize = 4;
+
+/// What was published, and what is to be.
+#[derive(Debug)]
+pub(super) struct Publisher {
+    rows: HashMap<NodeKey, Arc<Row>>,
+    /// Rows to look at.
+    dirty: HashSet<NodeKey>,
+    all_dirty: bool,
+    /// Something besides rows.
+    changed: bool,
+    /// The sources have not seen these rows yet.
+    directory_old: bool,
+    last: Option<Instant>,
+    events: Vec<MeshEvent>,
+    /// What was refused before membership saw it.
+    refused: BTreeMap<&'static str, u64>,
+    found: Found,
+}
+
+impl Publisher {
+    pub(super) fn new() -> Self {
+        Self {
+            rows: HashMap::new(),
+            dirty: HashSet::new(),
+            all_dirty: true,
+            changed: true,
+            directory_old: true,
+            last: None,
+            events: Vec::new(),
+            refused: BTreeMap::new(),
+            found: Found::default(),
+        }
+    }
+
+    /// When the next snapshot is due; `None`: nothing changed.
+    pub(super) fn due(&self) -> Option<Instant> {
+        let wanted = self.changed || self.all_dirty || !self.dirty.is_empty();
+        wanted.then(|| self.last.map_or_else(Instant::now, |last| last + PUBLISH_EVERY))
+    }
+
+    pub(super) fn dirty(&mut self, peer: NodeKey) {
+        self.dirty.insert(peer);
+    }
+
+    pub(super) fn all_dirty(&mut self) {
+        self.all_dirty = true;
+    }
+
+    pub(super) fn changed(&mut self) {
+        self.changed = true;
+    }
+
+    pub(super) fn count_refused(&mut self, word: &'static str) {
+        *self.refused.entry(word).or_default() += 1;
+        self.changed = true;
+    }
+
+    pub(super) fn event(&mut self, event: MeshEvent) {
+        self.changed = true;
+        match event {
+            MeshEvent::PeerChanged { peer } => {
+                self.dirty.insert(peer);
+                return;
+            }
+            // Between the driver and the sources.
+            MeshEvent::Save { .. } => return,
+            MeshEvent::PeerUp { peer }
+            | MeshEvent::PeerDown { peer, .. }
+            | MeshEvent::PeerGone { peer, .. }
+            | MeshEvent::PathChanged { peer, .. } => {
+                self.dirty.insert(peer);
+            }
+            MeshEvent::Entered(_) => self.all_dirty = true,
+            MeshEvent::DuplicateIdentity
+            | MeshEvent::Nearby { .. }
+            | MeshEvent::AsksToJoin { .. } => {}
+        }
+        if self.events.len() < EVENTS {
+            self.events.push(event);
+        }
+    }
+
+    /// Puts a row in its place; whether anybody could see a difference.
+    fn set(&mut self, key: NodeKey, row: Option<Row>, now_ms: i64) -> bool {
+        let old = self.rows.get(&key);
+        let Some(row) = row else { return self.rows.remove(&key).is_some() };
+        if old.is_some_and(|old| old.is_like(&row)) {
+            return false;
+        }
+        for source in &row.sources {
+            if !old.is_some_and(|old| old.sources.contains(source)) {
+                self.found.add(*source, now_ms);
+            }
+        }
+        self.rows.insert(key, Arc::new(row));
+        true
+    }
+
+    fn refused(&self, blocked: u64, membership: &Membership) -> Vec<Refused> {
+        let mut refused = membership.refused();
+        let own = self.refused.iter().map(|(word, count)| (*word, *count));
+        for (word, count) in own.chain([("blocked", blocked)]).filter(|(_, count)| *count > 0) {
+            match refused.iter_mut().find(|row| row.reason == word) {
+                Some(row) => row.count += count,
+                None => refused.push(Refused { reason: word.to_owned(), count }),
+            }
+        }
+        refused
+    }
+}
+
+impl Driver<'_> {
+    pub(super) fn publish(&mut self) {
+        let now_ms = self.now().unix_ms;
+        let mut keys: HashSet<NodeKey> = std::mem::take(&mut self.publisher.dirty);
+        let mut listed = HashMap::new();
+        if std::mem::take(&mut self.publisher.all_dirty) {
+            keys.extend(self.publisher.rows.keys());
+            listed = self.membership.peers().map(|view| (view.key, self.row(&view))).collect();
+        }
+        for key in keys {
+            if let std::collections::hash_map::Entry::Vacant(vacant) = listed.entry(key) {
+                let view = self.membership.peer(&key).filter(is_listed);
+                if let Some(view) = view {
+                    vacant.insert(self.row(&view));
+                } else if self.publisher.set(key, None, now_ms) {
+                    self.publisher.directory_old = true;
+                }
+            }
+        }
+        let mut changed = Vec::new();
+        for (key, row) in listed {
+            if self.publisher.set(key, Some(row), now_ms) {
+                changed.push(MeshEvent::PeerChanged { peer: key });
+            }
+        }
+        self.publisher.directory_old |= !changed.is_empty();
+        self.publisher.changed = false;
+        self.publisher.last = Some(Instant::now());
+        self.session.ends.snapshot.send_replace(Arc::new(self.snapshot()));
+        self.set_own();
+        for event in std::mem::take(&mut self.publisher.events).into_iter().chain(changed) {
+            // Nobody may listen.
+            let _ = self.session.ends.events.send(event);
+        }
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let memory = self.session.file.as_ref().map(|file| file.memory());
+        let membership = &self.membership;
+        let nearby = membership.nearby().map(|nearby| Nearby {
+            node_id: nearby.key.to_id(),
+            name: nearby.name.to_owned(),
+            mesh: nearby.mesh.to_owned(),
+            asks_to_join: nearby.asks_to_join,
+            seen_ms: nearby.seen_ms,
+        });
+        Snapshot {
+            state: self.state(),
+            notice: self.session.notice.clone(),
+            card: membership.card().clone(),
+            own: self.own_node(),
+            addresses: self.own_addresses.clone(),
+            rows: self.publisher.rows.clone(),
+            nearby: nearby.collect(),
+            refused: self.publisher.refused(self.session.gate.refused(), membership),
+            duplicate_identity: membership.has_duplicate(),
+            blocked: memory.map(|memory| memory.blocked_nodes()).unwrap_or_default(),
+            found: self.publisher.found.clone(),
+            ranges: self.network.ranges().to_vec(),
+        }
+    }
+
+    fn state(&self) -> MeshState {
+        let connected = self.publisher.rows.values().any(|row| row.is_connected());
+        match (connected, self.begun.elapsed() < JOINING) {
+            (true, _) => MeshState::Joined,
+            (false, true) => MeshState::Joining,
+            (false, false) => MeshState::Alone,
+        }
+    }
+
+    fn own_node(&self) -> OwnNode {
+        let every = self.membership.announce_every().as_secs();
+        OwnNode {
+            addresses: self.own_addresses.direct.iter().map(ToString::to_string).collect(),
+            relay: self.own_addresses.relays.first().cloned(),
+            relay_connected: self.relay_connected,
+            region: self.session.setup.announcement.borrow().region.clone(),
+            seed: self.session.setup.seed.is_some(),
+            announce_every_s: u32::try_from(every).unwrap_or(u32::MAX),
+        }
+    }
+
+    fn row(&self, view: &PeerView<'_>) -> Row {
+        let used = view.connections.first();
+        let link = used.and_then(|used| self.links.get(&used.conn));
+        let attempt = |attempt: &crate::mesh::membership::AttemptView<'_>| Attempt {
+            at_ms: attempt.at_ms,
+            ok: attempt.ok,
+            text: attempt.text.to_owned(),
+        };
+        let name = view.name.filter(|name| !name.is_empty()).map(ToOwned::to_owned);
+        let path = |used: &crate::mesh::membership::ConnectionView| {
+            Some((used.path?, used.rtt?)) as Option<(PathKind, Duration)>
+        };
+        Row {
+            key: view.key,
+            name: name.unwrap_or_else(|| view.key.to_id().fmt_short().to_owned()),
+            state: view.state,
+            path: used.and_then(path),
+            address: link.and_then(|link: &Link| link.address.clone()),
+            trusted: view.trusted,
+            sources: view.sources.clone(),
+            last_seen_ms: view.last_seen_ms,
+            connected_since_ms: used.map(|used| used.since_ms),
+            problem: view.problem.map(ToOwned::to_owned),
+            record: self.membership.record(&view.key),
+            addresses: view.addresses.clone(),
+            attempts: view.attempts.iter().map(attempt).collect(),
+            live: link.map(|link| Arc::clone(&link.live) as Arc<Live>),
+        }
+    }
+
+    /// Rows that change without an event: those that become stale, and failed attempts.
+    pub(super) fn look_at_all(&mut self) {
+        self.publisher.all_dirty();
+    }
+
+    /// What the sources tell others of this node.
+    pub(super) fn set_own(&mut self) {
+        let said = self.session.setup.announcement.borrow();
+        let connected = self.publisher.rows.values().filter(|row| row.is_connected()).count();
+        let info = OwnInfo {
+            name: said.name.clone(),
+            addresses: self.own_addresses.clone(),
+            region: said.region.clone(),
+            version: said.version.clone(),
+            connected: u32::try_from(connected).unwrap_or(u32::MAX),
+            blocked: self.session.gate.blocked(),
+        };
+        drop(said);
+        self.own.send_if_modified(|own| {
+            let changed = *own != info;
+            *own = info;
+            changed
+        });
+        let card = self.membership.card();
+        self.card.send_if_modified(|old| {
+            let changed = old != card;
+            old.clone_from(card);
+            changed
+        });
+    }
+
+    /// The nodes of the mesh, for the sources.
+    pub(super) fn set_directory(&mut self) {
+        if !std::mem::take(&mut self.publisher.directory_old) {
+            return;
+        }
+        let known = self.publisher.rows.values().filter_map(|row| known_peer(row));
+        self.directory.send_replace(Arc::new(known.collect()));
+    }
+
+    /// Relays that seeds of this mesh run.
+    pub(super) fn seed_relays(&self) -> Vec<String> {
+        let seeds = self.publisher.rows.values().filter(|row| row.is_seed());
+        let mut relays: Vec<(bool, String)> = seeds
+            .filter_map(|row| {
+                let relay = row.announcement()?.relay.clone()?;
+                Some((row.state == PeerState::Stale, relay))
+            })
+            .collect();
+        relays.sort();
+        relays.dedup_by(|a, b| a.1 == b.1);
+        let own = self.sources.relay_urls();
+        own.into_iter().chain(relays.into_iter().map(|(_, url)| url)).take(SEED_RELAYS).collect()
+    }
+}
+
+/// As [`Membership::peers`] lists them.
+fn is_listed(view: &PeerView<'_>) -> bool {
+    let named = [SourceKind::Saved, SourceKind::Ticket, SourceKind::Seed];
+    let tried = view.problem.is_some() && named.iter().any(|kind| view.sources.contains(kind));
+    view.record.is_some() || !view.connections.is_empty() || tried
+}
+
+fn known_peer(row: &Row) -> Option<KnownPeer> {
+    let said = row.announcement()?;
+    Some(KnownPeer {
+        key: row.key,
+        addresses: row.addresses.clone(),
+        name: row.name.clone(),
+        seed: said.seed,
+        relay: said.relay.clone(),
+        dht_port: said.dht_port,
+        region: said.region.clone(),
+        version: said.version.clone(),
+        last_seen_ms: row.last_seen_ms.unwrap_or(said.at_ms),
+    })
+}

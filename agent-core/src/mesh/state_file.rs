@@ -1,0 +1,364 @@
+//! `mesh.json`: which mesh this node is in, whom its owner blocked and whom they trust.
+//!
+//! It holds the secret of a private mesh, so it is 0600. It is written whole or not at all, before
+//! anybody is told that something changed. A damaged file is set aside, never overwritten: the
+//! owner may want the secret back.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use agent_api::{NodeId, mesh::BlockedNode};
+use serde::{Deserialize, Serialize};
+
+use super::{MeshCard, MeshId, NodeKey};
+use crate::{clock::now_ms, identity::write_private};
+
+/// The version that this program writes.
+const VERSION: u32 = 1;
+/// Nodes that may be blocked, and nodes that may be trusted: as many as a mesh's directory holds.
+pub const MARKED_NODES: usize = 4_096;
+/// More cannot be ours: two full lists with names are below 1 MiB.
+const FILE_BYTES: u64 = 4 << 20;
+/// Name of the mesh that the first start makes.
+pub const FIRST_NAME: &str = "home";
+
+#[derive(Debug, thiserror::Error)]
+pub enum StateFileError {
+    #[error("cannot read {path}: {source}. Check that the file belongs to you")]
+    Read { path: PathBuf, source: io::Error },
+    #[error(
+        "{path} was written by a newer EdgeCoder (version {version}). Install the newer version again, or move the file away to begin with a new mesh"
+    )]
+    Newer { path: PathBuf, version: u32 },
+    #[error("{path} is damaged and cannot be set aside: {source}")]
+    SetAside { path: PathBuf, source: io::Error },
+    #[error("cannot write {path}: {source}")]
+    Write { path: PathBuf, source: io::Error },
+    #[error("the operating system gave no random numbers: {0}")]
+    Random(String),
+}
+
+/// What the owner said about a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mark {
+    pub key: NodeKey,
+    /// The name that it had then.
+    pub name: String,
+    pub since_ms: i64,
+}
+
+/// What is remembered over restarts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MeshMemory {
+    pub card: MeshCard,
+    pub blocked: Vec<Mark>,
+    pub trusted: Vec<Mark>,
+}
+
+impl MeshMemory {
+    pub fn is_trusted(&self, key: NodeKey) -> bool {
+        self.trusted.iter().any(|mark| mark.key == key)
+    }
+
+    /// For the view.
+    pub fn blocked_nodes(&self) -> Vec<BlockedNode> {
+        let node = |mark: &Mark| BlockedNode {
+            node_id: mark.key.to_id(),
+            name: mark.name.clone(),
+            since_ms: mark.since_ms,
+        };
+        self.blocked.iter().map(node).collect()
+    }
+}
+
+/// The file and what it says.
+#[derive(Debug)]
+pub struct StateFile {
+    path: PathBuf,
+    memory: MeshMemory,
+}
+
+/// What opening found.
+#[derive(Debug)]
+pub struct OpenedState {
+    pub file: StateFile,
+    /// Where a damaged file was moved to; the node is in a new mesh then.
+    pub set_aside: Option<PathBuf>,
+}
+
+impl StateFile {
+    /// Reads the file, or makes one with a new private mesh.
+    pub fn open(data_dir: &Path) -> Result<OpenedState, StateFileError> {
+        let path = data_dir.join("mesh.json");
+        let (memory, set_aside) = match read(&path)? {
+            Content::Missing => (None, None),
+            Content::Good(memory) => (Some(memory), None),
+            Content::Damaged(reason) => {
+                let aside = set_aside(&path)?;
+                tracing::error!(kept = %aside.display(), "mesh.json was damaged: {reason}");
+                (None, Some(aside))
+            }
+        };
+        if let Some(memory) = memory {
+            return Ok(OpenedState { file: Self { path, memory }, set_aside });
+        }
+        let card = new_card(FIRST_NAME.to_owned(), true)?;
+        let memory = MeshMemory { card, blocked: Vec::new(), trusted: Vec::new() };
+        write(&path, &memory)?;
+        Ok(OpenedState { file: Self { path, memory }, set_aside })
+    }
+
+    pub fn memory(&self) -> &MeshMemory {
+        &self.memory
+    }
+
+    /// The change is on disk when this returns; after an error nothing has changed.
+    pub fn change(&mut self, change: impl FnOnce(&mut MeshMemory)) -> Result<(), StateFileError> {
+        let mut memory = self.memory.clone();
+        change(&mut memory);
+        if memory == self.memory {
+            return Ok(());
+        }
+        write(&self.path, &memory)?;
+        self.memory = memory;
+        Ok(())
+    }
+}
+
+/// A card of a mesh that did not exist before.
+pub fn new_card(name: String, private: bool) -> Result<MeshCard, StateFileError> {
+    let id = MeshId(random()?);
+    let secret = if private { Some(random()?) } else { None };
+    Ok(MeshCard { id, name, secret, settled: false })
+}
+
+fn random() -> Result<[u8; 32], StateFileError> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).map_err(|e| StateFileError::Random(e.to_string()))?;
+    Ok(bytes)
+}
+
+/// Adds or takes away a mark. `false`: the list is full.
+pub fn set_mark(list: &mut Vec<Mark>, key: NodeKey, name: &str, on: bool) -> bool {
+    if !on {
+        list.retain(|mark| mark.key != key);
+        return true;
+    }
+    if list.iter().any(|mark| mark.key == key) {
+        return true;
+    }
+    if list.len() >= MARKED_NODES {
+        return false;
+    }
+    list.push(Mark { key, name: name.to_owned(), since_ms: now_ms() });
+    true
+}
+
+enum Content {
+    Missing,
+    Good(MeshMemory),
+    Damaged(String),
+}
+
+#[derive(Serialize, Deserialize)]
+struct OnDisk {
+    version: u32,
+    card: CardOnDisk,
+    #[serde(default)]
+    blocked: Vec<MarkOnDisk>,
+    #[serde(default)]
+    trusted: Vec<MarkOnDisk>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct CardOnDisk {
+    id: String,
+    name: String,
+    secret: Option<String>,
+    settled: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+struct MarkOnDisk {
+    node_id: NodeId,
+    #[serde(default)]
+    name: String,
+    since_ms: i64,
+}
+
+/// Only the version, so that a newer shape is told apart from a damaged one.
+#[derive(Deserialize)]
+struct VersionOnly {
+    version: u32,
+}
+
+fn read(path: &Path) -> Result<Content, StateFileError> {
+    let length = match fs::metadata(path) {
+        Ok(metadata) => metadata.len(),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Content::Missing),
+        Err(source) => return Err(StateFileError::Read { path: path.to_path_buf(), source }),
+    };
+    if length > FILE_BYTES {
+        return Ok(Content::Damaged(format!("it has {length} bytes")));
+    }
+    let bytes = fs::read(path)
+        .map_err(|source| StateFileError::Read { path: path.to_path_buf(), source })?;
+    match serde_json::from_slice::<VersionOnly>(&bytes) {
+        Ok(VersionOnly { version }) if version > VERSION => {
+            return Err(StateFileError::Newer { path: path.to_path_buf(), version });
+        }
+        Ok(_) => {}
+        Err(e) => return Ok(Content::Damaged(e.to_string())),
+    }
+    match serde_json::from_slice::<OnDisk>(&bytes) {
+        Ok(disk) => {
+            Ok(from_disk(disk).map_or_else(|what| Content::Damaged(what.into()), Content::Good))
+        }
+        Err(e) => Ok(Content::Damaged(e.to_string())),
+    }
+}
+
+fn write(path: &Path, memory: &MeshMemory) -> Result<(), StateFileError> {
+    let error = |source| StateFileError::Write { path: path.to_path_buf(), source };
+    let text = serde_json::to_vec_pretty(&to_disk(memory)).map_err(|e| error(e.into()))?;
+    write_private(path, &text).map_err(error)
+}
+
+fn set_aside(path: &Path) -> Result<PathBuf, StateFileError> {
+    let aside = path.with_file_name(format!("mesh.json.damaged-{}", now_ms()));
+    fs::rename(path, &aside)
+        .map_err(|source| StateFileError::SetAside { path: path.to_path_buf(), source })?;
+    Ok(aside)
+}
+
+fn to_disk(memory: &MeshMemory) -> OnDisk {
+    let marks = |list: &[Mark]| {
+        let mark = |mark: &Mark| MarkOnDisk {
+            node_id: mark.key.to_id(),
+            name: mark.name.clone(),
+            since_ms: mark.since_ms,
+        };
+        list.iter().map(mark).collect()
+    };
+    OnDisk {
+        version: VERSION,
+        card: CardOnDisk {
+            id: hex::encode(memory.card.id.0),
+            name: memory.card.name.clone(),
+            secret: memory.card.secret.map(hex::encode),
+            settled: memory.card.settled,
+        },
+        blocked: marks(&memory.blocked),
+        trusted: marks(&memory.trusted),
+    }
+}
+
+fn from_disk(disk: OnDisk) -> Result<MeshMemory, &'static str> {
+    let secret = match &disk.card.secret {
+        Some(secret) => Some(bytes_32(secret).ok_or("the secret is not 64 hexadecimal digits")?),
+        None => None,
+    };
+    let card = MeshCard {
+        id: MeshId(bytes_32(&disk.card.id).ok_or("the id is not 64 hexadecimal digits")?),
+        name: disk.card.name,
+        secret,
+        settled: disk.card.settled,
+    };
+    Ok(MeshMemory { card, blocked: marks(disk.blocked)?, trusted: marks(disk.trusted)? })
+}
+
+fn marks(list: Vec<MarkOnDisk>) -> Result<Vec<Mark>, &'static str> {
+    let mark = |mark: MarkOnDisk| {
+        let key = NodeKey::from_id(&mark.node_id).ok_or("a node id is not a key")?;
+        Ok(Mark { key, name: mark.name, since_ms: mark.since_ms })
+    };
+    list.into_iter().take(MARKED_NODES).map(mark).collect()
+}
+
+fn bytes_32(text: &str) -> Option<[u8; 32]> {
+    let mut bytes = [0; 32];
+    hex::decode_to_slice(text, &mut bytes).ok()?;
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(dir: &Path) -> OpenedState {
+        StateFile::open(dir).expect("opens")
+    }
+
+    #[test]
+    fn the_first_start_makes_a_private_unsettled_mesh_that_stays() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let first = open(dir.path()).file.memory().card.clone();
+        assert_eq!(first.name, "home");
+        assert!(first.secret.is_some() && !first.settled);
+        assert_eq!(open(dir.path()).file.memory().card, first);
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt as _;
+            let path = dir.path().join("mesh.json");
+            let mode = fs::metadata(path).expect("metadata").permissions().mode();
+            assert_eq!(mode & 0o777, 0o600);
+        }
+    }
+
+    #[test]
+    fn blocked_and_trusted_nodes_are_remembered() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let mut file = open(dir.path()).file;
+        let (bad, good) = (NodeKey([1; 32]), NodeKey([2; 32]));
+        file.change(|memory| {
+            assert!(set_mark(&mut memory.blocked, bad, "attic", true));
+            assert!(set_mark(&mut memory.trusted, good, "desk", true));
+        })
+        .expect("writes");
+        let memory = open(dir.path()).file.memory().clone();
+        assert_eq!(&memory, file.memory());
+        assert_eq!(memory.blocked_nodes()[0].name, "attic");
+        assert!(memory.is_trusted(good) && !memory.is_trusted(bad));
+        file.change(|memory| {
+            assert!(set_mark(&mut memory.blocked, bad, "", false));
+        })
+        .expect("writes");
+        assert!(open(dir.path()).file.memory().blocked.is_empty());
+    }
+
+    #[test]
+    fn a_damaged_file_is_set_aside_and_kept() {
+        for text in ["", "{", "{\"version\":1}", "{\"version\":1,\"card\":{\"id\":\"00\"}}"] {
+            let dir = tempfile::tempdir().expect("temp dir");
+            fs::write(dir.path().join("mesh.json"), text).expect("writes");
+            let opened = open(dir.path());
+            let aside = opened.set_aside.expect("says where it is");
+            assert_eq!(fs::read_to_string(aside).expect("reads"), text);
+            assert_eq!(opened.file.memory().card.name, "home");
+        }
+    }
+
+    #[test]
+    fn a_newer_file_is_refused_and_left_alone() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let path = dir.path().join("mesh.json");
+        let text = "{\"version\":2,\"rooms\":[]}";
+        fs::write(&path, text).expect("writes");
+        let error = StateFile::open(dir.path()).expect_err("refused");
+        assert!(matches!(error, StateFileError::Newer { version: 2, .. }));
+        assert_eq!(fs::read_to_string(&path).expect("reads"), text);
+    }
+
+    #[test]
+    fn a_change_that_cannot_be_written_changes_nothing() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let mut file = open(dir.path()).file;
+        let before = file.memory().clone();
+        file.path = dir.path().join("no such folder").join("mesh.json");
+        let error = file.change(|memory| memory.card.settled = true).expect_err("no folder");
+        assert!(matches!(error, StateFileError::Write { .. }));
+        assert_eq!(file.memory(), &before);
+    }
+}
