@@ -7,7 +7,11 @@ use agent_api::{
     settings::{Registry, Settings, SettingsPatch},
 };
 
-use super::{limits, settings_file::SettingsError};
+use super::{
+    limits,
+    mesh_rules::{apply_mesh_patch, validate_mesh},
+    settings_file::SettingsError,
+};
 
 /// The settings after a patch, if the result is valid.
 pub fn apply_patch(old: &Settings, patch: &SettingsPatch) -> Result<Settings, SettingsError> {
@@ -38,7 +42,6 @@ pub fn apply_patch(old: &Settings, patch: &SettingsPatch) -> Result<Settings, Se
         worker_class,
         mesh,
     } = patch.clone();
-    let _ = mesh;
     if let Some(name) = node_name {
         new.node_name = name.trim().to_owned();
     }
@@ -108,6 +111,9 @@ pub fn apply_patch(old: &Settings, patch: &SettingsPatch) -> Result<Settings, Se
     if let Some(class) = worker_class {
         new.worker_class = class.chosen();
     }
+    if let Some(mesh) = mesh {
+        apply_mesh_patch(&mut new.mesh, mesh).map_err(SettingsError::Refused)?;
+    }
     validate(&new)?;
     Ok(new)
 }
@@ -153,7 +159,9 @@ pub fn validate(settings: &Settings) -> Result<(), SettingsError> {
     if let Some(bad) = settings.allowed_origins.iter().find(|o| !o.contains("://")) {
         return refuse(format!("an allowed origin looks like https://example.org, not {bad:?}"));
     }
-    validate_models(settings).map_err(SettingsError::Refused)
+    validate_models(settings)
+        .and_then(|()| validate_mesh(&settings.mesh))
+        .map_err(SettingsError::Refused)
 }
 
 /// A number of bytes that no disk or memory of today exceeds, and JavaScript can count.

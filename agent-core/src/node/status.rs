@@ -128,7 +128,7 @@ impl Node {
         self.serving_with(&self.engine())
     }
 
-    fn serving_with(&self, engine: &InferenceState) -> Serving {
+    pub(super) fn serving_with(&self, engine: &InferenceState) -> Serving {
         let pause = *self.inner.pause.lock().unwrap_or_else(PoisonError::into_inner);
         let (state, reason) = if self.is_stopping() {
             (ServingState::Stopping, "The node is shutting down.".into())
