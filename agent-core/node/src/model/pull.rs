@@ -15,13 +15,12 @@ use anyhow::{Context as _, bail};
 use eventsource_stream::Eventsource as _;
 use futures_util::StreamExt as _;
 
-use super::{
-    args, print_json,
-    progress::Progress,
-    say,
+use super::{args, progress::Progress};
+use crate::{
+    client::Client,
+    terminal::{print_json, say},
     words::{fit, pull_progress, size, table},
 };
-use crate::client::Client;
 
 /// How often a pull is looked at when its stream is not to be had.
 const POLL: Duration = Duration::from_millis(500);
