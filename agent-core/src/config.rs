@@ -225,11 +225,13 @@ impl Config {
     pub fn in_force(&self, settings: &Settings) -> Settings {
         let mut settings = settings.clone();
         let mesh = &mut settings.mesh;
-        for seed in &self.mesh_seeds {
-            if mesh.seeds.len() < limits::MESH_SEEDS && !mesh.seeds.contains(seed) {
-                mesh.seeds.push(seed.clone());
+        let saved = std::mem::replace(&mut mesh.seeds, self.mesh_seeds.clone());
+        for seed in saved {
+            if !mesh.seeds.contains(&seed) {
+                mesh.seeds.push(seed);
             }
         }
+        mesh.seeds.truncate(limits::MESH_SEEDS);
         if self.seed.is_some() && mesh.port == 0 {
             mesh.port = SEED_PORT;
         }
@@ -253,4 +255,27 @@ fn find(variable: &str, exe_dir: Option<&Path>, places: &[&str]) -> Option<PathB
 fn default_data_dir() -> Option<PathBuf> {
     let dirs = directories::ProjectDirs::from("dev", "", "EdgeCoder")?;
     Some(dirs.data_local_dir().to_path_buf())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_host_was_started_with_holds_for_this_run_only() {
+        let mut config = Config::resolve(Some(PathBuf::from("/nowhere")), None).expect("resolves");
+        let mut settings = Settings::default();
+        settings.mesh.seeds = vec!["https://a.example".into(), "https://b.example".into()];
+        assert_eq!(config.in_force(&settings), settings);
+
+        config.mesh_seeds = vec!["https://c.example".into(), "https://b.example".into()];
+        config.seed = Some(SeedConfig { relay: None, relay_url: None, dht: None });
+        let in_force = config.in_force(&settings).mesh;
+        assert_eq!(in_force.seeds, ["https://c.example", "https://b.example", "https://a.example"]);
+        assert_eq!(in_force.port, SEED_PORT);
+        assert_eq!((settings.mesh.seeds.len(), settings.mesh.port), (2, 0), "nothing to be saved");
+
+        settings.mesh.port = 9_000;
+        assert_eq!(config.in_force(&settings).mesh.port, 9_000, "the owner chose one");
+    }
 }

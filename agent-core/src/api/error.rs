@@ -93,7 +93,8 @@ fn mesh_code(error: &MeshError) -> ErrorCode {
         MeshError::Off => ErrorCode::Conflict,
         MeshError::NoSuchPeer(_) => ErrorCode::NotFound,
         MeshError::Ticket(_) | MeshError::BadRequest(_) => ErrorCode::BadRequest,
-        MeshError::Write { .. } | MeshError::Stopping => ErrorCode::Unavailable,
+        // The disk or the network: it may work in a moment.
+        _ => ErrorCode::Unavailable,
     }
 }
 

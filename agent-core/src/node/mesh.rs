@@ -52,10 +52,9 @@ const MODELS_AGE: Duration = Duration::from_secs(60);
 const PEERS_EVERY: Duration = Duration::from_millis(500);
 /// Turns of `PEERS_EVERY` between two looks at the whole mesh.
 const VIEW_TURNS: u32 = 2;
-/// Longest life of a ticket, in seconds; the contract's 30 days.
-const TICKET_SECONDS: u64 = 30 * 24 * 60 * 60;
-/// Longest name of a mesh, in characters.
-const NAME_CHARS: usize = 40;
+/// Events that wait for the next turn. More come only while hundreds of peers come or go at once;
+/// lines about single ones would not be written then anyway.
+const PENDING: usize = 1_024;
 
 /// The mesh's own part of a start: everything it needs is there, and it never fails.
 pub(super) async fn start(
@@ -160,11 +159,6 @@ impl Node {
     }
 
     pub async fn invite(&self, request: InviteRequest) -> Result<Invite, NodeError> {
-        if request.expires_in_s.is_some_and(|s| s == 0 || s > TICKET_SECONDS) {
-            return Err(NodeError::BadRequest(
-                "a ticket is valid for 1 to 2,592,000 seconds (30 days); leave expires_in_s out for 7 days".into(),
-            ));
-        }
         Ok(self.inner.mesh.invite(request).await?)
     }
 
@@ -185,19 +179,11 @@ impl Node {
     }
 
     pub async fn create_mesh(&self, request: CreateMesh) -> Result<MeshView, NodeError> {
-        let name = request.name.trim().to_owned();
-        let letters = name.chars().count();
-        if letters == 0 || letters > NAME_CHARS || name.chars().any(char::is_control) {
-            return Err(NodeError::BadRequest(
-                "a mesh's name has 1 to 40 characters and no control characters".into(),
-            ));
-        }
-        self.inner.mesh.create(CreateMesh { name, ..request }).await?;
+        self.inner.mesh.create(request).await?;
         self.mesh_changed(|mesh| format!("Made the mesh {}", mesh.name)).await
     }
 
     pub async fn block_node(&self, mark: MarkNode) -> Result<MeshView, NodeError> {
-        self.require_other(&mark.node_id)?;
         let name = self.name_of(&mark.node_id);
         let done = if mark.on { "blocked" } else { "no longer blocked" };
         self.inner.mesh.block(mark).await?;
@@ -205,13 +191,11 @@ impl Node {
     }
 
     pub async fn trust_node(&self, mark: MarkNode) -> Result<MeshView, NodeError> {
-        self.require_other(&mark.node_id)?;
         self.inner.mesh.trust(mark).await?;
         Ok(self.mesh())
     }
 
     pub async fn admit_node(&self, answer: AdmitNode) -> Result<MeshView, NodeError> {
-        self.require_other(&answer.node_id)?;
         self.inner.mesh.admit(answer).await?;
         Ok(self.mesh())
     }
@@ -229,20 +213,6 @@ impl Node {
         let mesh = self.mesh();
         self.record(ActivityKind::MeshChanged, text(&mesh)).await;
         Ok(mesh)
-    }
-
-    /// The id of another node, well formed.
-    fn require_other(&self, id: &NodeId) -> Result<(), NodeError> {
-        if NodeKey::from_id(id).is_none() {
-            return Err(NodeError::BadRequest(format!(
-                "{:?} is not a node's id: 64 hexadecimal digits",
-                id.0
-            )));
-        }
-        if *id == self.inner.node_id {
-            return Err(NodeError::BadRequest("that is this node's own id".into()));
-        }
-        Ok(())
     }
 
     /// What a node calls itself; its short id while that is not known.
@@ -339,7 +309,7 @@ impl Node {
                 event = events.recv(), if open => match event {
                     // Its goodbyes are no news.
                     Ok(_) if self.is_stopping() => {}
-                    Ok(event) => follower.hear(event).await,
+                    Ok(event) => follower.hear(event),
                     Err(broadcast::error::RecvError::Lagged(_)) => follower.news.missed(),
                     Err(broadcast::error::RecvError::Closed) => open = false,
                 },
@@ -357,6 +327,7 @@ struct Follower {
     turn: u32,
     feed: Feed,
     news: News,
+    pending: Vec<MeshEvent>,
     shown: Option<MeshView>,
     /// Texts of the notices that stand, by id.
     notices: HashMap<&'static str, String>,
@@ -370,52 +341,65 @@ impl Follower {
             turn: 0,
             feed: Feed::default(),
             news: News::default(),
+            pending: Vec::new(),
             shown: None,
             notices: HashMap::new(),
         }
     }
 
-    async fn hear(&mut self, event: MeshEvent) {
-        match event {
-            MeshEvent::PeerUp { peer } => {
-                self.news.changed(peer);
-                let found = self.node.inner.mesh.peer(&peer.to_id()).ok();
-                let path = found.and_then(|details| details.peer.path);
-                let name = self.node.name_of(&peer.to_id());
-                self.news.up(peer, &name, &self.node.mesh().mesh_id);
-                self.tell(Happening::Joined { name, path }).await;
-            }
-            MeshEvent::PeerDown { peer, reason } => {
-                self.news.changed(peer);
-                let mesh = self.node.mesh().mesh_id;
-                if let Some(happening) = self.news.down(peer, &mesh, reason) {
-                    self.tell(happening).await;
-                }
-            }
-            MeshEvent::PeerGone { peer, .. } => {
-                self.news.gone(peer);
-                let mesh = self.node.mesh().mesh_id;
-                if let Some(happening) = self.news.left(peer, &mesh) {
-                    self.tell(happening).await;
-                }
-            }
-            MeshEvent::PathChanged { peer, from, to } => {
-                self.news.changed(peer);
-                let name = self.node.name_of(&peer.to_id());
-                self.tell(Happening::Path { name, from, to }).await;
-            }
-            MeshEvent::Entered(card) => {
-                let text = format!("Merged into the mesh {} on this network", card.name);
-                self.node.record(ActivityKind::MeshChanged, text).await;
-                // Other peers altogether.
-                self.news.missed();
-            }
-            MeshEvent::PeerChanged { peer } => self.news.changed(peer),
-            // In the view, which is looked at every second.
+    /// Takes note. What is told of single peers waits for the next turn: then the mesh's view has
+    /// caught up with the event.
+    fn hear(&mut self, event: MeshEvent) {
+        match &event {
+            MeshEvent::PeerUp { peer }
+            | MeshEvent::PeerDown { peer, .. }
+            | MeshEvent::PathChanged { peer, .. } => self.news.changed(*peer),
+            MeshEvent::PeerGone { peer, .. } => self.news.gone(*peer),
+            // Other peers altogether.
+            MeshEvent::Entered(_) => self.news.missed(),
+            MeshEvent::PeerChanged { peer } => return self.news.changed(*peer),
+            // In the view, which is looked at every second; saving is the mesh's own business.
             MeshEvent::DuplicateIdentity
             | MeshEvent::Nearby { .. }
             | MeshEvent::AsksToJoin { .. }
-            | MeshEvent::Save { .. } => {}
+            | MeshEvent::Save { .. } => return,
+        }
+        if self.pending.len() < PENDING {
+            self.pending.push(event);
+        }
+    }
+
+    async fn write_lines(&mut self) {
+        let pending = std::mem::take(&mut self.pending);
+        if pending.is_empty() {
+            return;
+        }
+        let mesh = self.node.mesh().mesh_id;
+        for event in pending {
+            let happening = match event {
+                MeshEvent::PeerUp { peer } => {
+                    let id = peer.to_id();
+                    let path = self.node.inner.mesh.peer(&id).ok().and_then(|d| d.peer.path);
+                    let name = self.node.name_of(&id);
+                    self.news.up(peer, &name, &mesh);
+                    Some(Happening::Joined { name, path })
+                }
+                MeshEvent::PeerDown { peer, reason } => self.news.down(peer, &mesh, reason),
+                MeshEvent::PeerGone { peer, .. } => self.news.left(peer, &mesh),
+                MeshEvent::PathChanged { peer, from, to } => {
+                    let name = self.node.name_of(&peer.to_id());
+                    Some(Happening::Path { name, from, to })
+                }
+                MeshEvent::Entered(card) => {
+                    let text = format!("Merged into the mesh {} on this network", card.name);
+                    self.node.record(ActivityKind::MeshChanged, text).await;
+                    None
+                }
+                _ => None,
+            };
+            if let Some(happening) = happening {
+                self.tell(happening).await;
+            }
         }
     }
 
@@ -426,6 +410,7 @@ impl Follower {
     }
 
     async fn turn(&mut self) {
+        self.write_lines().await;
         for (kind, text) in self.feed.due(self.since.elapsed()) {
             self.node.record(kind, text).await;
         }
@@ -514,4 +499,63 @@ fn notices(view: &MeshView) -> [(&'static str, Option<String>); 3] {
             }),
         ),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use agent_api::mesh::{Nearby, OwnNode, PeerCounts};
+
+    use super::*;
+
+    fn view() -> MeshView {
+        MeshView {
+            at_ms: 0,
+            state: MeshState::Alone,
+            reason: "Nobody else is here yet.".into(),
+            mesh_id: "ab".repeat(32),
+            name: "home".into(),
+            private: true,
+            settled: false,
+            own: OwnNode::default(),
+            counts: PeerCounts::default(),
+            sources: Vec::new(),
+            nearby: Vec::new(),
+            refused: Vec::new(),
+            duplicate_identity: false,
+            blocked: Vec::new(),
+        }
+    }
+
+    fn standing(view: &MeshView) -> Vec<(&'static str, String)> {
+        notices(view).into_iter().filter_map(|(id, text)| Some((id, text?))).collect()
+    }
+
+    #[test]
+    fn a_healthy_mesh_needs_no_notice() {
+        assert_eq!(standing(&view()), []);
+    }
+
+    #[test]
+    fn trouble_is_told_with_its_reason_and_what_to_do() {
+        let near = |name: &str, asks_to_join| Nearby {
+            node_id: NodeId("cd".repeat(32)),
+            name: name.into(),
+            mesh: "home".into(),
+            asks_to_join,
+            seen_ms: 0,
+        };
+        let view = MeshView {
+            state: MeshState::Failed,
+            reason: "UDP cannot be opened.".into(),
+            duplicate_identity: true,
+            nearby: vec![near("tablet", true), near("printer", false)],
+            ..view()
+        };
+        let standing = standing(&view);
+        let ids: Vec<_> = standing.iter().map(|(id, _)| *id).collect();
+        assert_eq!(ids, ["duplicate_identity", "mesh_failed", "asks_to_join"]);
+        assert!(standing[0].1.contains("node.key"));
+        assert!(standing[1].1.contains("UDP cannot be opened."));
+        assert!(standing[2].1.contains("tablet") && !standing[2].1.contains("printer"));
+    }
 }

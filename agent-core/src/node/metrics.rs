@@ -1,8 +1,9 @@
 //! Counters for Prometheus. Names and labels are few and fixed: never a prompt, a path with an
 //! id, or a client's address.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use agent_api::mesh::{PeerCounts, Refused};
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -28,8 +29,13 @@ struct HttpLabels {
     status: u16,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct RefusedLabels {
+    reason: String,
+}
+
 /// What changes between two readings, set when somebody reads.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Gauges {
     pub running: u32,
     pub queued: u32,
@@ -39,6 +45,9 @@ pub struct Gauges {
     pub runner_crashes: u32,
     pub node_memory_bytes: u64,
     pub runner_memory_bytes: u64,
+    pub peers: PeerCounts,
+    /// Messages of the mesh that were refused since the start, by reason.
+    pub refused: Vec<Refused>,
 }
 
 /// The node's metrics.
@@ -58,6 +67,10 @@ pub struct Metrics {
     runner_crashes: Gauge,
     node_memory: Gauge,
     runner_memory: Gauge,
+    peers_connected: Gauge,
+    peers_known: Gauge,
+    peers_relayed: Gauge,
+    mesh_refused: Family<RefusedLabels, Counter>,
 }
 
 impl Default for Metrics {
@@ -83,6 +96,10 @@ impl Default for Metrics {
             runner_crashes: Gauge::default(),
             node_memory: Gauge::default(),
             runner_memory: Gauge::default(),
+            peers_connected: Gauge::default(),
+            peers_known: Gauge::default(),
+            peers_relayed: Gauge::default(),
+            mesh_refused: Family::default(),
             registry: Registry::default(),
         };
         let m = &metrics;
@@ -123,11 +140,27 @@ impl Default for Metrics {
             Unit::Bytes,
             m.runner_memory.clone(),
         );
+        metrics.register_mesh(&mut registry);
         Self { registry, ..metrics }
     }
 }
 
 impl Metrics {
+    fn register_mesh(&self, registry: &mut Registry) {
+        registry.register("mesh_peers_connected", "Connected peers", self.peers_connected.clone());
+        registry.register("mesh_peers_known", "Peers with a recent word", self.peers_known.clone());
+        registry.register(
+            "mesh_peers_relayed",
+            "Connected peers that are reached through a relay",
+            self.peers_relayed.clone(),
+        );
+        registry.register(
+            "mesh_refused",
+            "Messages of the mesh that were refused, by reason",
+            self.mesh_refused.clone(),
+        );
+    }
+
     pub(super) fn finished(&self, finished: &Finished) {
         let Finished { kind, outcome, usage, first_token_ms, total_ms, .. } = finished;
         let labels = RequestLabels { kind: kind.as_str(), outcome: outcome.as_str() };
@@ -151,7 +184,7 @@ impl Metrics {
     }
 
     /// The text format that Prometheus reads.
-    pub fn render(&self, gauges: Gauges) -> String {
+    pub fn render(&self, gauges: &Gauges) -> String {
         self.running.set(gauges.running.into());
         self.queued.set(gauges.queued.into());
         self.speed.set(gauges.tokens_per_s);
@@ -160,9 +193,48 @@ impl Metrics {
         self.runner_crashes.set(gauges.runner_crashes.into());
         self.node_memory.set(i64::try_from(gauges.node_memory_bytes).unwrap_or(i64::MAX));
         self.runner_memory.set(i64::try_from(gauges.runner_memory_bytes).unwrap_or(i64::MAX));
+        self.peers_connected.set(gauges.peers.connected.into());
+        self.peers_known.set(gauges.peers.known.into());
+        self.peers_relayed.set(gauges.peers.relay.into());
+        for Refused { reason, count } in &gauges.refused {
+            let labels = RefusedLabels { reason: reason.clone() };
+            // The mesh counts; a counter here only says what it counted.
+            self.mesh_refused.get_or_create(&labels).inner().store(*count, Ordering::Relaxed);
+        }
         let mut text = String::new();
         // Writing to a string cannot fail.
         let _ = encode(&mut text, &self.registry);
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mesh_is_among_the_metrics_and_counts_do_not_add_up_twice() {
+        let metrics = Metrics::default();
+        let gauges = |count| Gauges {
+            running: 0,
+            queued: 0,
+            tokens_per_s: 0.0,
+            uptime_s: 1.0,
+            model_ready: false,
+            runner_crashes: 0,
+            node_memory_bytes: 0,
+            runner_memory_bytes: 0,
+            peers: PeerCounts { connected: 3, known: 5, ..PeerCounts::default() },
+            refused: vec![Refused { reason: "bad_signature".into(), count }],
+        };
+        metrics.render(&gauges(7));
+        let text = metrics.render(&gauges(9));
+        for line in [
+            "edgecoder_mesh_peers_connected 3",
+            "edgecoder_mesh_peers_known 5",
+            "edgecoder_mesh_refused_total{reason=\"bad_signature\"} 9",
+        ] {
+            assert!(text.lines().any(|l| l == line), "no {line} in\n{text}");
+        }
     }
 }

@@ -165,7 +165,8 @@ impl Node {
     pub async fn render_metrics(&self) -> String {
         let engine = self.engine();
         let machine = self.machine(engine.runner_pid()).await;
-        self.inner.metrics.render(Gauges {
+        let mesh = self.mesh();
+        self.inner.metrics.render(&Gauges {
             running: engine.running,
             queued: engine.queued,
             tokens_per_s: self.speed().tokens_per_s,
@@ -174,6 +175,8 @@ impl Node {
             runner_crashes: engine.runner_crashes,
             node_memory_bytes: machine.node_memory_bytes,
             runner_memory_bytes: machine.runner_memory_bytes.unwrap_or(0),
+            peers: mesh.counts,
+            refused: mesh.refused,
         })
     }
 }
