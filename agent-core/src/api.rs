@@ -18,11 +18,14 @@ mod pulls;
 mod server;
 
 use agent_api::endpoint::{
-    GetActivity, GetCatalogue, GetHardware, GetHealth, GetLogs, GetModelFit, GetModelShow,
-    GetModelStatus, GetSettings, GetStatus, ListModels, ListPulls, PatchSettings, PauseNode,
-    PostCatalogue, PostModelCopy, PostModelImport, PostModelLoad, PostModelOptions, PostModelPull,
-    PostModelRemove, PostModelSwap, PostModelUnload, PostModelVerify, PostPullCancel,
-    PostPullPause, PostPullPreview, PostPullResume, PostRegistryLogin, PostSwapPreview, ResumeNode,
+    GetActivity, GetCatalogue, GetCoordinators, GetDhtStats, GetHardware, GetHealth, GetLogs,
+    GetMesh, GetMeshPeer, GetMeshPeers, GetMeshTopology, GetModelFit, GetModelShow, GetModelStatus,
+    GetSettings, GetStatus, ListModels, ListPulls, PatchSettings, PauseNode, PostCatalogue,
+    PostMeshAdmit, PostMeshBlock, PostMeshCreate, PostMeshInvite, PostMeshJoin, PostMeshLeave,
+    PostMeshRefresh, PostMeshTicket, PostMeshTrust, PostModelCopy, PostModelImport, PostModelLoad,
+    PostModelOptions, PostModelPull, PostModelRemove, PostModelSwap, PostModelUnload,
+    PostModelVerify, PostPullCancel, PostPullPause, PostPullPreview, PostPullResume,
+    PostRegistryLogin, PostSwapPreview, ResumeNode,
 };
 use axum::{Router, extract::DefaultBodyLimit, middleware, routing::get};
 use own::Table as _;
@@ -42,6 +45,7 @@ pub fn router(node: &Node) -> Router {
         .serve::<PauseNode, _, _>(own::pause)
         .serve::<ResumeNode, _, _>(own::resume)
         .merge(model_paths())
+        .merge(mesh_paths())
         .route("/events", get(events::events))
         .route("/metrics", get(own::metrics))
         .route("/openapi.json", get(openapi::document))
@@ -83,6 +87,27 @@ fn model_paths() -> Router<Node> {
         .serve::<PostRegistryLogin, _, _>(models::registry_login)
         .serve::<GetHardware, _, _>(models::hardware)
         .route(pulls::PATH, get(pulls::stream))
+}
+
+/// The table's rows about the mesh.
+fn mesh_paths() -> Router<Node> {
+    use own::mesh;
+    Router::new()
+        .serve::<GetMesh, _, _>(mesh::mesh)
+        .serve::<GetMeshPeers, _, _>(mesh::peers)
+        .serve::<GetMeshTopology, _, _>(mesh::topology)
+        .serve::<GetMeshPeer, _, _>(mesh::peer)
+        .serve::<PostMeshInvite, _, _>(mesh::invite)
+        .serve::<PostMeshTicket, _, _>(mesh::ticket)
+        .serve::<PostMeshJoin, _, _>(mesh::join)
+        .serve::<PostMeshLeave, _, _>(mesh::leave)
+        .serve::<PostMeshCreate, _, _>(mesh::create)
+        .serve::<PostMeshBlock, _, _>(mesh::block)
+        .serve::<PostMeshTrust, _, _>(mesh::trust)
+        .serve::<PostMeshAdmit, _, _>(mesh::admit)
+        .serve::<PostMeshRefresh, _, _>(mesh::refresh)
+        .serve::<GetCoordinators, _, _>(mesh::coordinators)
+        .serve::<GetDhtStats, _, _>(mesh::dht_stats)
 }
 
 /// Serves the node's API on the port that it bound, until the node stops.

@@ -3,6 +3,7 @@
 //! [`Config`] is made once by the host and never changes. The owner's choices that change while
 //! the node runs are the [`Settings`](agent_api::Settings), kept in `settings.json`.
 
+mod mesh_rules;
 mod settings_file;
 mod settings_rules;
 
@@ -12,8 +13,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub use mesh_rules::is_url;
 pub use settings_file::{SettingsError, load_settings, save_settings};
 pub use settings_rules::{apply_patch, validate};
+
+use agent_api::Settings;
 
 use crate::logging::LogRing;
 
@@ -82,6 +86,17 @@ pub mod limits {
     pub const CHAT_MESSAGES: usize = 4_096;
     /// Tools of one chat request, as OpenAI.
     pub const CHAT_TOOLS: usize = 128;
+    /// Seeds in the settings: each is asked at every start.
+    pub const MESH_SEEDS: usize = 16;
+    /// Relays in the settings: a connection is kept to one, the others are measured.
+    pub const MESH_RELAYS: usize = 8;
+    /// Longest address of a seed or relay; announcements carry it.
+    pub const MESH_URL_BYTES: usize = 128;
+    /// Longest time zone name; the longest of today has 32 letters.
+    pub const REGION_BYTES: usize = 64;
+    /// Share of `SHUTDOWN` in which the mesh says goodbye. One round trip to the other side of the
+    /// world is 0.3 s.
+    pub const MESH_GOODBYE: Duration = Duration::from_secs(3);
 }
 
 /// Where everything of one node lies.
@@ -122,12 +137,32 @@ impl Paths {
     }
 }
 
+/// UDP port of a seed's mesh, unless the owner chose one: others have to find it again.
+pub const SEED_PORT: u16 = 4302;
+
+/// The extra work of a seed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SeedConfig {
+    /// Where its relay listens for HTTP; `None`: it runs none.
+    pub relay: Option<SocketAddr>,
+    /// The URL under which others reach that relay, if it is not `http://` and the address.
+    pub relay_url: Option<String>,
+    /// Where its DHT node listens, UDP; `None`: it runs none.
+    pub dht: Option<SocketAddr>,
+}
+
 /// What a node is started with.
 #[derive(Clone, Debug)]
 pub struct Config {
     pub paths: Paths,
     /// Overrides `Settings::listen` for this run.
     pub listen: Option<SocketAddr>,
+    /// Where the mesh binds UDP, instead of the settings' port on all interfaces.
+    pub mesh_bind: Option<SocketAddr>,
+    /// Seeds to ask besides those in the settings, for this run.
+    pub mesh_seeds: Vec<String>,
+    /// Present: this node is a seed.
+    pub seed: Option<SeedConfig>,
     /// The runner program, if one was found.
     pub runner: Option<PathBuf>,
     /// The folder with the model that ships.
@@ -164,6 +199,9 @@ impl Config {
         Ok(Self {
             paths: Paths { data_dir },
             listen,
+            mesh_bind: None,
+            mesh_seeds: Vec::new(),
+            seed: None,
             runner: find(
                 "EDGECODER_RUNNER_BIN",
                 exe_dir.as_deref(),
@@ -183,6 +221,23 @@ impl Config {
         })
     }
 
+    /// The settings as they hold for this run: with what the host was started with.
+    pub fn in_force(&self, settings: &Settings) -> Settings {
+        let mut settings = settings.clone();
+        let mesh = &mut settings.mesh;
+        let saved = std::mem::replace(&mut mesh.seeds, self.mesh_seeds.clone());
+        for seed in saved {
+            if !mesh.seeds.contains(&seed) {
+                mesh.seeds.push(seed);
+            }
+        }
+        mesh.seeds.truncate(limits::MESH_SEEDS);
+        if self.seed.is_some() && mesh.port == 0 {
+            mesh.port = SEED_PORT;
+        }
+        settings
+    }
+
     /// The desktop app takes its address from the settings.
     pub fn for_desktop(data_dir: Option<PathBuf>) -> Result<Self, ConfigError> {
         Self::resolve(data_dir, None)
@@ -200,4 +255,27 @@ fn find(variable: &str, exe_dir: Option<&Path>, places: &[&str]) -> Option<PathB
 fn default_data_dir() -> Option<PathBuf> {
     let dirs = directories::ProjectDirs::from("dev", "", "EdgeCoder")?;
     Some(dirs.data_local_dir().to_path_buf())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_host_was_started_with_holds_for_this_run_only() {
+        let mut config = Config::resolve(Some(PathBuf::from("/nowhere")), None).expect("resolves");
+        let mut settings = Settings::default();
+        settings.mesh.seeds = vec!["https://a.example".into(), "https://b.example".into()];
+        assert_eq!(config.in_force(&settings), settings);
+
+        config.mesh_seeds = vec!["https://c.example".into(), "https://b.example".into()];
+        config.seed = Some(SeedConfig { relay: None, relay_url: None, dht: None });
+        let in_force = config.in_force(&settings).mesh;
+        assert_eq!(in_force.seeds, ["https://c.example", "https://b.example", "https://a.example"]);
+        assert_eq!(in_force.port, SEED_PORT);
+        assert_eq!((settings.mesh.seeds.len(), settings.mesh.port), (2, 0), "nothing to be saved");
+
+        settings.mesh.port = 9_000;
+        assert_eq!(config.in_force(&settings).mesh.port, 9_000, "the owner chose one");
+    }
 }

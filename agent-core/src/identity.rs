@@ -43,6 +43,11 @@ impl Identity {
         Ok(Self { key: SigningKey::from_bytes(&bytes) })
     }
 
+    /// The secret key itself: connections and announcements are made with it.
+    pub fn signing_key(&self) -> &SigningKey {
+        &self.key
+    }
+
     pub fn node_id(&self) -> NodeId {
         NodeId(hex::encode(self.key.verifying_key().as_bytes()))
     }

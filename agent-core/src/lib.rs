@@ -8,7 +8,7 @@
 //!
 //! 1. `clock`, `text`, `backoff`, `config`, `identity`, `events`, `logging`, `tls`
 //! 2. `storage`
-//! 3. `models`, `machine`
+//! 3. `models`, `machine`, `mesh`
 //! 4. `inference`
 //! 5. `node`
 //! 6. `api`

@@ -4,9 +4,11 @@
 //! identity, settings, database, port. [`Node::shutdown`] takes it down in the opposite order,
 //! within [`limits::SHUTDOWN`].
 
+mod announce;
 mod fitting;
 mod library;
 mod lock;
+mod mesh;
 mod metrics;
 mod pulls;
 mod residency;
@@ -27,6 +29,7 @@ use std::{
 pub use crate::models::library::Defaults as ModelDefaults;
 use agent_api::{
     Activity, ActivityKind, Event, NodeId, Settings,
+    mesh::Announcement,
     node::{Notice, Pause, Serving, Status},
     settings::{SettingsPatch, SettingsView},
 };
@@ -35,7 +38,7 @@ pub use lock::{Holder, running_holder};
 pub use metrics::Metrics;
 use speed::SpeedMeter;
 pub use start::StartError;
-use tokio::sync::{broadcast::error::RecvError, watch};
+use tokio::sync::{Notify, broadcast::error::RecvError, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -46,6 +49,7 @@ use crate::{
         Answer, Inference, InferenceError, SubmitOptions, Work, ollama::OllamaDaemon,
         tools::ToolFormat,
     },
+    mesh::{Mesh, MeshError},
     models::{
         Library,
         catalogue::{Catalogue, CatalogueError},
@@ -82,14 +86,20 @@ struct Inner {
     /// As they were at the start, to say what waits for the next one.
     listen_at_start: String,
     models_dir_at_start: Option<String>,
+    mesh_port_at_start: u16,
     storage: Storage,
     library: Library,
     catalogue: RwLock<Catalogue>,
     defaults: library::DefaultsCache,
     credentials: Credentials,
     pulls: Pulls,
-    /// The settings for those that follow them by themselves.
+    /// The settings in force, for those that follow them by themselves.
     follow_settings: watch::Sender<Settings>,
+    mesh: Mesh,
+    /// What this node says of itself to the mesh.
+    announcement: watch::Sender<Announcement>,
+    /// Models, pause or hardware changed: the announcement has to be looked at.
+    announce: Notify,
     measured: Mutex<fitting::Measured>,
     ollama: OllamaDaemon,
     inference: Inference,
@@ -143,6 +153,8 @@ pub enum NodeError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Catalogue(#[from] CatalogueError),
+    #[error(transparent)]
+    Mesh(#[from] MeshError),
     #[error("{0}")]
     BadRequest(String),
 }
@@ -193,6 +205,11 @@ impl Node {
         if settings.models_dir != self.inner.models_dir_at_start {
             after_restart.push("models_dir".to_owned());
         }
+        if settings.mesh.port != self.inner.mesh_port_at_start
+            && self.inner.config.mesh_bind.is_none()
+        {
+            after_restart.push("mesh.port".to_owned());
+        }
         SettingsView {
             api_key_set: settings.api_key.is_some(),
             path: self.inner.config.paths.settings().display().to_string(),
@@ -233,10 +250,10 @@ impl Node {
             .await
             .map_err(|e| NodeError::BadRequest(format!("the change was interrupted: {e}")))??;
         *self.inner.settings.write().unwrap_or_else(PoisonError::into_inner) = new.clone();
-        self.inner.follow_settings.send_replace(new.clone());
+        self.inner.follow_settings.send_replace(self.inner.config.in_force(&new));
         if old.ollama_dir != new.ollama_dir {
             self.inner.library.set_ollama_dir(new.ollama_dir.as_deref());
-            self.inner.bus.send(Event::Models);
+            self.models_changed();
         }
         self.put_models_in_force(&old, &new).await;
         self.inner.bus.send(Event::Settings { settings: Box::new(self.shown(new)) });
@@ -260,6 +277,7 @@ impl Node {
         self.inner.inference.unload(None).await;
         let value = serde_json::to_string(&paused).unwrap_or_default();
         self.keep_pause(Some(value)).await;
+        self.inner.announce.notify_one();
         self.record(ActivityKind::Paused, "Paused by you".into()).await;
         self.publish_status().await;
         Ok(self.serving())
@@ -271,6 +289,7 @@ impl Node {
         if was.is_some() {
             self.begin_serving().await;
             self.keep_pause(None).await;
+            self.inner.announce.notify_one();
             self.record(ActivityKind::Resumed, "Resumed".into()).await;
         }
         self.publish_status().await;
@@ -339,7 +358,7 @@ impl Node {
             activity,
             settings: Box::new(self.shown(self.settings())),
             pulls: self.pulls().await,
-            mesh: todo!(),
+            mesh: Box::new(self.mesh()),
         }
     }
 
@@ -376,8 +395,13 @@ impl Node {
         }
         tracing::info!("stopping");
         let all = async {
-            // Refuses new work and drains, while the API still delivers the last answers.
-            tokio::join!(self.inner.inference.shutdown(), self.inner.pulls.shutdown());
+            // Refuses new work and drains, while the API still delivers the last answers and the
+            // mesh says goodbye.
+            tokio::join!(
+                self.inner.inference.shutdown(),
+                self.inner.pulls.shutdown(),
+                self.leave_quietly()
+            );
             self.inner.stop.cancel();
             self.inner.tasks.close();
             self.inner.tasks.wait().await;
@@ -389,6 +413,12 @@ impl Node {
         }
         self.inner._lock.release();
         tracing::info!("stopped");
+    }
+
+    async fn leave_quietly(&self) {
+        if tokio::time::timeout(limits::MESH_GOODBYE, self.inner.mesh.shutdown()).await.is_err() {
+            tracing::warn!("the mesh did not end in time; peers will notice by themselves");
+        }
     }
 
     pub fn logs(&self) -> &crate::logging::LogRing {

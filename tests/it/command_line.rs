@@ -2,7 +2,10 @@
 
 use std::process::Command;
 
-use agent_api::node::Status;
+use agent_api::{
+    mesh::{Mesh, MeshState},
+    node::Status,
+};
 use anyhow::Result;
 use edgecoder_tests::{
     node::{Options, TestNode, is_alive},
@@ -80,7 +83,7 @@ async fn without_a_node_the_commands_say_how_to_start_one() -> Result<()> {
 fn help_and_completions_are_there() -> Result<()> {
     let help = Command::new(programs::node()).arg("--help").output()?;
     let help = String::from_utf8_lossy(&help.stdout).into_owned();
-    for word in ["run", "status", "ask", "logs", "completions", "Examples:"] {
+    for word in ["run", "status", "ask", "logs", "mesh", "completions", "Examples:"] {
         assert!(help.contains(word), "{word} is missing:\n{help}");
     }
     for shell in ["bash", "zsh", "fish"] {
@@ -91,9 +94,43 @@ fn help_and_completions_are_there() -> Result<()> {
 }
 
 #[test]
-fn what_needs_a_mesh_is_refused_not_ignored() -> Result<()> {
-    let output = Command::new(programs::node()).args(["run", "--seed"]).output()?;
-    assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("mesh"));
+fn a_mesh_that_cannot_be_had_stops_the_start() -> Result<()> {
+    let options = Options::default();
+    let refused = |arguments: &[&str]| -> Result<(Option<i32>, String)> {
+        let output = Command::new(programs::node())
+            .args(["run", "--listen", "127.0.0.1:0", "--mesh-listen", "127.0.0.1:0"])
+            .args(arguments)
+            .arg("--data-dir")
+            .arg(options.data_dir())
+            .output()?;
+        Ok((output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned()))
+    };
+    let (code, said) = refused(&["--ticket", "ec1nonsense"])?;
+    assert!(code == Some(1) && said.contains("ticket"), "{said}");
+    let (code, said) = refused(&["--relay-listen", "127.0.0.1:0"])?;
+    assert!(code == Some(2) && said.contains("--seed"), "{said}");
+    let (code, said) = refused(&["--seeds", "seed.example"])?;
+    assert!(code == Some(2) && said.contains("https://"), "{said}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn mesh_commands_talk_to_the_running_node() -> Result<()> {
+    let settings = br#"{"version": 1, "mesh": {"enabled": false}}"#;
+    let node = Options::default().without_model().file("settings.json", settings).start()?;
+    let (ok, out, err) = run(&node, &["mesh", "status"]);
+    assert!(ok && out.contains("off"), "{out}{err}");
+    let (ok, out, _) = run(&node, &["mesh", "status", "--json"]);
+    assert!(ok && serde_json::from_str::<Mesh>(&out)?.state == MeshState::Off, "{out}");
+    let (ok, out, _) = run(&node, &["mesh", "peers"]);
+    assert!(ok && out.contains("mesh invite"), "{out}");
+    let (ok, out, _) = run(&node, &["status"]);
+    assert!(ok && out.contains("Mesh:"), "{out}");
+    for (wrong, word) in
+        [(["mesh", "peer", "nobody"], "mesh peers"), (["mesh", "ticket", "ec1nonsense"], "ticket")]
+    {
+        let (ok, _, err) = run(&node, &wrong);
+        assert!(!ok && err.contains(word), "{wrong:?}: {err}");
+    }
     Ok(())
 }

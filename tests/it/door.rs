@@ -1,6 +1,6 @@
 //! Who may call a node, and what it does with requests that no client should send.
 
-use agent_api::endpoint::{Access, ENDPOINTS};
+use agent_api::endpoint::{Access, ENDPOINTS, fill_path};
 use anyhow::Result;
 use edgecoder_tests::{
     http::client,
@@ -27,12 +27,13 @@ async fn control_paths_need_the_token() -> Result<()> {
     for row in ENDPOINTS {
         let method = row.method.as_str();
         let headers = format!("Host: {host}\r\nContent-Length: 0\r\n");
-        let without = status_of(&node, method, row.path, &headers);
+        let (path, _) = fill_path(row.path, json!({"id": "ab".repeat(32)}));
+        let without = status_of(&node, method, &path, &headers);
         let wrong = format!("{headers}Authorization: Bearer {}\r\n", "0".repeat(64));
         match row.access {
             Access::Token => {
                 assert_eq!(without, "401", "{method} {}", row.path);
-                assert_eq!(status_of(&node, method, row.path, &wrong), "401", "{}", row.path);
+                assert_eq!(status_of(&node, method, &path, &wrong), "401", "{}", row.path);
             }
             Access::Open | Access::Public => assert_eq!(without, "200", "{method} {}", row.path),
         }
@@ -182,6 +183,9 @@ async fn bad_requests_get_clear_answers_and_break_nothing() -> Result<()> {
         ("DELETE", "/status", 405),
         ("GET", "/v1/chat/completions", 405),
         ("GET", "/activity?limit=x", 400),
+        ("GET", "/mesh/peers?limit=x", 400),
+        ("GET", "/agent-mesh/peers/nobody", 404),
+        ("GET", "/agent-mesh/peers/", 404),
     ] {
         let response = node.http.request(method, path).send().await?;
         assert_eq!(response.status(), expected, "{method} {path}");
@@ -202,6 +206,8 @@ async fn the_openapi_document_is_served_to_anyone_here() -> Result<()> {
         client().get(format!("{}/openapi.json", node.http.url)).send().await?.json().await?;
     assert_eq!(document["openapi"], "3.1.0");
     assert!(document["paths"]["/status"]["get"].is_object());
+    let peer = &document["paths"]["/agent-mesh/peers/{id}"]["get"];
+    assert_eq!(peer["parameters"][0]["in"], "path");
     assert!(document["paths"]["/v1/chat/completions"]["post"].is_object());
     Ok(())
 }

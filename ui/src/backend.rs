@@ -9,7 +9,10 @@ mod incoming;
 
 use std::{fmt, pin::Pin};
 
-use agent_api::{ApiError, Endpoint, ErrorCode, Method, host::HostMessage, openai::ErrorBody};
+use agent_api::{
+    ApiError, Endpoint, ErrorCode, Method, endpoint::fill_path, host::HostMessage,
+    openai::ErrorBody,
+};
 use futures_util::Stream;
 use serde_json::Value;
 use wasm_bindgen::{JsCast, JsValue};
@@ -96,9 +99,10 @@ fn exchange(
     request: Value,
 ) -> Pin<Box<dyn Future<Output = Result<Value, CallError>>>> {
     Box::pin(async move {
+        let (path, request) = fill_path(path, request);
         let (path, body) = match method {
             Method::Get => (format!("{path}{}", query(&request)), None),
-            Method::Post | Method::Patch => (path.to_owned(), Some(request.to_string())),
+            Method::Post | Method::Patch => (path, Some(request.to_string())),
         };
         let reply = match host() {
             Host::Desktop => desktop::request(method.as_str(), &path, body.as_deref()).await?,

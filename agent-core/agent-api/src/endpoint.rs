@@ -20,6 +20,10 @@ use crate::{
     settings::{RegistryLogin, SettingsPatch, SettingsView},
 };
 
+mod path;
+
+pub use path::{fill_path, find, path_fields};
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
     Get,
@@ -51,6 +55,8 @@ pub enum Access {
 /// A typed path. `Request` is the JSON body of `POST` and `PATCH`, the query of `GET`.
 pub trait Endpoint {
     const METHOD: Method;
+    /// A part `{name}`, which only `GET` paths have, stands for the request's field of that name;
+    /// see [`fill_path`].
     const PATH: &'static str;
     type Request: Serialize + DeserializeOwned;
     type Response: Serialize + DeserializeOwned;

@@ -4,7 +4,7 @@ use std::{fs, time::Duration};
 
 use agent_api::{
     ApiError,
-    endpoint::{Endpoint, Method},
+    endpoint::{Endpoint, Method, fill_path},
     pull::PullId,
 };
 use agent_core::{config::Config, node::running_holder};
@@ -47,11 +47,12 @@ impl Client {
         &self,
         request: &E::Request,
     ) -> anyhow::Result<E::Response> {
-        let path = self.path(E::PATH);
+        let (path, rest) = fill_path(E::PATH, serde_json::to_value(request)?);
+        let path = self.path(&path);
         let request = match E::METHOD {
-            Method::Get => self.http.get(path).query(request),
-            Method::Post => self.http.post(path).json(request),
-            Method::Patch => self.http.patch(path).json(request),
+            Method::Get => self.http.get(path).query(&rest),
+            Method::Post => self.http.post(path).json(&rest),
+            Method::Patch => self.http.patch(path).json(&rest),
         };
         let response = self.send(request).await?;
         response.json().await.context("the node's answer makes no sense; are both of one version?")

@@ -6,7 +6,7 @@ use std::{
 };
 
 use agent_api::{
-    endpoint::{GetLogs, GetStatus, Nothing},
+    endpoint::{GetLogs, GetMesh, GetStatus, Nothing},
     node::{LogLine, LogQuery, ServingState},
     openai::{ChatChunk, ErrorBody},
 };
@@ -18,6 +18,8 @@ use serde_json::json;
 use crate::{
     args::{Ask, Logs, Status},
     client::Client,
+    mesh::summary,
+    words::printable,
 };
 
 /// How often `logs --follow` looks for new lines.
@@ -61,6 +63,8 @@ pub(crate) async fn status(args: Status) -> anyhow::Result<()> {
         requests.failed_today,
         requests.tokens_today
     );
+    let mesh = client.call::<GetMesh>(&Nothing {}).await?;
+    println!("  Mesh:      {}", printable(&summary(&mesh)));
     println!("  Speed:     {:.1} tokens/s", status.speed.tokens_per_s);
     println!("  API:       {} (process {})", node.url, node.pid);
     println!("  Data:      {}", node.data_dir);

@@ -6,21 +6,24 @@
 mod args;
 mod client;
 mod commands;
+mod mesh;
 mod model;
 mod run;
+mod terminal;
+mod words;
 
 use clap::{CommandFactory as _, Parser as _};
 
-use crate::args::{Args, Command};
+use crate::args::{Command, CommandLine};
 
 fn main() {
-    let args = Args::parse();
+    let args = CommandLine::parse();
     let result = match args.command {
         Command::Run(run) => run::run(run),
         Command::Completions { shell } => {
             clap_complete::generate(
                 shell,
-                &mut Args::command(),
+                &mut CommandLine::command(),
                 "edgecoder-node",
                 &mut std::io::stdout(),
             );
@@ -29,10 +32,11 @@ fn main() {
         Command::Status(status) => commands::block_on(commands::status(status)),
         Command::Ask(ask) => commands::block_on(commands::ask(ask)),
         Command::Logs(logs) => commands::block_on(commands::logs(logs)),
+        Command::Mesh(args) => commands::block_on(mesh::run(args)),
         Command::Model(model) => commands::block_on(model::run(model)),
     };
     if let Err(error) = result {
-        eprintln!("edgecoder-node: {}", model::printable(&with_causes(&error)));
+        eprintln!("edgecoder-node: {}", words::printable(&with_causes(&error)));
         std::process::exit(1);
     }
 }

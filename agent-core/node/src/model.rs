@@ -6,16 +6,9 @@ mod loading;
 mod login;
 mod progress;
 mod pull;
-mod words;
-
-use std::io::{IsTerminal as _, Write as _};
-
-use serde::Serialize;
 
 use self::args::{Model, ModelCommand};
 use crate::{args::DataDir, client::Client};
-
-pub(crate) use self::words::printable;
 
 /// What shells expect of a program that Ctrl+C ended: 128 and the signal's number.
 const INTERRUPTED: i32 = 130;
@@ -40,51 +33,15 @@ pub(crate) async fn run(args: Model) -> anyhow::Result<()> {
     }
 }
 
-/// Prints text; names and licences in it come from strangers.
-fn say(text: &str) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
-    out.write_all(printable(text).as_bytes())?;
-    out.flush()?;
-    Ok(())
-}
-
-fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "{}", serde_json::to_string_pretty(value)?)?;
-    Ok(())
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Confirm {
-    Yes,
-    No,
-    /// There is nobody to ask.
-    NoTerminal,
-}
-
-/// Asks on the terminal. Anything but a yes is a no.
-fn ask(question: &str) -> anyhow::Result<Confirm> {
-    if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
-        return Ok(Confirm::NoTerminal);
-    }
-    let mut err = std::io::stderr().lock();
-    write!(err, "{} [y/N] ", printable(question))?;
-    err.flush()?;
-    let mut line = String::new();
-    std::io::stdin().read_line(&mut line)?;
-    let yes = matches!(line.trim().to_lowercase().as_str(), "y" | "yes");
-    Ok(if yes { Confirm::Yes } else { Confirm::No })
-}
-
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use agent_api::{
         fit::{Fit, Verdict},
         models::{InstalledModel, ModelOptions, ModelSource},
         pull::{Pull, PullState},
     };
 
-    pub(super) fn pull(state: PullState) -> Pull {
+    pub(crate) fn pull(state: PullState) -> Pull {
         Pull {
             id: "0193".to_owned(),
             model: "tiny:latest".to_owned(),
@@ -104,7 +61,7 @@ mod tests {
         }
     }
 
-    pub(super) fn fit(verdict: Verdict, reason: &str) -> Fit {
+    pub(crate) fn fit(verdict: Verdict, reason: &str) -> Fit {
         Fit {
             verdict,
             reason: reason.to_owned(),
@@ -123,7 +80,7 @@ mod tests {
         }
     }
 
-    pub(super) fn installed(id: &str) -> InstalledModel {
+    pub(crate) fn installed(id: &str) -> InstalledModel {
         InstalledModel {
             id: id.to_owned(),
             name: id.to_owned(),

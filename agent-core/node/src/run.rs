@@ -1,23 +1,29 @@
 //! `edgecoder-node run`.
 
-use std::io::Write as _;
+use std::{
+    io::Write as _,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+};
 
+use agent_api::mesh::TicketText;
 use agent_core::{
-    config::{Config, limits},
+    config::{Config, SeedConfig, limits},
     logging::{self, LogOutput},
     node::Node,
 };
 use anyhow::Context as _;
 
-use crate::args::Run;
+use crate::{
+    args::{MeshOptions, Run},
+    mesh, words,
+};
+
+/// Where a seed's relay listens. TLS is for a proxy in front of it.
+const RELAY_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 4303);
+/// Where a seed's DHT node listens; `mainline` speaks IPv4 only.
+const DHT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 8468);
 
 pub(crate) fn run(args: Run) -> anyhow::Result<()> {
-    if args.seed || args.ticket.is_some() {
-        // Refused rather than ignored: a script that asks for a seed must not believe it got one.
-        anyhow::bail!(
-            "--seed and --ticket need a mesh, and this version serves this computer only. Leave them out"
-        );
-    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         // The node waits; the runner computes. Two threads keep an idle node small.
         .worker_threads(2)
@@ -34,11 +40,21 @@ async fn serve(args: Run) -> anyhow::Result<()> {
     let logs = logging::init(LogOutput::Stderr);
     let mut config = Config::resolve(args.data.data_dir, args.listen)?;
     config.logs = logs;
+    config.seed = seed(&args.mesh);
+    config.mesh_bind = args.mesh.mesh_listen;
+    config.mesh_seeds = args.mesh.seeds;
     let mut stop = std::pin::pin!(stop_signal()?);
     let node = tokio::select! {
         node = Node::start(config) => node?,
         _ = &mut stop => return Ok(()),
     };
+    if let Some(ticket) = args.mesh.ticket
+        && let Err(error) = join(&node, ticket).await
+    {
+        // A script that asks for a mesh must not believe that it got one.
+        node.shutdown().await;
+        return Err(error);
+    }
     agent_core::api::serve(&node);
     announce(&node, args.json)?;
     let failed = tokio::select! {
@@ -56,6 +72,32 @@ async fn serve(args: Run) -> anyhow::Result<()> {
     }
 }
 
+fn seed(options: &MeshOptions) -> Option<SeedConfig> {
+    options.seed.then(|| SeedConfig {
+        relay: (!options.no_relay).then(|| options.relay_listen.unwrap_or(RELAY_LISTEN)),
+        relay_url: options.relay_url.clone(),
+        dht: (!options.no_dht).then(|| options.dht_listen.unwrap_or(DHT_LISTEN)),
+    })
+}
+
+/// Joins the ticket's mesh. A node that is in it already stays, so that the same command line
+/// starts it again; also when the ticket expired in the meantime.
+async fn join(node: &Node, ticket: String) -> anyhow::Result<()> {
+    let ticket = TicketText { ticket };
+    match node.read_ticket(&ticket) {
+        Ok(info) if info.joined => {}
+        Ok(_) => {
+            let mesh = node.join_mesh(&ticket).await?;
+            tracing::info!("joined the mesh {}", mesh.name);
+        }
+        Err(error) if node.mesh().settled => {
+            tracing::warn!("the node stays in the mesh {}: {error}", node.mesh().name);
+        }
+        Err(error) => return Err(error.into()),
+    }
+    Ok(())
+}
+
 fn announce(node: &Node, json: bool) -> anyhow::Result<()> {
     let url = node.url();
     let mut out = std::io::stdout().lock();
@@ -70,6 +112,11 @@ fn announce(node: &Node, json: bool) -> anyhow::Result<()> {
             writeln!(out, "  Page:     not built here (in a checkout: cargo xtask ui)")?;
         }
         writeln!(out, "  Editors:  {url}/v1 (OpenAI API, any key)")?;
+        let mesh = node.mesh();
+        writeln!(out, "  Mesh:     {}", words::printable(&mesh::summary(&mesh)))?;
+        if node.is_seed() {
+            writeln!(out, "  Seed:     {url}/network/coordinators")?;
+        }
         writeln!(out, "  Data:     {}", node.config().paths.data_dir.display())?;
         writeln!(out, "Stop it with Ctrl+C.")?;
     }

@@ -12,6 +12,7 @@ use axum::{
 use crate::{
     config::SettingsError,
     inference::InferenceError,
+    mesh::MeshError,
     models::{
         catalogue::CatalogueError, pull::PullError, registry::RegistryError, store::StoreError,
     },
@@ -52,6 +53,7 @@ impl From<NodeError> for Failure {
             NodeError::Catalogue(CatalogueError::Io { .. }) => ErrorCode::Unavailable,
             NodeError::Catalogue(CatalogueError::NotNewer { .. }) => ErrorCode::Conflict,
             NodeError::Catalogue(_) => ErrorCode::BadRequest,
+            NodeError::Mesh(e) => mesh_code(e),
             NodeError::Inference(e) => return Self::new(inference_code(e), error.to_string()),
         };
         Self::new(code, sentence(&error.to_string()))
@@ -83,6 +85,16 @@ fn store_code(error: &StoreError) -> ErrorCode {
         }
         StoreError::NoRoom { .. } | StoreError::OverBudget { .. } => ErrorCode::Conflict,
         StoreError::Stopped | StoreError::Io { .. } => ErrorCode::Unavailable,
+    }
+}
+
+fn mesh_code(error: &MeshError) -> ErrorCode {
+    match error {
+        MeshError::Off => ErrorCode::Conflict,
+        MeshError::NoSuchPeer(_) => ErrorCode::NotFound,
+        MeshError::Ticket(_) | MeshError::BadRequest(_) => ErrorCode::BadRequest,
+        // The disk or the network: it may work in a moment.
+        _ => ErrorCode::Unavailable,
     }
 }
 

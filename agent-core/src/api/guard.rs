@@ -5,14 +5,14 @@
 //!   names, our own address and the owner's `allowed_hosts` pass.
 //! - **Origin** (cross-site requests): a browser sends it with every cross-site POST. Only our own
 //!   page and the owner's `allowed_origins` pass. Programs that are not browsers send none.
-//! - **Token**: the control paths need it. `/v1` and `/api` (the OpenAI and the Ollama API) are open
+//! - **Token**: the control paths need it; what a seed tells everyone needs nothing. `/v1` and `/api` (the OpenAI and the Ollama API) are open
 //!   on loopback; other computers need the API key, and are refused while the node is paused.
 
 use std::net::IpAddr;
 
 use agent_api::{
     ErrorCode, Settings,
-    endpoint::{Access, ENDPOINTS},
+    endpoint::{Access, find},
 };
 use axum::{
     extract::{Request, State},
@@ -120,6 +120,9 @@ fn check(node: &Node, settings: &Settings, request: &Request) -> Result<Allowed,
     // A connection without a known peer does not exist; if it did, it would not be local.
     let local = peer.is_some_and(|ip| ip.to_canonical().is_loopback());
     let exposed = !node.listen().ip().is_loopback();
+    if is_for_everyone(node, request.uri().path()) {
+        return Ok(Allowed::Plain);
+    }
     let host = check_host(request, settings, exposed)?;
     let allowed = check_origin(request.headers(), settings, &host)?;
     let preflight = request.method() == Method::OPTIONS && allowed == Allowed::ListedOrigin;
@@ -161,6 +164,13 @@ fn check(node: &Node, settings: &Settings, request: &Request) -> Result<Allowed,
     Ok(allowed)
 }
 
+/// What a seed tells anyone, whatever name it was asked by: the proxy in front of it has a name
+/// that need not be in `allowed_hosts`, where it would open the rest of the API too. Other sites'
+/// pages cannot read the answer, as it carries no CORS headers.
+fn is_for_everyone(node: &Node, path: &str) -> bool {
+    node.is_seed() && find(path).is_some_and(|row| row.access == Access::Public)
+}
+
 /// Ollama's paths that change what is on this computer. The key is for asking models, not for
 /// removing them.
 const OWNERS: [&str; 3] = ["/api/pull", "/api/delete", "/api/copy"];
@@ -183,8 +193,7 @@ fn needed(path: &str, local: bool) -> Needed {
     if matches!(path, "/events" | "/metrics" | pulls::PATH) {
         return Needed::Token;
     }
-    let row = ENDPOINTS.iter().find(|row| row.path == path);
-    match row.map(|row| row.access) {
+    match find(path).map(|row| row.access) {
         Some(Access::Token) => Needed::Token,
         // "Anyone on this computer"; others learn nothing about the node without its key.
         Some(Access::Open | Access::Public) if !local => Needed::Key,
@@ -355,6 +364,10 @@ mod tests {
         assert_eq!(needed("/metrics", true), Needed::Token);
         assert_eq!(needed("/health/runtime", true), Needed::Nothing);
         assert_eq!(needed("/health/runtime", false), Needed::Key);
+        assert_eq!(needed("/mesh", true), Needed::Token);
+        assert_eq!(needed("/agent-mesh/peers/abc", true), Needed::Token);
+        assert_eq!(needed("/network/coordinators", true), Needed::Nothing);
+        assert_eq!(needed("/network/coordinators", false), Needed::Key);
         assert_eq!(needed("/v1/models", true), Needed::Nothing);
         assert_eq!(needed("/v1/models", false), Needed::Key);
         for path in ["/api", "/api/chat", "/api/tags"] {

@@ -37,7 +37,7 @@ fn build() -> Value {
             operation["security"] = json!([{"token": []}]);
         }
         match row.method {
-            Method::Get => operation["parameters"] = query_parameters(&request, &generator),
+            Method::Get => operation["parameters"] = parameters(row.path, &request, &generator),
             Method::Post | Method::Patch => operation["requestBody"] = body(&request),
         }
         add(&mut paths, row.path, row.method.as_str(), operation);
@@ -76,15 +76,17 @@ fn responses(ok: &Schema, error: &Schema) -> Value {
     })
 }
 
-/// The fields of a query type as parameters.
-fn query_parameters(schema: &Schema, generator: &SchemaGenerator) -> Value {
+/// The fields of a request as parameters: in the path, where that names them, else in the query.
+fn parameters(path: &str, schema: &Schema, generator: &SchemaGenerator) -> Value {
     let reference = schema.get("$ref").and_then(Value::as_str).unwrap_or_default();
     let name = reference.rsplit('/').next().unwrap_or_default();
     let definition = generator.definitions().get(name).or(Some(schema.as_value()));
     let properties = definition.and_then(|d| d.get("properties")).and_then(Value::as_object);
-    let parameters = properties.into_iter().flatten().map(
-        |(name, schema)| json!({"name": name, "in": "query", "required": false, "schema": schema}),
-    );
+    let parameters = properties.into_iter().flatten().map(|(name, schema)| {
+        let in_path = path.contains(&format!("{{{name}}}"));
+        let place = if in_path { "path" } else { "query" };
+        json!({"name": name, "in": place, "required": in_path, "schema": schema})
+    });
     Value::Array(parameters.collect())
 }
 
@@ -179,5 +181,8 @@ mod tests {
         }
         check_references(&document, &document);
         assert_eq!(document["paths"]["/activity"]["get"]["parameters"][0]["in"], "query");
+        let peer = &document["paths"]["/agent-mesh/peers/{id}"]["get"]["parameters"];
+        assert_eq!((&peer[0]["name"], &peer[0]["in"]), (&json!("id"), &json!("path")));
+        assert_eq!(peer[0]["required"], true);
     }
 }

@@ -1,13 +1,15 @@
 //! The product's own paths: thin adapters from the endpoint table to the node. Here are the table's
-//! adapter and the paths about the node itself; those about models are in `own/models.rs`.
+//! adapter and the paths about the node itself; those about models are in `own/models.rs`, those
+//! about the mesh in `own/mesh.rs`.
 
+pub(super) mod mesh;
 pub(super) mod models;
 
 use std::future::Future;
 
 use agent_api::{
     ErrorCode, Status,
-    endpoint::{Endpoint, Method, Nothing},
+    endpoint::{Endpoint, Method, Nothing, path_fields},
     node::{ActivityList, ActivityQuery, Health, LogLines, LogQuery, Pause, Serving},
     settings::{SettingsPatch, SettingsView},
 };
@@ -65,7 +67,8 @@ impl Table for Router<Node> {
 
 fn read_request<E: Endpoint>(uri: &Uri, body: Result<Bytes, BytesRejection>) -> Answer<E::Request> {
     if E::METHOD == Method::Get {
-        let query = Query::try_from_uri(uri);
+        let uri = with_path_fields(E::PATH, uri);
+        let query = Query::try_from_uri(&uri);
         return query.map(|Query(query)| query).map_err(|e| {
             Failure::new(
                 ErrorCode::BadRequest,
@@ -79,6 +82,22 @@ fn read_request<E: Endpoint>(uri: &Uri, body: Result<Bytes, BytesRejection>) -> 
     serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_slice(body)).map_err(|e| {
         Failure::new(ErrorCode::BadRequest, format!("The body is not what {} takes: {e}.", E::PATH))
     })
+}
+
+/// A path's own fields, as fields of the query.
+fn with_path_fields(template: &str, uri: &Uri) -> Uri {
+    let fields = path_fields(template, uri.path()).unwrap_or_default();
+    if fields.is_empty() {
+        return uri.clone();
+    }
+    let mut query = uri.query().unwrap_or_default().to_owned();
+    for (name, value) in fields {
+        // A query gives these a meaning of their own.
+        let value = value.replace('+', "%2B").replace('&', "%26").replace('=', "%3D");
+        query = format!("{name}={value}&{query}");
+    }
+    // What came in a URI goes into another one.
+    format!("/?{query}").parse().unwrap_or_else(|_| uri.clone())
 }
 
 fn body_failure(rejection: &BytesRejection) -> Failure {

@@ -104,6 +104,18 @@ mod tests {
     }
 
     #[test]
+    fn a_file_from_before_the_mesh_gets_its_defaults() {
+        let dir = dir();
+        let path = dir.path().join("settings.json");
+        fs::write(&path, r#"{"version": 1, "node_name": "workbench"}"#).expect("writes");
+        let settings = load_settings(&path).expect("loads");
+        assert_eq!(settings.mesh, agent_api::mesh::MeshSettings::default());
+        fs::write(&path, r#"{"mesh": {"seeds": ["nonsense"]}}"#).expect("writes");
+        let error = load_settings(&path).expect_err("refused").to_string();
+        assert!(error.contains("mesh.seeds") && error.contains("nonsense"), "{error}");
+    }
+
+    #[test]
     fn an_unknown_field_or_garbage_names_the_file_and_the_fault() {
         let dir = dir();
         let path = dir.path().join("settings.json");

@@ -7,7 +7,11 @@ use agent_api::{
     settings::{Registry, Settings, SettingsPatch},
 };
 
-use super::{limits, settings_file::SettingsError};
+use super::{
+    limits,
+    mesh_rules::{apply_mesh_patch, validate_mesh},
+    settings_file::SettingsError,
+};
 use crate::text::size;
 
 /// The settings after a patch, if the result is valid.
@@ -39,7 +43,6 @@ pub fn apply_patch(old: &Settings, patch: &SettingsPatch) -> Result<Settings, Se
         worker_class,
         mesh,
     } = patch.clone();
-    let _ = mesh;
     if let Some(name) = node_name {
         new.node_name = name.trim().to_owned();
     }
@@ -109,6 +112,9 @@ pub fn apply_patch(old: &Settings, patch: &SettingsPatch) -> Result<Settings, Se
     if let Some(class) = worker_class {
         new.worker_class = class.chosen();
     }
+    if let Some(mesh) = mesh {
+        apply_mesh_patch(&mut new.mesh, mesh).map_err(SettingsError::Refused)?;
+    }
     validate(&new)?;
     Ok(new)
 }
@@ -156,7 +162,9 @@ pub fn validate(settings: &Settings) -> Result<(), SettingsError> {
     if let Some(bad) = settings.allowed_origins.iter().find(|o| !o.contains("://")) {
         return refuse(format!("an allowed origin looks like https://example.org, not {bad:?}"));
     }
-    validate_models(settings).map_err(SettingsError::Refused)
+    validate_models(settings)
+        .and_then(|()| validate_mesh(&settings.mesh))
+        .map_err(SettingsError::Refused)
 }
 
 /// A number of bytes that no disk or memory of today exceeds, and JavaScript can count.

@@ -6,7 +6,7 @@ use agent_api::{
     Settings,
     catalogue::{Catalogue, CatalogueQuery, UpdateCatalogue},
     fit::Fit,
-    hardware::Hardware,
+    hardware::{Hardware, TierReport},
     models::FitQuery,
 };
 
@@ -26,6 +26,12 @@ pub(super) struct Measured {
     hardware: Hardware,
     /// Bytes per second that the GPU reads, where it is known.
     gpu_bandwidth: Option<f64>,
+}
+
+impl Measured {
+    pub(super) fn tier(&self) -> &TierReport {
+        &self.hardware.tier
+    }
 }
 
 impl Node {
@@ -141,7 +147,13 @@ impl Node {
         };
         let (hardware, gpu_bandwidth) = tokio::task::spawn_blocking(read).await.unwrap_or_default();
         let measured = Measured { hardware: hardware.clone(), gpu_bandwidth };
-        *self.inner.measured.lock().unwrap_or_else(PoisonError::into_inner) = measured;
+        let old = {
+            let mut known = self.inner.measured.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *known, measured)
+        };
+        if old.hardware.tier != hardware.tier {
+            self.inner.announce.notify_one();
+        }
         hardware
     }
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use agent_api::{
-    ActivityKind, Event, Settings,
+    ActivityKind, Settings,
     models::{
         Backend, Capability, CopyModel, DiskUse, ImportModel, InstalledModel, ModelDetails,
         ModelList, ModelOptions, ModelSource, Removed, SetModelOptions, Verified,
@@ -230,7 +230,7 @@ impl Node {
             self.choose_model(&settings).await;
         }
         self.record(ActivityKind::ModelRemoved, format!("{id} removed")).await;
-        self.inner.bus.send(Event::Models);
+        self.models_changed();
         Ok(removed)
     }
 
@@ -250,7 +250,7 @@ impl Node {
         let to = ModelRef::local(&copy.destination).map_err(StoreError::Name)?;
         let (library, name) = (self.inner.library.clone(), to.clone());
         blocking(move || Ok(library.copy(&file, &name)?)).await?;
-        self.inner.bus.send(Event::Models);
+        self.models_changed();
         self.find_installed(&to.id()).await
     }
 
@@ -276,7 +276,7 @@ impl Node {
         .await?;
         let id = imported.name.id();
         self.record(ActivityKind::ModelInstalled, format!("{id} imported")).await;
-        self.inner.bus.send(Event::Models);
+        self.models_changed();
         self.find_installed(&id).await
     }
 
@@ -334,7 +334,7 @@ impl Node {
             Ok(new)
         })
         .await?;
-        self.inner.bus.send(Event::Models);
+        self.models_changed();
         self.find_installed(&file.id).await
     }
 }

@@ -3,6 +3,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use agent_api::mesh::{PeerCounts, Refused};
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -28,8 +29,13 @@ struct HttpLabels {
     status: u16,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct RefusedLabels {
+    reason: String,
+}
+
 /// What changes between two readings, set when somebody reads.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Gauges {
     pub running: u32,
     pub queued: u32,
@@ -40,6 +46,9 @@ pub struct Gauges {
     pub node_memory_bytes: u64,
     pub runner_memory_bytes: u64,
     pub pulls: PullBytes,
+    pub peers: PeerCounts,
+    /// Messages of the mesh that were refused since the start, by reason.
+    pub refused: Vec<Refused>,
 }
 
 /// What all pulls since the start did; see `models::pull::Counters`.
@@ -70,6 +79,10 @@ pub struct Metrics {
     pull_received: Counter,
     pull_hashed: Counter,
     pull_read_back: Counter,
+    peers_connected: Gauge,
+    peers_known: Gauge,
+    peers_relayed: Gauge,
+    mesh_refused: Family<RefusedLabels, Counter>,
 }
 
 impl Default for Metrics {
@@ -98,6 +111,10 @@ impl Default for Metrics {
             pull_received: Counter::default(),
             pull_hashed: Counter::default(),
             pull_read_back: Counter::default(),
+            peers_connected: Gauge::default(),
+            peers_known: Gauge::default(),
+            peers_relayed: Gauge::default(),
+            mesh_refused: Family::default(),
             registry: Registry::default(),
         };
         let m = &metrics;
@@ -149,11 +166,27 @@ impl Default for Metrics {
         ] {
             registry.register_with_unit(name, help, Unit::Bytes, counter.clone());
         }
+        metrics.register_mesh(&mut registry);
         Self { registry, ..metrics }
     }
 }
 
 impl Metrics {
+    fn register_mesh(&self, registry: &mut Registry) {
+        registry.register("mesh_peers_connected", "Connected peers", self.peers_connected.clone());
+        registry.register("mesh_peers_known", "Peers with a recent word", self.peers_known.clone());
+        registry.register(
+            "mesh_peers_relayed",
+            "Connected peers that are reached through a relay",
+            self.peers_relayed.clone(),
+        );
+        registry.register(
+            "mesh_refused",
+            "Messages of the mesh that were refused, by reason",
+            self.mesh_refused.clone(),
+        );
+    }
+
     pub(super) fn finished(&self, finished: &Finished) {
         let Finished { kind, outcome, usage, first_token_ms, total_ms, .. } = finished;
         let labels = RequestLabels { kind: kind.as_str(), outcome: outcome.as_str() };
@@ -177,7 +210,7 @@ impl Metrics {
     }
 
     /// The text format that Prometheus reads.
-    pub fn render(&self, gauges: Gauges) -> String {
+    pub fn render(&self, gauges: &Gauges) -> String {
         self.running.set(gauges.running.into());
         self.queued.set(gauges.queued.into());
         self.speed.set(gauges.tokens_per_s);
@@ -195,9 +228,48 @@ impl Metrics {
             // Counted elsewhere, and only ever up.
             counter.inner().store(total, Ordering::Relaxed);
         }
+        self.peers_connected.set(gauges.peers.connected.into());
+        self.peers_known.set(gauges.peers.known.into());
+        self.peers_relayed.set(gauges.peers.relay.into());
+        for Refused { reason, count } in &gauges.refused {
+            let labels = RefusedLabels { reason: reason.clone() };
+            // The mesh counts; a counter here only says what it counted.
+            self.mesh_refused.get_or_create(&labels).inner().store(*count, Ordering::Relaxed);
+        }
         let mut text = String::new();
         // Writing to a string cannot fail.
         let _ = encode(&mut text, &self.registry);
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mesh_is_among_the_metrics_and_counts_do_not_add_up_twice() {
+        let metrics = Metrics::default();
+        let gauges = |count| Gauges {
+            running: 0,
+            queued: 0,
+            tokens_per_s: 0.0,
+            uptime_s: 1.0,
+            model_ready: false,
+            runner_crashes: 0,
+            node_memory_bytes: 0,
+            runner_memory_bytes: 0,
+            peers: PeerCounts { connected: 3, known: 5, ..PeerCounts::default() },
+            refused: vec![Refused { reason: "bad_signature".into(), count }],
+        };
+        metrics.render(&gauges(7));
+        let text = metrics.render(&gauges(9));
+        for line in [
+            "edgecoder_mesh_peers_connected 3",
+            "edgecoder_mesh_peers_known 5",
+            "edgecoder_mesh_refused_total{reason=\"bad_signature\"} 9",
+        ] {
+            assert!(text.lines().any(|l| l == line), "no {line} in\n{text}");
+        }
     }
 }

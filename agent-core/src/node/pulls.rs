@@ -161,7 +161,7 @@ impl Node {
                     self.refresh_models(&model.id()).await;
                     // A model that was pulled again may leave layers that nothing refers to.
                     self.collect_garbage().await;
-                    self.inner.bus.send(Event::Models);
+                    self.models_changed();
                     if swap_when_done && let Err(e) = self.swap_model(model.id()).await {
                         let text = format!("{model} is here but could not be swapped in: {e}");
                         self.record(ActivityKind::Warning, text).await;

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use agent_api::{
-    Event, Settings,
+    Settings,
     models::{Backend, ModelSource, ModelState, ModelStatus, SwapPreview},
 };
 use tokio::time::timeout;
@@ -111,7 +111,7 @@ impl Node {
             self.choose_model(new).await;
         }
         if old.models != new.models {
-            self.inner.bus.send(Event::Models);
+            self.models_changed();
         }
     }
 
@@ -344,7 +344,7 @@ impl Node {
                 .collect();
             if now != known {
                 known = now;
-                self.inner.bus.send(Event::Models);
+                self.models_changed();
             }
             tokio::select! {
                 changed = state.changed() => if changed.is_err() { return },

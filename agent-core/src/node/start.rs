@@ -9,7 +9,7 @@ use std::{
 };
 
 use agent_api::{ActivityKind, Settings, node::Notice};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
@@ -104,7 +104,7 @@ impl Node {
         let ollama_dir = settings.ollama_dir.as_deref();
         let assets = config.assets_dir.clone();
         let library = Library::open(assets, store.clone(), ollama_dir, storage.clone()).await;
-        let follow_settings = watch::Sender::new(settings.clone());
+        let follow_settings = watch::Sender::new(config.in_force(&settings));
         let credentials = Credentials::new(config.paths.credentials());
         let usage_of = store.clone();
         let (pulls, pull_notables) = Pulls::start(
@@ -121,6 +121,14 @@ impl Node {
             },
             follow_settings.subscribe(),
         );
+        let (mesh, announcement) = super::mesh::start(
+            &config,
+            &identity,
+            storage.clone(),
+            follow_settings.subscribe(),
+            pause.is_some(),
+        )
+        .await;
         let inner = Inner {
             node_id: identity.node_id(),
             token,
@@ -130,6 +138,7 @@ impl Node {
             listener: Mutex::new(Some(listener)),
             listen_at_start: settings.listen.clone(),
             models_dir_at_start: settings.models_dir.clone(),
+            mesh_port_at_start: settings.mesh.port,
             settings: RwLock::new(settings),
             settings_turn: tokio::sync::Mutex::new(()),
             pause_turn: tokio::sync::Mutex::new(()),
@@ -140,6 +149,9 @@ impl Node {
             credentials,
             pulls,
             follow_settings,
+            mesh,
+            announcement,
+            announce: Notify::new(),
             measured: Mutex::default(),
             ollama: OllamaDaemon::default(),
             inference,
@@ -185,6 +197,7 @@ impl Node {
         self.spawn_critical("notables", self.clone().write_notables(notables));
         self.spawn_critical("clock", self.clone().tick());
         self.spawn_critical("residency", self.clone().announce_residency());
+        self.spawn_mesh_tasks();
         self.begin_serving().await;
         self.record(ActivityKind::NodeStarted, "Node started".into()).await;
         tracing::info!(node = self.id().fmt_short(), "node is up at {}", self.url());

@@ -132,7 +132,7 @@ impl Node {
         self.serving_with(&self.engine())
     }
 
-    fn serving_with(&self, engine: &InferenceState) -> Serving {
+    pub(super) fn serving_with(&self, engine: &InferenceState) -> Serving {
         let pause = *self.inner.pause.lock().unwrap_or_else(PoisonError::into_inner);
         let (state, reason) = if self.is_stopping() {
             (ServingState::Stopping, "The node is shutting down.".into())
@@ -170,7 +170,8 @@ impl Node {
         let engine = self.engine();
         let machine = self.machine(engine.runner_pid()).await;
         let pulls = self.inner.pulls.counters();
-        self.inner.metrics.render(Gauges {
+        let mesh = self.mesh();
+        self.inner.metrics.render(&Gauges {
             running: engine.running,
             queued: engine.queued,
             tokens_per_s: self.speed().tokens_per_s,
@@ -184,6 +185,8 @@ impl Node {
                 hashed: pulls.hashed.load(Ordering::Relaxed),
                 read_back: pulls.read_back.load(Ordering::Relaxed),
             },
+            peers: mesh.counts,
+            refused: mesh.refused,
         })
     }
 }

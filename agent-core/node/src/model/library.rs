@@ -16,13 +16,12 @@ use agent_api::{
 };
 use anyhow::{Context as _, bail};
 
-use super::{
-    Confirm, args, ask,
-    loading::state_text,
-    print_json, say,
+use super::{args, loading::state_text};
+use crate::{
+    client::Client,
+    terminal::{Confirm, ask, print_json, say},
     words::{fit, model_state, number, parameters, size, table, verdict},
 };
-use crate::client::Client;
 
 pub(crate) async fn list(client: &Client, args: args::Json) -> anyhow::Result<()> {
     let list = client.call::<ListModels>(&Nothing {}).await?;

@@ -12,13 +12,12 @@ use agent_api::{
 use anyhow::{Context as _, bail};
 use indicatif::ProgressBar;
 
-use super::{
-    Confirm, INTERRUPTED, args, ask,
-    library::is_called,
-    print_json, say,
+use super::{INTERRUPTED, args, library::is_called};
+use crate::{
+    client::Client,
+    terminal::{Confirm, ask, print_json, say},
     words::{printable, size},
 };
-use crate::client::Client;
 
 /// Between two looks at a model that is being loaded; the smallest take a tenth of a second.
 const POLL: Duration = Duration::from_millis(100);

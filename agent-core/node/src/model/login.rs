@@ -7,8 +7,8 @@ use agent_api::{endpoint::PostRegistryLogin, settings::RegistryLogin};
 use anyhow::{Context as _, bail};
 use console::Term;
 
-use super::{args, say};
-use crate::client::Client;
+use super::args;
+use crate::{client::Client, terminal::say};
 
 /// Tokens are a few kilobytes at most; a file given by mistake must not be swallowed.
 const MAX_SECRET: u64 = 64 << 10;

@@ -5,7 +5,7 @@ use std::io::{IsTerminal as _, Write as _};
 use agent_api::pull::{Pull, PullState};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::words::{printable, pull_progress};
+use crate::words::{printable, pull_progress};
 
 pub(crate) enum Progress {
     Bar(ProgressBar),

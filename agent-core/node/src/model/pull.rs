@@ -17,12 +17,13 @@ use futures_util::StreamExt as _;
 use super::{
     INTERRUPTED, args,
     loading::{state_text, swap_and_wait},
-    print_json,
     progress::Progress,
-    say,
+};
+use crate::{
+    client::Client,
+    terminal::{print_json, say},
     words::{fit, pull_progress, size, table},
 };
-use crate::client::Client;
 
 /// How often a pull is looked at when its stream is not to be had.
 const POLL: Duration = Duration::from_millis(500);
