@@ -3,7 +3,11 @@
 //! Tests run at the same time on one computer, so nodes of a cluster do not look for others on the
 //! network and listen on loopback only; they come together by ticket, as their owners would do it.
 
-use std::{fmt::Write as _, future::Future, time::Instant};
+use std::{
+    fmt::Write as _,
+    future::Future,
+    time::{Duration, Instant},
+};
 
 use agent_api::{
     NodeId,
@@ -30,9 +34,10 @@ pub const SEED: [&str; 5] =
     ["--seed", "--relay-listen", "127.0.0.1:0", "--dht-listen", "127.0.0.1:0"];
 
 /// Nodes in the order in which they were added. Their numbers stay when others go.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Cluster {
     members: Vec<Member>,
+    patience: Duration,
 }
 
 #[derive(Debug)]
@@ -121,6 +126,19 @@ pub fn with_settings(options: Options, name: &str, mesh: Value) -> Options {
 }
 
 impl Cluster {
+    /// Nobody yet.
+    #[expect(clippy::new_without_default, reason = "an empty cluster is asked for by name")]
+    pub fn new() -> Self {
+        Self { members: Vec::new(), patience: PATIENCE }
+    }
+
+    /// Waits this long for what it waits for, instead of [`PATIENCE`]: where the protocol itself
+    /// takes its time.
+    pub fn patient(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
     /// This many nodes in one mesh, all connected with each other.
     ///
     /// # Errors
@@ -132,16 +150,13 @@ impl Cluster {
     }
 
     /// Nodes that run but were not brought together. `change` sees each one's number and options.
-    pub async fn started(
-        count: usize,
-        change: impl Fn(usize, Options) -> Options,
-    ) -> Result<Self> {
+    pub async fn started(count: usize, change: impl Fn(usize, Options) -> Options) -> Result<Self> {
         let names: Vec<String> = (0..count).map(|n| format!("node-{n}")).collect();
         let with = |(n, name): (usize, &String)| change(n, member(name, json!({})));
         let options: Vec<Options> = names.iter().enumerate().map(with).collect();
         let nodes = try_join_all(options.into_iter().map(start)).await?;
         let members = names.into_iter().zip(nodes).map(|(name, node)| Member::up(name, node));
-        Ok(Self { members: members.collect() })
+        Ok(Self { members: members.collect(), patience: PATIENCE })
     }
 
     /// Everybody joins the first node's mesh by its ticket; waits until all are connected.
@@ -292,7 +307,7 @@ impl Cluster {
         what: &str,
         holds: impl Fn(&View) -> bool,
     ) -> Result<View> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + self.patience;
         loop {
             let view = self.view(number).await?;
             if holds(&view) {
@@ -309,7 +324,7 @@ impl Cluster {
     /// Waits until it holds at every running node, then makes sure that it holds at all of them in
     /// one round. Nodes are asked one after another, so that waiting costs them little.
     pub async fn until_each(&self, what: &str, holds: impl Fn(&View) -> bool) -> Result<()> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + self.patience;
         loop {
             for number in self.running() {
                 self.until(number, what, &holds).await?;
@@ -330,7 +345,7 @@ impl Cluster {
         what: &str,
         mut holds: impl FnMut() -> F,
     ) -> Result<()> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + self.patience;
         while !holds().await? {
             if Instant::now() > deadline {
                 bail!("waited in vain: {what}\n{}", self.report().await);

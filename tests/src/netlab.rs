@@ -22,7 +22,7 @@ use std::{cell::Cell, net::Ipv4Addr, sync::Arc};
 use anyhow::Result;
 
 pub use self::{
-    enter::{command, is_possible, run_inside, test},
+    enter::{Needs, command, is_possible, run_inside, test},
     namespace::Namespace,
     nat::Nat,
     wire::Link,
@@ -114,8 +114,7 @@ impl Lab {
         for this in these {
             for that in those {
                 let (a, b) = (this.uplink(), that.uplink());
-                self.internet
-                    .nft(&format!("add element ip lab cut {{ {a} . {b}, {b} . {a} }}"))?;
+                self.internet.nft(&format!("add element ip lab cut {{ {a} . {b}, {b} . {a} }}"))?;
             }
         }
         Ok(())
@@ -189,11 +188,6 @@ impl Site {
         host.namespace.ip(&["link", "del", "eth0"])?;
         host.address = self.plug(&host.namespace)?;
         Ok(())
-    }
-
-    /// Gives the router's state of connections up, as a restart does.
-    pub fn forget(&self) -> Result<()> {
-        self.router.nft("flush ruleset")
     }
 
     fn plug(&self, namespace: &Namespace) -> Result<Ipv4Addr> {

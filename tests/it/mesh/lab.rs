@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use edgecoder_tests::netlab::{self, Lab, Link, Nat};
+use edgecoder_tests::netlab::{self, Lab, Link, Nat, Needs};
 use tokio::{net::UdpSocket, time::timeout};
 
 /// Until a packet counts as lost: far above what a lab without delay takes.
@@ -70,7 +70,7 @@ async fn behaviour(lab: &Lab, nat: Nat) -> Result<Behaviour> {
 }
 
 fn nat_behaves(name: &str, nat: Nat, strangers: bool, other_ports: bool) -> Result<()> {
-    netlab::test(name, async |lab| {
+    netlab::test(name, Needs::Namespaces, async |lab| {
         let expected = Behaviour {
             maps_independently: nat.maps_independently(),
             lets_strangers_in: strangers,
@@ -111,7 +111,7 @@ fn a_firewall_lets_answers_in_and_translates_nothing() -> Result<()> {
 
 #[test]
 fn two_homes_can_punch_a_hole() -> Result<()> {
-    netlab::test("mesh::lab::two_homes_can_punch_a_hole", async |lab| {
+    netlab::test("mesh::lab::two_homes_can_punch_a_hole", Needs::Namespaces, async |lab| {
         let (left, right) = (
             lab.site("left", Nat::PortRestricted, Link::PLAIN)?,
             lab.site("right", Nat::PortRestricted, Link::PLAIN)?,
@@ -131,7 +131,7 @@ fn two_homes_can_punch_a_hole() -> Result<()> {
 
 #[test]
 fn a_link_delays_and_loses_what_it_should() -> Result<()> {
-    netlab::test("mesh::lab::a_link_delays_and_loses_what_it_should", async |lab| {
+    netlab::test("mesh::lab::a_link_delays_and_loses_what_it_should", Needs::Wires, async |lab| {
         let delay = Duration::from_millis(40);
         let slow = lab.public_host("slow", Link { delay, ..Link::PLAIN })?;
         let lossy = lab.public_host("lossy", Link { loss: 0.3, seed: 7, ..Link::PLAIN })?;
@@ -167,7 +167,7 @@ fn a_link_delays_and_loses_what_it_should() -> Result<()> {
 
 #[test]
 fn a_cut_stops_everything_until_it_is_healed() -> Result<()> {
-    netlab::test("mesh::lab::a_cut_stops_everything_until_it_is_healed", async |lab| {
+    netlab::test("mesh::lab::a_cut_stops_everything_until_it_is_healed", Needs::Namespaces, async |lab| {
         let [a, b, c] = ["a", "b", "c"].map(|name| lab.public_host(name, Link::PLAIN));
         let (a, b, c) = (a?, b?, c?);
         let [at_a, at_b, at_c] =
@@ -186,7 +186,7 @@ fn a_cut_stops_everything_until_it_is_healed() -> Result<()> {
 
 #[test]
 fn a_host_can_move_and_change_its_address() -> Result<()> {
-    netlab::test("mesh::lab::a_host_can_move_and_change_its_address", async |lab| {
+    netlab::test("mesh::lab::a_host_can_move_and_change_its_address", Needs::Namespaces, async |lab| {
         let home = lab.site("home", Nat::PortRestricted, Link::PLAIN)?;
         let cafe = lab.site("cafe", Nat::Symmetric, Link::PLAIN)?;
         let server = lab.public_host("server", Link::PLAIN)?;

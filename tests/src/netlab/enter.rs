@@ -17,11 +17,19 @@ const INSIDE: &str = "EDGECODER_NETLAB";
 /// The file that the inner process makes when it ran to its end.
 const DONE: &str = "EDGECODER_NETLAB_DONE";
 
+/// What a test needs of the lab.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Needs {
+    Namespaces,
+    /// Also links with delay or loss, which are made of TAP devices.
+    Wires,
+}
+
 /// Why there can be no lab on this machine, if so.
 ///
 /// # Errors
 /// The text names what is missing.
-pub fn is_possible() -> Result<(), String> {
+pub fn is_possible(needs: Needs) -> Result<(), String> {
     for (program, argument) in [("ip", "-V"), ("nft", "--version"), ("nsenter", "--version")] {
         let found = Command::new(program)
             .arg(argument)
@@ -33,14 +41,20 @@ pub fn is_possible() -> Result<(), String> {
         }
     }
     // What a lab does first, so that a refusal is known before a test counts on it.
-    let probe = "mount -t tmpfs none /run && ip netns add probe && ip -n probe link set lo up \
-                 && ip netns exec probe nft add table ip probe";
-    let output = unshare().args(["sh", "-c", probe]).stdin(Stdio::null()).output();
-    match output {
+    let namespaces = "mount -t tmpfs none /run && ip netns add probe \
+                      && nsenter --net=/run/netns/probe nft add table ip probe";
+    probe(namespaces, "this machine allows no network namespaces")?;
+    if needs == Needs::Wires {
+        probe("ip tuntap add dev probe mode tap", "this machine allows no TAP devices")?;
+    }
+    Ok(())
+}
+
+fn probe(script: &str, otherwise: &str) -> Result<(), String> {
+    match unshare().args(["sh", "-c", script]).stdin(Stdio::null()).output() {
         Ok(output) if output.status.success() => Ok(()),
         Ok(output) => {
-            let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-            Err(format!("this machine allows no network namespaces: {said}"))
+            Err(format!("{otherwise}: {}", String::from_utf8_lossy(&output.stderr).trim()))
         }
         Err(error) => Err(format!("unshare does not start: {error}")),
     }
@@ -90,11 +104,11 @@ pub fn run_inside(name: &str, work: impl AsyncFnOnce(Lab) -> Result<()>) -> Opti
 ///
 /// # Errors
 /// The test failed; what it printed is printed.
-pub fn test(name: &str, body: impl AsyncFnOnce(Lab) -> Result<()>) -> Result<()> {
+pub fn test(name: &str, needs: Needs, body: impl AsyncFnOnce(Lab) -> Result<()>) -> Result<()> {
     if env::var_os(INSIDE).is_some() {
         return run_inside(name, body).context("another test was asked for")?;
     }
-    if let Err(reason) = is_possible() {
+    if let Err(reason) = is_possible(needs) {
         eprintln!("skipped: {reason}");
         return Ok(());
     }

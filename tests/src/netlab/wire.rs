@@ -88,7 +88,11 @@ impl Wires {
     }
 
     /// A TAP device whose end for packets is in the namespace and whose end for us is here.
-    fn device(&self, name: &str, (namespace, interface): (&Namespace, &str)) -> Result<AsyncDevice> {
+    fn device(
+        &self,
+        name: &str,
+        (namespace, interface): (&Namespace, &str),
+    ) -> Result<AsyncDevice> {
         let _runtime = self.runtime.enter();
         let device = DeviceBuilder::new()
             .name(name)
@@ -97,8 +101,15 @@ impl Wires {
             .build_async()
             .with_context(|| format!("making TAP device {name} with /dev/net/tun"))?;
         run(
-            std::process::Command::new("ip")
-                .args(["link", "set", name, "netns", namespace.name(), "name", interface]),
+            std::process::Command::new("ip").args([
+                "link",
+                "set",
+                name,
+                "netns",
+                namespace.name(),
+                "name",
+                interface,
+            ]),
             None,
         )?;
         namespace.ip(&["link", "set", interface, "up"])?;
