@@ -4,9 +4,12 @@
 // A test's log is its terminal.
 #![allow(clippy::print_stderr)]
 
+pub mod cluster;
 pub mod fault_proxy;
 pub mod gguf;
 pub mod http;
+#[cfg(target_os = "linux")]
+pub mod netlab;
 pub mod node;
 pub mod programs;
 pub mod pulls;

@@ -3,8 +3,10 @@
 use std::{
     fs::File,
     io::{BufRead as _, BufReader, Read as _},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -19,7 +21,7 @@ use crate::{
 };
 
 /// How often a condition is looked at again.
-const POLL: Duration = Duration::from_millis(20);
+pub(crate) const POLL: Duration = Duration::from_millis(20);
 
 /// How a node is started.
 #[derive(Debug)]
@@ -29,6 +31,21 @@ pub struct Options {
     runner: PathBuf,
     assets: Option<PathBuf>,
     ui: Option<PathBuf>,
+    arguments: Vec<String>,
+    place: Option<Arc<dyn Place>>,
+}
+
+/// Where a node runs, if it is not the test's own network.
+pub trait Place: std::fmt::Debug + Send + Sync {
+    /// What the node's command line begins with; it has to become the node (`exec`), so that
+    /// signals reach it.
+    fn prefix(&self) -> Vec<String>;
+
+    /// From the address at which the node serves there to one that reaches it from here.
+    ///
+    /// # Errors
+    /// There is no way there.
+    fn door(&self, inside: SocketAddr) -> Result<SocketAddr>;
 }
 
 impl Default for Options {
@@ -39,6 +56,8 @@ impl Default for Options {
             runner: programs::runner(),
             assets: Some(programs::assets()),
             ui: None,
+            arguments: Vec::new(),
+            place: None,
         }
     }
 }
@@ -64,6 +83,24 @@ impl Options {
         self
     }
 
+    /// More for the command line of `run`.
+    pub fn args<'a>(mut self, arguments: impl IntoIterator<Item = &'a str>) -> Self {
+        self.arguments.extend(arguments.into_iter().map(str::to_owned));
+        self
+    }
+
+    /// Takes back what [`Options::args`] added.
+    pub fn without_args(mut self) -> Self {
+        self.arguments.clear();
+        self
+    }
+
+    /// Runs the node in another network.
+    pub fn place(mut self, place: Arc<dyn Place>) -> Self {
+        self.place = Some(place);
+        self
+    }
+
     pub fn data_dir(&self) -> PathBuf {
         self.home.path().join("data")
     }
@@ -77,10 +114,14 @@ impl Options {
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::new(programs::node());
+        let mut line = self.place.as_ref().map(|place| place.prefix()).unwrap_or_default();
+        line.push(programs::node().display().to_string());
+        let mut command = Command::new(&line[0]);
+        command.args(&line[1..]);
         command
             .args(["run", "--json", "--listen", &self.listen, "--data-dir"])
             .arg(self.data_dir())
+            .args(&self.arguments)
             .env("EDGECODER_RUNNER_BIN", &self.runner)
             .env("EDGECODER_LOG", "info")
             .env("HOME", self.home.path())
@@ -144,7 +185,14 @@ impl TestNode {
             let _ = child.kill();
             bail!("the node said {line:?}; its log: {}", std::fs::read_to_string(&log)?);
         };
-        let http = Http::new(&ready.url, &ready.token);
+        let url = match &options.place {
+            Some(place) => {
+                let inside = ready.url.strip_prefix("http://").context("an http url")?.parse()?;
+                format!("http://{}", place.door(inside)?)
+            }
+            None => ready.url,
+        };
+        let http = Http::new(&url, &ready.token);
         Ok(Self { options, child, http, node_id: ready.node_id, ready_after })
     }
 

@@ -19,7 +19,7 @@ use crate::{
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct TestOptions {
-    /// Also the checks that take long: among others, install the package in a clean system
+    /// Also the tests that take minutes (those marked `#[ignore]`), and the package in a clean system
     #[arg(long)]
     long: bool,
     /// Only the tests whose name contains this; leaves out formatting, lints and documentation
@@ -113,6 +113,7 @@ fn run_tests(workspace: &Workspace, options: &TestOptions) -> Result<()> {
     program = match runner {
         Runner::Nextest => program
             .args(["nextest", "run", "--no-tests", "fail"])
+            .args(long_switch(runner, options.long))
             .args(SELECTION)
             .args(&options.only),
         Runner::Cargo => {
@@ -126,6 +127,7 @@ fn run_tests(workspace: &Workspace, options: &TestOptions) -> Result<()> {
                 .arg("--no-fail-fast")
                 .args(&options.only)
                 .args(["--", "--test-threads", "1"])
+                .args(long_switch(runner, options.long))
         }
     };
     let program = with_test_environment(workspace, options, program)
@@ -144,6 +146,15 @@ fn run_tests(workspace: &Workspace, options: &TestOptions) -> Result<()> {
         let _ = writeln!(out, "{line}");
     }
     outcome.map_err(|_| AlreadyReported.into())
+}
+
+/// What makes the test runner include the tests that are marked `#[ignore]` because they take long.
+fn long_switch(runner: Runner, long: bool) -> &'static [&'static str] {
+    match runner {
+        _ if !long => &[],
+        Runner::Nextest => &["--run-ignored", "all"],
+        Runner::Cargo => &["--include-ignored"],
+    }
 }
 
 /// Where the tests find what was built.
@@ -201,7 +212,15 @@ impl Closing {
 
 #[cfg(test)]
 mod tests {
-    use super::{Closing, Runner};
+    use super::{Closing, Runner, long_switch};
+
+    #[test]
+    fn only_long_runs_include_what_is_ignored() {
+        for runner in [Runner::Nextest, Runner::Cargo] {
+            assert!(long_switch(runner, false).is_empty());
+            assert!(!long_switch(runner, true).is_empty());
+        }
+    }
 
     #[test]
     fn the_closing_line_is_repeated_only_if_something_followed() {

@@ -15,8 +15,8 @@ const BUILD: [&str; 5] = ["build-essential", "pkg-config", "cmake", "clang", "li
 const DESKTOP: [&str; 3] = ["libwebkit2gtk-4.1-dev", "libdbus-1-dev", "libayatana-appindicator3-1"];
 /// A virtual display, a private session bus, the webview's WebDriver, something to draw text with,
 /// screenshots of the whole display, a Python that can make virtual environments, a real registry to
-/// pull models from, and what its speed is compared with.
-const TESTS: [&str; 9] = [
+/// pull models from, what its speed is compared with, and what makes networks of namespaces and NATs.
+const TESTS: [&str; 12] = [
     "xvfb",
     "xauth",
     "dbus",
@@ -26,6 +26,9 @@ const TESTS: [&str; 9] = [
     "python3-venv",
     REGISTRY,
     "curl",
+    "iproute2",
+    "nftables",
+    "util-linux",
 ];
 const REGISTRY: &str = "docker-registry";
 /// Its package starts a registry on all network interfaces, now and at every boot. The tests start

@@ -70,7 +70,7 @@ pub(super) async fn measure(quick: bool) -> Result<Vec<Row>> {
 
 /// User and system time of the process so far. `/proc/PID/stat` counts in hundredths of a second
 /// (`sysconf(_SC_CLK_TCK)` is 100 on every Linux this runs on).
-fn cpu_seconds(node: &TestNode) -> Result<f64> {
+pub(super) fn cpu_seconds(node: &TestNode) -> Result<f64> {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", node.pid()))?;
     let fields: Vec<&str> =
         stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
