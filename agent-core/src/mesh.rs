@@ -14,6 +14,7 @@
 //! a peer says about another node counts unless that node signed it.
 
 pub mod addr;
+pub mod files;
 pub mod handle;
 pub mod key;
 pub mod membership;

@@ -10,6 +10,7 @@ mod lock;
 mod metrics;
 mod pulls;
 mod residency;
+mod sharing;
 mod speed;
 mod start;
 mod status;
@@ -87,6 +88,8 @@ struct Inner {
     defaults: library::DefaultsCache,
     credentials: Credentials,
     pulls: Pulls,
+    /// Peers, for pulls.
+    peers: Arc<sharing::Peers>,
     /// The settings for those that follow them by themselves.
     follow_settings: watch::Sender<Settings>,
     measured: Mutex<fitting::Measured>,

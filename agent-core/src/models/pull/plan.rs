@@ -293,6 +293,11 @@ impl Plan {
         (self.span_start, self.span_bytes) = (now, 0);
     }
 
+    /// Whether bytes of its part are still missing.
+    pub(super) fn is_open(&self, id: ConnId) -> bool {
+        self.conns.get(&id).is_some_and(|conn| conn.position < self.extent.end(conn.part))
+    }
+
     /// A connection is over.
     pub(super) fn ended(&mut self, id: ConnId, end: End, now: Duration) -> Result<(), GiveUp> {
         let Some(conn) = self.conns.remove(&id) else { return Ok(()) };

@@ -89,6 +89,8 @@ impl Bench {
             usage: Arc::new(|| 0),
             tuning,
             owner: "node".to_owned(),
+            places: None,
+            places: None,
             hold,
         };
         let (pulls, hearing) = Pulls::start(config, watching);
@@ -456,6 +458,7 @@ async fn a_pull_whose_task_broke_down_is_failed_and_can_be_resumed() {
         ),
         tuning: tuning(),
         owner: "node".to_owned(),
+        places: None,
         hold: None,
     };
     let (pulls, hearing) = Pulls::start(config, watching);
