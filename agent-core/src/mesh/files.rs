@@ -15,6 +15,8 @@
 //! whole.
 
 mod fetch;
+#[cfg(test)]
+pub(crate) mod loopback;
 mod provide;
 #[cfg(test)]
 mod tests;

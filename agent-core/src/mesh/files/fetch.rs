@@ -196,3 +196,20 @@ fn read_error(error: &io::Error) -> FetchError {
         _ => FetchError::Broken(error.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_out_or_sent_too_much_is_noticed() {
+        let mut reading = Reading { range: 100..300, position: 100, pending: BytesMut::new() };
+        let ones = |length| Bytes::from(vec![1; length]);
+        reading.leaf(0, &ones(150)).expect("its end is wanted");
+        assert!(reading.leaf(200, &ones(50)).is_err(), "150 to 200 is missing");
+        reading.leaf(150, &ones(1_000)).expect("its beginning is wanted");
+        assert_eq!(reading.pending.len(), 200);
+        reading.leaf(0, &ones(100)).expect("nothing of it is wanted");
+        assert_eq!(reading.pending.len(), 200);
+    }
+}

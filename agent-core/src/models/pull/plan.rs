@@ -47,6 +47,13 @@ const SPEED_SPAN: Duration = Duration::from_millis(250);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct ConnId(u64);
 
+#[cfg(test)]
+impl ConnId {
+    pub(super) fn test(number: u64) -> Self {
+        Self(number)
+    }
+}
+
 /// Bytes to ask for: from `start` up to and without `end`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Ask {
