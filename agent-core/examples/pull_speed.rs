@@ -29,6 +29,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         usage: Arc::new(|| 0),
         tuning: Tuning::default(),
         owner: "speed".to_owned(),
+        places: None,
         hold: None,
     };
     let (_keep, settings) = watch::channel(Settings::default());

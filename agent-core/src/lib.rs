@@ -6,7 +6,7 @@
 //!
 //! Modules in reading order; each may use only those above it (a test in `tests/` checks):
 //!
-//! 1. `clock`, `text`, `backoff`, `config`, `identity`, `events`, `logging`, `tls`
+//! 1. `clock`, `text`, `backoff`, `config`, `identity`, `events`, `limit`, `logging`, `tls`
 //! 2. `storage`
 //! 3. `models`, `machine`, `mesh`
 //! 4. `inference`
@@ -21,6 +21,7 @@ pub mod config;
 pub mod events;
 pub mod identity;
 pub mod inference;
+mod limit;
 pub mod logging;
 pub mod machine;
 pub mod mesh;

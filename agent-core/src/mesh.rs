@@ -15,6 +15,7 @@
 
 pub mod addr;
 pub mod coordinators;
+pub mod files;
 pub mod handle;
 pub mod key;
 pub mod membership;

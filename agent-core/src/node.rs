@@ -12,6 +12,7 @@ mod mesh;
 mod metrics;
 mod pulls;
 mod residency;
+mod sharing;
 mod speed;
 mod start;
 mod status;
@@ -93,6 +94,8 @@ struct Inner {
     defaults: library::DefaultsCache,
     credentials: Credentials,
     pulls: Pulls,
+    /// Peers, for pulls.
+    peers: Arc<sharing::Peers>,
     /// The settings in force, for those that follow them by themselves.
     follow_settings: watch::Sender<Settings>,
     mesh: Mesh,

@@ -40,7 +40,7 @@ fn code_lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
 }
 
 /// agent-core's modules by level; a module may use only lower levels (and its own).
-const LEVELS: [(&str, u32); 16] = [
+const LEVELS: [(&str, u32); 17] = [
     ("clock", 1),
     ("text", 1),
     ("config", 1),
@@ -49,6 +49,7 @@ const LEVELS: [(&str, u32); 16] = [
     ("logging", 1),
     ("backoff", 1),
     ("tls", 1),
+    ("limit", 1),
     ("storage", 2),
     ("models", 3),
     ("machine", 3),

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::fit::Fit;
+use crate::{NodeId, fit::Fit};
 
 /// Body of `POST /model/pull`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -105,10 +105,37 @@ pub struct Pull {
     pub eta_s: Option<u64>,
     pub retry_at_ms: Option<i64>,
     pub layers: Vec<PullLayer>,
+    /// Where its bytes came from in this run of the node, those with the most first; empty before
+    /// the first byte.
+    #[serde(default)]
+    pub sources: Vec<PullSource>,
     pub fit: Option<Fit>,
     pub swap_when_done: bool,
     pub created_at_ms: i64,
     pub changed_at_ms: i64,
+}
+
+/// A place that a pull's bytes came from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct PullSource {
+    pub kind: PullSourceKind,
+    /// Host of the registry, or what the peer calls itself.
+    pub name: String,
+    /// The peer; `None` for a registry.
+    pub node_id: Option<NodeId>,
+    /// On this network: the internet connection is not used.
+    pub lan: bool,
+    /// Bytes that were kept.
+    pub bytes: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum PullSourceKind {
+    Registry,
+    Peer,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -54,6 +54,7 @@ pub(crate) mod tests {
             eta_s: None,
             retry_at_ms: None,
             layers: Vec::new(),
+            sources: Vec::new(),
             fit: None,
             swap_when_done: false,
             created_at_ms: 0,

@@ -28,6 +28,11 @@ impl Digest {
         Self(hash)
     }
 
+    /// Its 32 bytes.
+    pub fn hash(self) -> [u8; 32] {
+        self.0
+    }
+
     /// `sha256:` and 64 hexadecimal digits, nothing else.
     pub fn parse(text: &str) -> Option<Self> {
         let digits = text.strip_prefix("sha256:")?;

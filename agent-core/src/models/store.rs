@@ -5,6 +5,7 @@
 //! blobs/sha256-<hex>.partial    a layer on its way, with what is known about it in
 //! blobs/sha256-<hex>.state      ... and a lock that its one writer holds in
 //! blobs/sha256-<hex>.lock
+//! blobs/sha256-<hex>.outboard   its hash tree, if a peer has asked for it
 //! blobs/sha256-<hex>.damaged    what verifying found to have wrong bytes
 //! manifests/<host>/<namespace>/<model>/<tag>
 //! pulls/<id>                    the manifest of a pull under way: its layers count as used
@@ -22,6 +23,7 @@
 mod garbage;
 mod import;
 mod manifests;
+mod outboard;
 mod removal;
 mod room;
 #[cfg(test)]
@@ -40,6 +42,7 @@ use std::{
 pub use garbage::Collected;
 pub use import::{Imported, import_name};
 pub(super) use manifests::{Inventory, Known, ManifestCache};
+pub use outboard::{Sharable, SharedBlob};
 pub(super) use removal::remove_file;
 pub use room::{Usage, free_bytes};
 pub(super) use verify::verify_layers;

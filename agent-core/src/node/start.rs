@@ -16,6 +16,7 @@ use super::{
     Inner, Metrics, Node, PAUSE_KEY, Paused, Today,
     library::DefaultsCache,
     lock::{DirLock, Holder, LockError},
+    sharing::Peers,
     speed::SpeedMeter,
 };
 use crate::{
@@ -107,6 +108,7 @@ impl Node {
         let follow_settings = watch::Sender::new(config.in_force(&settings));
         let credentials = Credentials::new(config.paths.credentials());
         let usage_of = store.clone();
+        let peers = Arc::<Peers>::default();
         let (pulls, pull_notables) = Pulls::start(
             PullsConfig {
                 store,
@@ -115,6 +117,7 @@ impl Node {
                 usage: Arc::new(move || usage_of.usage().total()),
                 tuning: Tuning::default(),
                 owner: identity.node_id().fmt_short().to_owned(),
+                places: Some(Arc::clone(&peers) as _),
                 hold: store_problem.as_ref().map(|problem| {
                     format!("{problem} Resume to fetch this model there from the start.")
                 }),
@@ -148,6 +151,7 @@ impl Node {
             defaults: DefaultsCache::default(),
             credentials,
             pulls,
+            peers,
             follow_settings,
             mesh,
             announcement,

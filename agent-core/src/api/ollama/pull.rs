@@ -171,6 +171,7 @@ mod tests {
             eta_s: None,
             retry_at_ms: None,
             layers: done.iter().enumerate().map(layer).collect(),
+            sources: Vec::new(),
             fit: None,
             swap_when_done: false,
             created_at_ms: 0,

@@ -58,6 +58,7 @@ impl Entry {
             eta_s: None,
             retry_at_ms: None,
             layers: Vec::new(),
+            sources: Vec::new(),
             fit: None,
             swap_when_done,
             created_at_ms: now,
@@ -208,6 +209,7 @@ impl Entry {
             shown.done_bytes = self.progress.done(layer.digest).min(layer.size);
         }
         pull.done_bytes = self.progress.total_done(manifest);
+        pull.sources = self.progress.sources.list();
         if pull.state == PullState::Downloading {
             pull.reason = self.progress.note();
             pull.bytes_per_s = self.meter.bytes_per_s();

@@ -16,14 +16,16 @@ use tokio_util::sync::CancellationToken;
 use super::{
     claims::Claims,
     disk::{Room, WriteProblem},
-    limit::Limiter,
+    peers::{OtherPlaces, Wanted},
     plan::Plan,
     progress::{Counters, Progress},
     record::Record,
+    resolve::{resolve, wanted},
     transfer::{Ended, Transfer},
     writer::{Begin, Finished, Writer},
 };
 use crate::{
+    limit::Limiter,
     models::{
         gguf::read_gguf,
         manifest::{Digest, Layer, LayerKind, MAX_TEXT_LAYER_BYTES, Manifest},
@@ -80,6 +82,8 @@ pub(super) struct Context {
     pub usage: Usage,
     pub tuning: Tuning,
     pub owner: String,
+    /// Peers; they are asked as far as the settings allow.
+    pub places: Option<Arc<dyn OtherPlaces>>,
     pub claims: Claims,
 }
 
@@ -189,8 +193,11 @@ impl Attempt {
                 if let Some(pinned) = &self.pinned {
                     return Ok((Arc::clone(pinned), None));
                 }
-                let manifest = self.or_stop(self.context.client.manifest(name)).await??;
-                Ok((Arc::new(manifest), None))
+                let resolved = self.or_stop(resolve(&self.context, name)).await??;
+                if let Some(note) = resolved.note {
+                    self.progress.set_note(note);
+                }
+                Ok((Arc::new(resolved.manifest), None))
             }
             Source::File(file) => {
                 let head = self.or_stop(self.context.client.file(&file.url).head()).await??;
@@ -255,7 +262,9 @@ impl Attempt {
         layer: &Layer,
         file: Option<&FileHead>,
     ) -> Result<Digest, Outcome> {
-        for _ in 0..ROUNDS {
+        let mut rounds = 0;
+        let mut with_peers = true;
+        while rounds < ROUNDS {
             let Some(lock) = self.lock(layer).await? else {
                 self.already_here(layer).await?;
                 return Ok(layer.digest);
@@ -263,9 +272,10 @@ impl Attempt {
             self.check_room(manifest)?;
             let small = layer.size <= SMALL_BYTES && !is_gguf(layer.kind);
             let fetched = if small {
-                self.small(layer, lock).await?
+                self.small(manifest, layer, lock).await?
             } else {
-                self.large(layer, lock, file).await?
+                let wanted = with_peers.then(|| wanted(manifest, layer)).flatten();
+                self.large(layer, lock, file, wanted).await?
             };
             match fetched {
                 Fetched::Good(digest) => {
@@ -274,6 +284,15 @@ impl Attempt {
                 }
                 Fetched::WrongBytes => {
                     self.progress.layer(layer.digest).store(0, Ordering::Relaxed);
+                    if self.progress.sources.distrust_all(layer.digest) {
+                        with_peers = false;
+                        self.progress.set_note(format!(
+                            "A peer sent wrong bytes; this layer is fetched from {}.",
+                            self.source.host()
+                        ));
+                        continue;
+                    }
+                    rounds += 1;
                     self.progress.set_note(format!(
                         "{} sent wrong bytes; this layer is fetched once more.",
                         self.source.host()
@@ -345,18 +364,22 @@ impl Attempt {
         problem.map_or(Ok(()), |problem| Err(Outcome::Paused(problem)))
     }
 
-    fn remote(&self, layer: &Layer) -> RemoteBlob {
+    pub(super) fn remote(&self, layer: &Layer) -> RemoteBlob {
         match &self.source {
             Source::Registry(name) => self.context.client.layer(name, layer.digest),
             Source::File(file) => self.context.client.file(&file.url),
         }
     }
 
-    async fn small(&self, layer: &Layer, lock: BlobLock) -> Result<Fetched, Outcome> {
-        let limit = usize::try_from(layer.size).unwrap_or(usize::MAX);
+    async fn small(
+        &self,
+        manifest: &Manifest,
+        layer: &Layer,
+        lock: BlobLock,
+    ) -> Result<Fetched, Outcome> {
         let bytes = match layer.size {
             0 => bytes::Bytes::new(),
-            _ => self.or_stop(self.remote(layer).whole(limit)).await??,
+            _ => self.or_stop(self.small_bytes(manifest, layer)).await??,
         };
         let received = bytes.len() as u64;
         self.context.counters.received.fetch_add(received, Ordering::Relaxed);
@@ -382,10 +405,12 @@ impl Attempt {
         layer: &Layer,
         lock: BlobLock,
         file: Option<&FileHead>,
+        wanted: Option<Wanted>,
     ) -> Result<Fetched, Outcome> {
         let remote = self.remote(layer);
         let version = file.and_then(|file| file.version.clone());
         remote.only_version(version.clone());
+        let (pool, places) = self.or_stop(self.find_peers(wanted)).await?;
         let (writer, plan) = self.begin(layer, lock, version.clone()).await?;
         let transfer = Transfer {
             blob: &remote,
@@ -396,10 +421,11 @@ impl Attempt {
             stop: &self.stop,
             stall: self.context.tuning.stall,
             version: version.as_deref(),
+            places: places.zip(wanted),
         };
         // A layer before this one may have been verified.
         self.report_state(PullState::Downloading).await;
-        let ended = transfer.run(plan).await;
+        let ended = transfer.run(plan, pool).await;
         if matches!(ended, Ended::Complete) {
             self.report_state(PullState::Verifying).await;
         }

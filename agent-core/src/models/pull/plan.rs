@@ -47,6 +47,13 @@ const SPEED_SPAN: Duration = Duration::from_millis(250);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct ConnId(u64);
 
+#[cfg(test)]
+impl ConnId {
+    pub(super) fn test(number: u64) -> Self {
+        Self(number)
+    }
+}
+
 /// Bytes to ask for: from `start` up to and without `end`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Ask {
@@ -291,6 +298,11 @@ impl Plan {
         // Slow again only when clearly so, or the number of connections would swing.
         self.fast = rate >= if self.fast { FAST_BYTES_PER_S / 2.0 } else { FAST_BYTES_PER_S };
         (self.span_start, self.span_bytes) = (now, 0);
+    }
+
+    /// Whether bytes of its part are still missing.
+    pub(super) fn is_open(&self, id: ConnId) -> bool {
+        self.conns.get(&id).is_some_and(|conn| conn.position < self.extent.end(conn.part))
     }
 
     /// A connection is over.

@@ -7,6 +7,7 @@ use super::{
     fetch::{Context, file_key, name_problem, survey},
     progress::{HeadSlot, Progress, parse_head},
     queue::PullError,
+    resolve::resolve,
 };
 use crate::models::{
     gguf::{GgufInfo, read_gguf},
@@ -58,7 +59,7 @@ pub(super) async fn preview(context: &Arc<Context>, text: &str) -> Result<Previe
 async fn look(context: &Arc<Context>, source: Source) -> Result<PreviewFacts, PullError> {
     let client = &context.client;
     let manifest = match &source {
-        Source::Registry(name) => client.manifest(name).await?,
+        Source::Registry(name) => resolve(context, name).await?.manifest,
         Source::File(file) => {
             let head = client.file(&file.url).head().await?;
             Manifest::of_gguf(file_key(&source), head.size)

@@ -8,6 +8,7 @@ use std::{
     },
 };
 
+use super::sources::Sources;
 use crate::models::{
     gguf::{self, GgufInfo},
     manifest::{Digest, Manifest},
@@ -31,6 +32,7 @@ pub(super) struct Progress {
     pub received: AtomicU64,
     done: Mutex<HashMap<Digest, Arc<AtomicU64>>>,
     note: Mutex<String>,
+    pub sources: Sources,
     /// The head of its model layer.
     pub head: Arc<HeadSlot>,
 }

@@ -12,11 +12,12 @@ use super::{
     actor::Actor,
     claims::Claims,
     fetch::{Context, Tuning, Usage},
-    limit::Limiter,
+    peers::OtherPlaces,
     preview::{PreviewFacts, preview},
     progress::Counters,
 };
 use crate::{
+    limit::Limiter,
     models::{
         gguf::GgufInfo,
         manifest::Manifest,
@@ -47,6 +48,8 @@ pub struct PullsConfig {
     /// Tells this node's reservations from those of others that share the store: letters and
     /// digits, the same at every start.
     pub owner: String,
+    /// Peers that may have what is pulled.
+    pub places: Option<Arc<dyn OtherPlaces>>,
     /// Why pulls of an earlier run do not go on by themselves now; the owner may resume them.
     pub hold: Option<String>,
 }
@@ -154,6 +157,7 @@ impl Pulls {
             usage: config.usage,
             tuning: config.tuning,
             owner: config.owner,
+            places: config.places,
             claims: Claims::default(),
         });
         let (commands, inbox) = mpsc::channel(COMMANDS);

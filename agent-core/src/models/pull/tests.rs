@@ -2,6 +2,7 @@
 
 mod faults;
 mod mock;
+mod peers;
 mod real_registry;
 mod resume;
 
@@ -78,6 +79,17 @@ impl Bench {
         settings: Settings,
         hold: Option<String>,
     ) -> Self {
+        Self::open_all(dir, models, tuning, settings, hold, None).await
+    }
+
+    async fn open_all(
+        dir: &Path,
+        models: PathBuf,
+        tuning: Tuning,
+        settings: Settings,
+        hold: Option<String>,
+        places: Option<Arc<dyn OtherPlaces>>,
+    ) -> Self {
         let store = Store::open(models).expect("a store");
         let storage = Storage::open(&dir.join("edgecoder.db")).await.expect("a database").storage;
         let credentials = Credentials::new(dir.join("credentials.json"));
@@ -89,6 +101,7 @@ impl Bench {
             usage: Arc::new(|| 0),
             tuning,
             owner: "node".to_owned(),
+            places,
             hold,
         };
         let (pulls, hearing) = Pulls::start(config, watching);
@@ -456,6 +469,7 @@ async fn a_pull_whose_task_broke_down_is_failed_and_can_be_resumed() {
         ),
         tuning: tuning(),
         owner: "node".to_owned(),
+        places: None,
         hold: None,
     };
     let (pulls, hearing) = Pulls::start(config, watching);

@@ -1,5 +1,7 @@
-//! Fetches one blob: carries out a [`Plan`] with ranged requests, and hands the bytes to a
-//! [`Writer`].
+//! Fetches one blob: carries out a [`Plan`] with ranged requests, to the registry and to peers that
+//! have it, and hands the bytes to a [`Writer`].
+
+mod from_peers;
 
 use std::{collections::HashMap, future::Future, pin::Pin, sync::atomic::Ordering, time::Duration};
 
@@ -11,12 +13,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     disk::WriteProblem,
-    limit::Limiter,
-    plan::{Ask, ConnId, End, Next, Plan},
+    peers::{Became, OtherPlaces, Pool, Wanted},
+    plan::{Ask, ConnId, End, Next, Plan, Taken, TooMuch},
     progress::{Counters, Progress},
     writer::Writer,
 };
-use crate::models::registry::{Answer, RegistryError, RemoteBlob};
+use crate::{
+    limit::Limiter,
+    models::registry::{Answer, RegistryError, RemoteBlob},
+};
 
 /// The driver looks around at least this often; the record is saved meanwhile.
 const LOOK: Duration = Duration::from_secs(1);
@@ -51,6 +56,8 @@ pub(super) struct Transfer<'a> {
     pub stall: Duration,
     /// `ETag` or the like that the file must still have.
     pub version: Option<&'a str>,
+    /// Where peers that have it are found.
+    pub places: Option<(&'a dyn OtherPlaces, Wanted)>,
 }
 
 /// What a connection did.
@@ -59,6 +66,7 @@ enum Event {
     Chunk(ConnId, Answer, Result<Option<Bytes>, RegistryError>),
     Stalled(ConnId),
     Dropped(ConnId),
+    Peer(from_peers::Event),
 }
 
 type Connections<'a> = FuturesUnordered<Pin<Box<dyn Future<Output = Event> + Send + 'a>>>;
@@ -67,6 +75,7 @@ type Connections<'a> = FuturesUnordered<Pin<Box<dyn Future<Output = Event> + Sen
 struct Driver<'a> {
     transfer: &'a Transfer<'a>,
     plan: Plan,
+    pool: Pool,
     started: Instant,
     /// Time spent waiting for the disk or the bandwidth limit.
     held_up: Duration,
@@ -79,10 +88,11 @@ struct Driver<'a> {
 impl Transfer<'_> {
     /// Runs until all bytes are here or it cannot go on. Whatever happens, the writer has what
     /// arrived.
-    pub(super) async fn run(&self, plan: Plan) -> Ended {
+    pub(super) async fn run(&self, plan: Plan, pool: Pool) -> Ended {
         let mut driver = Driver {
             transfer: self,
             plan,
+            pool,
             started: Instant::now(),
             held_up: Duration::ZERO,
             connections: FuturesUnordered::new(),
@@ -141,6 +151,7 @@ impl<'a> Driver<'a> {
 
     async fn run(&mut self) -> Ended {
         let mut status = self.transfer.writer.status();
+        self.look_for_peers();
         loop {
             if let Some(problem) = status.borrow_and_update().problem.clone() {
                 return Ended::Disk(problem);
@@ -167,8 +178,14 @@ impl<'a> Driver<'a> {
     /// Opens what the plan wants opened. `None`: all bytes are here.
     fn hand_out(&mut self) -> Option<Duration> {
         loop {
+            if !self.plan.extent().is_complete() && !self.has_room() {
+                return Some(self.pool.wakes_at(self.now()).unwrap_or(Duration::MAX));
+            }
             match self.plan.next(self.now()) {
                 Next::Ask(ask) => {
+                    if self.ask_peer(ask) {
+                        continue;
+                    }
                     self.drops.insert(ask.conn, CancellationToken::new());
                     let blob = self.transfer.blob;
                     self.connect(ask.conn, async move {
@@ -214,6 +231,7 @@ impl<'a> Driver<'a> {
                 self.end(conn, End::Stalled)
             }
             Event::Dropped(conn) => self.end(conn, End::Dropped),
+            Event::Peer(event) => self.handle_peer(event).await,
         }
     }
 
@@ -238,24 +256,36 @@ impl<'a> Driver<'a> {
     }
 
     async fn chunk(&mut self, conn: ConnId, answer: Answer, bytes: Bytes) -> Option<Ended> {
-        let length = bytes.len() as u64;
-        self.count(length);
-        let Ok(taken) = self.plan.received(conn, length, self.now()) else {
+        let Ok(taken) = self.received(conn, &bytes) else {
             let why = "it sent more bytes than it was asked for".to_owned();
             return self.failed(conn, self.broken(why));
         };
+        self.read(conn, answer);
+        self.transfer.progress.sources.registry(&self.transfer.blob.host(), taken.keep);
+        self.keep(taken, bytes).await;
+        None
+    }
+
+    /// Counts what arrived, and drops whoever raced for it.
+    fn received(&mut self, conn: ConnId, bytes: &Bytes) -> Result<Taken, TooMuch> {
+        let length = bytes.len() as u64;
+        self.count(length);
+        let taken = self.plan.received(conn, length, self.now())?;
         if let Some(loser) = taken.drop.and_then(|loser| self.drops.get(&loser)) {
             loser.cancel();
         }
-        self.read(conn, answer);
+        Ok(taken)
+    }
+
+    /// Waits until the owner's limit and the disk have room.
+    async fn keep(&mut self, taken: Taken, bytes: Bytes) {
         let before = Instant::now();
-        self.transfer.limiter.take(length).await;
+        self.transfer.limiter.take(bytes.len() as u64).await;
         if taken.keep > 0 {
             let skip = usize::try_from(taken.skip).unwrap_or(usize::MAX);
             self.transfer.writer.write(taken.at, bytes.slice(skip.min(bytes.len())..)).await;
         }
         self.held_up += before.elapsed();
-        None
     }
 
     fn count(&self, length: u64) {
@@ -265,6 +295,7 @@ impl<'a> Driver<'a> {
 
     fn end(&mut self, conn: ConnId, end: End) -> Option<Ended> {
         self.drops.remove(&conn);
+        self.pool.ended(conn, Became::Fine, self.now());
         if end == End::Body {
             self.last_failure.get_or_insert_with(|| RegistryError::Broken {
                 host: self.transfer.blob.host(),
@@ -275,6 +306,10 @@ impl<'a> Driver<'a> {
     }
 
     fn failed(&mut self, conn: ConnId, error: RegistryError) -> Option<Ended> {
+        if self.pool.registry_failed() {
+            tracing::info!("peers go on with a pull without its registry: {error}");
+            return self.end(conn, End::Dropped);
+        }
         if !error.is_transient() {
             return Some(Ended::Permanent(crate::text::sentence(&error.to_string())));
         }
@@ -330,6 +365,7 @@ impl<'a> Driver<'a> {
             self.transfer.limiter.take(length).await;
             let skip = have.saturating_sub(position).min(length);
             let keep = (length - skip).min(total.saturating_sub(position + skip));
+            self.transfer.progress.sources.registry(&host, keep);
             if keep > 0 {
                 let (from, to) = (skip as usize, (skip + keep) as usize);
                 self.transfer.writer.write(position + skip, bytes.slice(from..to)).await;

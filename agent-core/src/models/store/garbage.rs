@@ -41,6 +41,8 @@ impl Collected {
 enum BlobFile {
     /// A blob, its parts, its state or its lock.
     Of(Digest),
+    /// The hash tree of a blob.
+    Outboard(Digest),
     /// A blob that was put aside because its bytes are wrong.
     Damaged(Digest),
     Staged,
@@ -59,6 +61,9 @@ fn classify(name: &str) -> BlobFile {
     let of = |stem: &str| Digest::from_file_name(stem).filter(|d| d.file_name() == stem);
     if let Some(digest) = name.strip_suffix(".damaged").and_then(of) {
         return BlobFile::Damaged(digest);
+    }
+    if let Some(digest) = name.strip_suffix(".outboard").and_then(of) {
+        return BlobFile::Outboard(digest);
     }
     let stem = [".partial", ".state", ".lock"].iter().find_map(|end| name.strip_suffix(end));
     of(stem.unwrap_or(name)).map_or(BlobFile::Unknown, BlobFile::Of)
@@ -90,6 +95,11 @@ impl Store {
                 BlobFile::Of(digest) => {
                     let has_more = path.extension().is_some();
                     *found.entry(digest).or_default() |= has_more;
+                }
+                // Goes with the blob, or was left by one.
+                BlobFile::Outboard(digest) => {
+                    let has_no_blob = self.blob_size(digest).is_none();
+                    *found.entry(digest).or_default() |= has_no_blob;
                 }
                 BlobFile::Staged => remove_if_unlocked(&path, &mut collected),
                 BlobFile::Temporary if is_left_over(&path) => {
@@ -135,6 +145,12 @@ impl Store {
             let bytes = bytes_freed_by_removing(&blob);
             remove_if_there(&blob).map_err(failed())?;
             collected.removed(bytes);
+        }
+        if (!is_referred || !is_complete)
+            && let Ok(meta) = fs::symlink_metadata(self.outboard_path(digest))
+        {
+            self.remove_outboard(digest).map_err(failed())?;
+            collected.removed(allocated(&meta));
         }
         // Parts of what is needed and not here yet belong to a pull that goes on some day.
         if !is_referred || is_complete {

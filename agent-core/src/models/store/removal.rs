@@ -63,7 +63,7 @@ impl Store {
             let failed = || StoreError::io("remove", &path);
             let Some(lock) = self.lock_blob(digest).map_err(failed())? else { continue };
             let bytes = bytes_freed_by_removing(&path);
-            let removed = remove_if_there(&path);
+            let removed = remove_if_there(&path).and_then(|()| self.remove_outboard(digest));
             self.unlock(lock).map_err(failed())?;
             removed.map_err(failed())?;
             freed = freed.saturating_add(bytes);

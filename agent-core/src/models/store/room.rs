@@ -30,7 +30,7 @@ impl Store {
             let name = entry.file_name();
             let Some(name) = name.to_str() else { continue };
             let is_complete = !name.contains('.') && name.starts_with("sha256-");
-            let is_small = name.ends_with(".lock") || name.ends_with(".state");
+            let is_small = [".lock", ".state", ".outboard"].iter().any(|end| name.ends_with(end));
             let Some(meta) = (!is_small).then(|| entry.metadata().ok()).flatten() else { continue };
             if is_complete {
                 usage.installed_bytes = usage.installed_bytes.saturating_add(meta.len());

@@ -55,6 +55,8 @@ impl Store {
         // A good one may have come while the bad one was read.
         if is_named(file, &path) {
             fs::rename(&path, self.damaged_path(digest))?;
+            // It may have been made of the wrong bytes.
+            self.remove_outboard(digest)?;
             sync_dir(&self.blobs())?;
         }
         self.unlock(lock)

@@ -1,4 +1,4 @@
-//! The owner's bandwidth limit over all pulls.
+//! A bandwidth limit of the owner, over all transfers in one direction.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -66,7 +66,7 @@ fn to_rate(limit: Option<u64>) -> Option<f64> {
 
 /// Shared by all transfers; may be changed while they run.
 #[derive(Debug)]
-pub(super) struct Limiter {
+pub(crate) struct Limiter {
     bucket: Mutex<Bucket>,
     limit: watch::Sender<Option<u64>>,
     started: Instant,
@@ -74,16 +74,16 @@ pub(super) struct Limiter {
 
 impl Limiter {
     /// Bytes per second; `None`: no limit.
-    pub(super) fn new(limit: Option<u64>) -> Self {
+    pub(crate) fn new(limit: Option<u64>) -> Self {
         let bucket = Mutex::new(Bucket::new(limit));
         Self { bucket, limit: watch::Sender::new(limit), started: Instant::now() }
     }
 
-    pub(super) fn limit(&self) -> Option<u64> {
+    pub(crate) fn limit(&self) -> Option<u64> {
         *self.limit.borrow()
     }
 
-    pub(super) fn set(&self, limit: Option<u64>) {
+    pub(crate) fn set(&self, limit: Option<u64>) {
         if self.limit() == limit {
             return;
         }
@@ -92,7 +92,7 @@ impl Limiter {
     }
 
     /// Returns when these bytes may have been read.
-    pub(super) async fn take(&self, bytes: u64) {
+    pub(crate) async fn take(&self, bytes: u64) {
         if self.limit().is_none() {
             return;
         }
