@@ -96,9 +96,10 @@ fn exchange(
     request: Value,
 ) -> Pin<Box<dyn Future<Output = Result<Value, CallError>>>> {
     Box::pin(async move {
+        let (path, request) = filled(path, request);
         let (path, body) = match method {
             Method::Get => (format!("{path}{}", query(&request)), None),
-            Method::Post | Method::Patch => (path.to_owned(), Some(request.to_string())),
+            Method::Post | Method::Patch => (path, Some(request.to_string())),
         };
         let reply = match host() {
             Host::Desktop => desktop::request(method.as_str(), &path, body.as_deref()).await?,
@@ -154,27 +155,57 @@ fn error_of(reply: &Reply) -> CallError {
     CallError::Unreadable(format!("status {}", reply.status))
 }
 
-/// A flat object as a query string, without what is null.
-fn query(value: &Value) -> String {
+/// The path with the request's fields in the place of their names in braces, and the fields left.
+fn filled(path: &str, mut request: Value) -> (String, Value) {
     let mut out = String::new();
-    for (name, value) in value.as_object().into_iter().flatten() {
-        let text = match value {
-            Value::Null => continue,
-            Value::String(text) => text.clone(),
-            other => other.to_string(),
-        };
-        out.push(if out.is_empty() { '?' } else { '&' });
-        out.push_str(name);
-        out.push('=');
-        for byte in text.bytes() {
-            if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-                out.push(char::from(byte));
-            } else {
-                out.push_str(&format!("%{byte:02X}"));
-            }
+    let mut rest = path;
+    while let Some((before, (name, after))) =
+        rest.split_once('{').and_then(|(before, tail)| Some((before, tail.split_once('}')?)))
+    {
+        out.push_str(before);
+        let value = request.as_object_mut().and_then(|fields| fields.remove(name));
+        out.push_str(&escaped(&text_of(&value.unwrap_or_default())));
+        rest = after;
+    }
+    out.push_str(rest);
+    (out, request)
+}
+
+fn text_of(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn escaped(text: &str) -> String {
+    let mut out = String::new();
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
         }
     }
     out
+}
+
+/// A flat object as a query string, without what is null.
+fn query(value: &Value) -> String {
+    let mut out = String::new();
+    for (name, value) in value.as_object().into_iter().flatten().filter(|(_, v)| !v.is_null()) {
+        out.push(if out.is_empty() { '?' } else { '&' });
+        out.push_str(name);
+        out.push('=');
+        out.push_str(&escaped(&text_of(value)));
+    }
+    out
+}
+
+/// A picture's text as an address for `<img>`, where no script in it can run.
+pub(crate) fn svg_address(svg: &str) -> String {
+    format!("data:image/svg+xml,{}", escaped(svg))
 }
 
 /// Milliseconds of the page's clock.
@@ -220,6 +251,20 @@ mod tests {
             query(&serde_json::json!({"a": "x y&ü", "b": true})),
             "?a=x%20y%26%C3%BC&b=true"
         );
+    }
+
+    #[test]
+    fn a_path_takes_its_parameter_and_leaves_the_rest_to_the_query() {
+        let request = serde_json::json!({"id": "a/b", "limit": 3});
+        let (path, rest) = filled("/agent-mesh/peers/{id}", request);
+        assert_eq!(format!("{path}{}", query(&rest)), "/agent-mesh/peers/a%2Fb?limit=3");
+        assert_eq!(filled("/mesh", serde_json::json!({})).0, "/mesh");
+    }
+
+    #[test]
+    fn a_picture_stays_a_picture() {
+        let address = svg_address("<svg onload=\"alert(1)\"/>");
+        assert!(!address.contains('<') && !address.contains('"'), "{address}");
     }
 
     #[test]
