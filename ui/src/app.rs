@@ -1,10 +1,11 @@
 //! What the whole page shares: the state, the panel in view, and what the owner can do.
 
+pub mod mesh;
 mod models;
 
 use agent_api::{
     Event, Status,
-    endpoint::{GetActivity, GetStatus, ListPulls, Nothing, PauseNode, ResumeNode},
+    endpoint::{GetActivity, GetMesh, GetStatus, ListPulls, Nothing, PauseNode, ResumeNode},
     host::HostMessage,
     models::InstalledModel,
     node::{ActivityQuery, Pause, ServingState},
@@ -13,7 +14,7 @@ use leptos::{prelude::*, task::spawn_local};
 use wasm_bindgen::JsCast;
 use web_sys::HtmlElement;
 
-pub use self::models::Library;
+pub use self::{mesh::MeshView, models::Library};
 
 use crate::{
     backend::{self, Delivery, Host},
@@ -42,12 +43,15 @@ pub struct App {
     /// The node's clock, once a second.
     pub now: RwSignal<i64>,
     pub panel: RwSignal<Panel>,
+    /// Grows as the panel is scrolled.
+    pub scrolled: RwSignal<u32>,
     pub theme: RwSignal<Theme>,
     pub single_keys: RwSignal<bool>,
     pub palette: RwSignal<bool>,
     pub shortcuts: RwSignal<bool>,
     pub toast: RwSignal<Option<Toast>>,
     pub library: Library,
+    pub mesh: MeshView,
     pub chat: Chat,
     pub desktop: bool,
 }
@@ -58,12 +62,14 @@ impl App {
             state: RwSignal::default(),
             now: RwSignal::new(backend::now_ms()),
             panel: RwSignal::new(Panel::from_path(&location_hash())),
+            scrolled: RwSignal::new(0),
             theme: RwSignal::new(Theme::remembered()),
             single_keys: RwSignal::new(storage::get(SINGLE_KEYS).as_deref() != Some("off")),
             palette: RwSignal::new(false),
             shortcuts: RwSignal::new(false),
             toast: RwSignal::new(None),
             library: Library::default(),
+            mesh: MeshView::default(),
             chat: Chat::default(),
             desktop: backend::host() == Host::Desktop,
         }
@@ -105,11 +111,15 @@ impl App {
                 match self.state.try_update(|s| s.apply(event, backend::now_ms())) {
                     Some(Next::AskAgain) => self.ask_again(),
                     Some(Next::LoadModels) => self.load_models_soon(),
+                    Some(Next::LoadLists) => {
+                        self.load_models_soon();
+                        self.load_peers_again();
+                    }
                     Some(Next::Arrived(pulls)) => self.announce(&pulls),
                     Some(Next::Nothing) | None => {}
                 }
             }
-            Delivery::Message(HostMessage::Navigate { path }) => self.open(Panel::from_path(&path)),
+            Delivery::Message(HostMessage::Navigate { path }) => self.go(&path),
             Delivery::Message(HostMessage::Chunk { .. } | HostMessage::End { .. }) => {}
         }
     }
@@ -126,15 +136,24 @@ impl App {
             if let Ok(list) = backend::call(ListPulls, &Nothing {}).await {
                 self.state.update(|s| s.pulls = list.pulls);
             }
+            if let Ok(mesh) = backend::call(GetMesh, &Nothing {}).await {
+                self.state.update(|s| s.mesh = Some(mesh));
+            }
+            self.load_peers_again();
             self.load_models();
         });
     }
 
     pub fn open(self, panel: Panel) {
+        self.go(panel.path());
+    }
+
+    /// Goes to an address of the page: `/mesh/peer/ID`.
+    pub fn go(self, path: &str) {
         self.palette.set(false);
         if let Some(window) = web_sys::window() {
             // The change of the hash sets the panel; it fails only for an address that is not one.
-            let _ = window.location().set_hash(panel.path());
+            let _ = window.location().set_hash(path);
         }
     }
 
@@ -211,6 +230,7 @@ impl App {
             Action::Search if self.panel.get_untracked() == Panel::Models => {
                 focus("catalogue-search");
             }
+            Action::Search if self.panel.get_untracked() == Panel::Mesh => focus("peer-filter"),
             Action::Search => self.focus_ask(),
             Action::NextRow => step_row(true),
             Action::PreviousRow => step_row(false),

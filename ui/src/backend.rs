@@ -158,27 +158,41 @@ fn error_of(reply: &Reply) -> CallError {
     CallError::Unreadable(format!("status {}", reply.status))
 }
 
-/// A flat object as a query string, without what is null.
-fn query(value: &Value) -> String {
+fn text_of(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn escaped(text: &str) -> String {
     let mut out = String::new();
-    for (name, value) in value.as_object().into_iter().flatten() {
-        let text = match value {
-            Value::Null => continue,
-            Value::String(text) => text.clone(),
-            other => other.to_string(),
-        };
-        out.push(if out.is_empty() { '?' } else { '&' });
-        out.push_str(name);
-        out.push('=');
-        for byte in text.bytes() {
-            if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-                out.push(char::from(byte));
-            } else {
-                out.push_str(&format!("%{byte:02X}"));
-            }
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
         }
     }
     out
+}
+
+/// A flat object as a query string, without what is null.
+fn query(value: &Value) -> String {
+    let mut out = String::new();
+    for (name, value) in value.as_object().into_iter().flatten().filter(|(_, v)| !v.is_null()) {
+        out.push(if out.is_empty() { '?' } else { '&' });
+        out.push_str(name);
+        out.push('=');
+        out.push_str(&escaped(&text_of(value)));
+    }
+    out
+}
+
+/// A picture's text as an address for `<img>`, where no script in it can run.
+pub(crate) fn svg_address(svg: &str) -> String {
+    format!("data:image/svg+xml,{}", escaped(svg))
 }
 
 /// Milliseconds of the page's clock.
@@ -224,6 +238,12 @@ mod tests {
             query(&serde_json::json!({"a": "x y&ü", "b": true})),
             "?a=x%20y%26%C3%BC&b=true"
         );
+    }
+
+    #[test]
+    fn a_picture_stays_a_picture() {
+        let address = svg_address("<svg onload=\"alert(1)\"/>");
+        assert!(!address.contains('<') && !address.contains('"'), "{address}");
     }
 
     #[test]

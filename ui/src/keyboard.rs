@@ -22,7 +22,8 @@ pub enum Action {
     Shortcuts,
     PauseOrResume,
     Theme,
-    /// The field that the panel is about: on the Dashboard, Ask; on Models, the catalogue's.
+    /// The field that the panel is about: on the Dashboard, Ask; on Models, the catalogue's; on Mesh,
+    /// the filter of the peers.
     Search,
     NextRow,
     PreviousRow,
@@ -87,7 +88,7 @@ pub const SHEET: [(&[&str], &str); 11] = [
     (&["Ctrl", "K"], "Jump to a panel or an action"),
     (&["Ctrl", ","], "Settings"),
     (&["P"], "Pause or resume this node"),
-    (&["/"], "Ask; on Models, search the catalogue"),
+    (&["/"], "Ask; on Models and Mesh, search"),
     (&["J", "K"], "Next and previous row"),
     (&["Enter"], "Open the row"),
     (&["Ctrl", "Enter"], "Send the question"),

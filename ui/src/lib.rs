@@ -1,7 +1,7 @@
 //! EdgeCoder's front end: one page for the desktop window and for a browser.
 //!
 //! `backend` is the seam to the node. `state`, `conversation`, `headline`, `words`, `format`, `sse`,
-//! `markdown`, `route` and `keyboard` are pure and tested natively. The rest draws.
+//! `markdown`, `mesh`, `route` and `keyboard` are pure and tested natively. The rest draws.
 #![allow(
     missing_debug_implementations,
     unreachable_pub,
@@ -18,6 +18,7 @@ pub mod format;
 pub mod headline;
 pub mod keyboard;
 pub mod markdown;
+pub mod mesh;
 pub mod panels;
 pub mod route;
 pub mod shell;

@@ -9,6 +9,7 @@ mod tasks;
 
 use leptos::prelude::*;
 
+pub use self::mesh::{Actions as MeshActions, Dialogs as MeshDialogs};
 pub use self::models::{Actions as ModelActions, Dialogs as ModelDialogs};
 
 use crate::{

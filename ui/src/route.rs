@@ -1,7 +1,11 @@
 //! The panels and their addresses. The location's hash carries the panel, so that the same page
 //! works from `tauri://` and over HTTP without a server that knows about panels.
 
+use agent_api::NodeId;
+
 use crate::components::icon::Icon;
+
+const PEER: &str = "/mesh/peer/";
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Panel {
@@ -60,6 +64,9 @@ impl Panel {
     /// The panel of a path; the Dashboard for anything unknown.
     pub fn from_path(path: &str) -> Self {
         let path = path.trim_start_matches('#').trim_end_matches('/');
+        if peer_of(path).is_some() {
+            return Self::Mesh;
+        }
         Self::ALL.into_iter().find(|p| p.path() == path).unwrap_or_default()
     }
 
@@ -68,6 +75,19 @@ impl Panel {
         let place = Self::ALL.iter().position(|p| *p == self).unwrap_or(0) as u8;
         char::from(b'1' + place)
     }
+}
+
+/// The peer of an address of its details: `#/mesh/peer/ID`.
+pub fn peer_of(hash: &str) -> Option<NodeId> {
+    let id = hash.trim_start_matches('#').strip_prefix(PEER)?;
+    // An identity is in hexadecimal digits; anything else is a mistyped address.
+    let valid = id.len() == 64 && id.bytes().all(|b| b.is_ascii_hexdigit());
+    valid.then(|| NodeId(id.to_ascii_lowercase()))
+}
+
+/// The address of a peer's details.
+pub fn peer_href(id: &NodeId) -> String {
+    format!("#{PEER}{id}")
 }
 
 /// The token of an address that `edgecoder-node run` printed: `#token=...`.
@@ -101,6 +121,15 @@ mod tests {
         assert_eq!(Panel::from_path("#/nothing"), Panel::Dashboard);
         assert_eq!(Panel::from_path(""), Panel::Dashboard);
         assert_eq!((Panel::Dashboard.key(), Panel::Settings.key()), ('1', '6'));
+    }
+
+    #[test]
+    fn a_peer_has_an_address_in_the_mesh() {
+        let id = NodeId("ab".repeat(32));
+        assert_eq!(peer_of(&peer_href(&id)), Some(id.clone()));
+        assert_eq!(Panel::from_path(&peer_href(&id)), Panel::Mesh);
+        assert_eq!(peer_of("#/mesh"), None);
+        assert_eq!(peer_of("#/mesh/peer/short"), None);
     }
 
     #[test]

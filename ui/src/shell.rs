@@ -9,6 +9,7 @@ mod toast;
 
 use std::time::Duration;
 
+use agent_api::node::ServingState;
 use leptos::{ev, html, prelude::*};
 use wasm_bindgen::JsCast;
 
@@ -17,9 +18,9 @@ use crate::{
     backend,
     format::LocalTime,
     keyboard::{self, Press},
-    panels::{ModelActions, ModelDialogs, PanelView},
+    panels::{MeshActions, MeshDialogs, ModelActions, ModelDialogs, PanelView},
     route::{self, Panel},
-    state::Link,
+    state::{AppState, Link},
     words,
 };
 
@@ -52,13 +53,20 @@ pub fn Shell() -> impl IntoView {
             <a class="skip" href="#main" on:click=skip>"Skip to content"</a>
             <div class="app">
                 <sidebar::Sidebar/>
-                <main class="main" id="main" tabindex="-1" node_ref=main>
+                <main
+                    class="main"
+                    id="main"
+                    tabindex="-1"
+                    node_ref=main
+                    on:scroll=move |_| app.scrolled.update(|n| *n = n.wrapping_add(1))
+                >
                     <Topbar/>
                     <host_banner::HostBanner/>
                     <PanelView/>
                 </main>
             </div>
             <ModelDialogs/>
+            <MeshDialogs/>
             <palette::Palette/>
             <shortcuts::Shortcuts/>
             <toast::ToastRegion/>
@@ -78,6 +86,7 @@ fn Topbar() -> impl IntoView {
     let today =
         Memo::new(move |_| LocalTime::new(app.now.get(), backend::local_offset_ms()).long_date());
     let installed = app.library.part(|l| l.models.len());
+    let paused = app.part(|s| s.serving.state == ServingState::Paused);
     let sub = move || match app.panel.get() {
         Panel::Dashboard => today.get(),
         Panel::Models => {
@@ -85,14 +94,23 @@ fn Topbar() -> impl IntoView {
             installed.get().map(|n| words::model::summary(n, pulls)).unwrap_or_default()
         }
         Panel::Settings => "Changes are saved as you make them".into(),
-        Panel::Mesh | Panel::Credits | Panel::Tasks => String::new(),
+        Panel::Mesh => {
+            let paused = paused.get().unwrap_or(false);
+            let summary = |s: &AppState| s.mesh.as_ref().map(|m| words::mesh::summary(m, paused));
+            app.state.with(summary).unwrap_or_default()
+        }
+        Panel::Credits | Panel::Tasks => String::new(),
     };
     view! {
         <header class="topbar">
             <h1 id="panel-title">{move || app.panel.get().title()}</h1>
             <p class="sub">{sub}</p>
             <p class="sub push" id="last-update">{stale}</p>
-            {move || (app.panel.get() == Panel::Models).then(|| view! { <ModelActions/> })}
+            {move || match app.panel.get() {
+                Panel::Models => view! { <ModelActions/> }.into_any(),
+                Panel::Mesh => view! { <MeshActions/> }.into_any(),
+                _ => ().into_any(),
+            }}
         </header>
     }
 }
@@ -119,7 +137,13 @@ fn tick(app: App) {
 fn follow_address(app: App) {
     let _ = window_event_listener(ev::hashchange, move |_| {
         adopt_token();
-        app.panel.set(Panel::from_path(&location_hash()));
+        let address = location_hash();
+        let panel = Panel::from_path(&address);
+        app.mesh.peer.set(route::peer_of(&address));
+        if panel == app.panel.get_untracked() {
+            return;
+        }
+        app.panel.set(panel);
         if let Some(main) = document().get_element_by_id("main") {
             main.set_scroll_top(0);
         }

@@ -1,8 +1,8 @@
 //! What the page knows about the node: a pure reducer over events.
 
-use agent_api::{Activity, Event, Settings, Status, host::HostState, pull::Pull};
+use agent_api::{Activity, Event, Settings, Status, host::HostState, mesh::Mesh, pull::Pull};
 
-use crate::words;
+use crate::{mesh::peers::Peers, words};
 
 /// Activity lines kept, newest first; the node's own list is longer.
 pub const ACTIVITY_KEPT: usize = 50;
@@ -45,6 +45,8 @@ pub struct AppState {
     pub settings: Option<Settings>,
     /// Oldest first.
     pub pulls: Vec<Pull>,
+    pub mesh: Option<Mesh>,
+    pub peers: Peers,
     /// When the last event came, on the page's clock.
     pub heard_at_ms: Option<i64>,
     /// What to add to the page's clock to get the node's.
@@ -55,7 +57,9 @@ pub struct AppState {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Next {
     Nothing,
-    /// Events were missed: ask for status, activity and pulls again.
+    /// A snapshot came: ask for the lists that are not in it.
+    LoadLists,
+    /// Events were missed: ask for everything again.
     AskAgain,
     /// The installed models, their options or what is in memory changed: ask for the list.
     LoadModels,
@@ -71,13 +75,14 @@ impl AppState {
         }
         self.heard_at_ms = Some(now_ms);
         match event {
-            Event::Snapshot { status, activity, settings, pulls } => {
+            Event::Snapshot { status, activity, settings, pulls, mesh } => {
                 self.link = Link::Live;
                 self.set_status(*status, now_ms);
                 self.set_activity(activity);
                 self.settings = Some(*settings);
                 self.pulls = pulls;
-                return Next::LoadModels;
+                self.mesh = Some(*mesh);
+                return Next::LoadLists;
             }
             Event::Status { status } => {
                 self.link = Link::Live;
@@ -93,6 +98,8 @@ impl AppState {
                 }
             }
             Event::Models => return Next::LoadModels,
+            Event::Mesh { mesh } => self.mesh = Some(*mesh),
+            Event::Peers { changed, gone } => self.peers.apply(changed, &gone),
             Event::Resync => return Next::AskAgain,
             Event::Host { .. } => {}
         }
@@ -198,6 +205,7 @@ pub(crate) mod tests {
             activity,
             settings: Box::new(Settings::default()),
             pulls: Vec::new(),
+            mesh: Box::new(crate::words::mesh::tests::mesh()),
         }
     }
 
@@ -208,8 +216,9 @@ pub(crate) mod tests {
     #[test]
     fn a_snapshot_makes_the_page_live_and_replaces_what_was_there() {
         let mut state = AppState::default();
-        assert_eq!(state.apply(snapshot(1_000, vec![line(2), line(1)]), 1_000), Next::LoadModels);
+        assert_eq!(state.apply(snapshot(1_000, vec![line(2), line(1)]), 1_000), Next::LoadLists);
         assert_eq!(state.link, Link::Live);
+        assert_eq!(state.mesh.as_ref().map(|m| m.name.as_str()), Some("commons"));
         assert_eq!(ids(&state), [2, 1]);
         state.apply(snapshot(2_000, vec![line(9)]), 2_000);
         assert_eq!(ids(&state), [9]);
@@ -272,6 +281,24 @@ pub(crate) mod tests {
         assert_eq!(state.apply(done, 0), Next::Nothing);
         assert_eq!(state.pulls.len(), 1);
         assert_eq!(state.apply(Event::Models, 0), Next::LoadModels);
+    }
+
+    #[test]
+    fn the_mesh_and_its_peers_follow_their_events() {
+        use crate::mesh::peers::tests::peer;
+        let mut state = AppState::default();
+        state.apply(snapshot(0, Vec::new()), 0);
+        state.peers.ask();
+        state.peers.answer(vec![peer(1), peer(2)]);
+        let gone = vec![peer(1).node_id];
+        let event = Event::Peers { changed: vec![peer(3)], gone };
+        assert_eq!(state.apply(event, 0), Next::Nothing);
+        let names: Vec<_> = state.peers.iter().map(|p| p.name.clone()).collect();
+        assert_eq!(names, ["peer-2", "peer-3"]);
+        let mut mesh = crate::words::mesh::tests::mesh();
+        mesh.name = "hafen-lab".into();
+        state.apply(Event::Mesh { mesh: Box::new(mesh) }, 0);
+        assert_eq!(state.mesh.map(|m| m.name), Some("hafen-lab".into()));
     }
 
     #[test]

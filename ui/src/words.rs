@@ -1,9 +1,11 @@
-//! What the Models panel says, as pure functions over what the node sent.
+//! What the Models and Mesh panels say, as pure functions over what the node sent.
 
 pub mod catalogue;
 pub mod fit;
 pub mod memory;
+pub mod mesh;
 pub mod model;
+pub mod peer;
 pub mod preview;
 pub mod pull;
 

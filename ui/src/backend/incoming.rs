@@ -46,12 +46,15 @@ fn event_in(value: Value) -> Option<Event> {
             activity: field(from, "activity")?,
             settings: Box::new(field(from, "settings")?),
             pulls: field(from, "pulls")?,
+            mesh: Box::new(field(from, "mesh")?),
         },
         "status" => Event::Status { status: Box::new(field(from, "status")?) },
         "activity" => Event::Activity { item: field(from, "item")? },
         "settings" => Event::Settings { settings: Box::new(field(from, "settings")?) },
         "pulls" => Event::Pulls { pulls: field(from, "pulls")? },
         "models" => Event::Models,
+        "mesh" => Event::Mesh { mesh: Box::new(field(from, "mesh")?) },
+        "peers" => Event::Peers { changed: field(from, "changed")?, gone: field(from, "gone")? },
         "host" => Event::Host { state: field(from, "state")? },
         "resync" => Event::Resync,
         _ => return None,
@@ -74,7 +77,11 @@ mod tests {
     use agent_api::{Activity, ActivityKind, Settings, host::HostState, pull::PullState};
 
     use super::*;
-    use crate::{state::tests::status, words::pull::tests::pull};
+    use crate::{
+        mesh::peers::tests::peer,
+        state::tests::status,
+        words::{mesh::tests::mesh, pull::tests::pull},
+    };
 
     fn events() -> Vec<Event> {
         let pulls = vec![pull("llama3.2:1b", PullState::Downloading)];
@@ -88,12 +95,15 @@ mod tests {
                 activity: vec![item.clone()],
                 settings: Box::new(Settings::default()),
                 pulls: pulls.clone(),
+                mesh: Box::new(mesh()),
             },
             Event::Status { status: Box::new(status(2)) },
             Event::Activity { item },
             Event::Settings { settings: Box::new(Settings::default()) },
             Event::Pulls { pulls },
             Event::Models,
+            Event::Mesh { mesh: Box::new(mesh()) },
+            Event::Peers { changed: vec![peer(1)], gone: vec![peer(2).node_id] },
             Event::Host { state: HostState::Running },
             Event::Host { state: restarting },
             Event::Resync,

@@ -10,11 +10,11 @@ const HEIGHT: f64 = 36.0;
 const MARGIN: f64 = 3.0;
 
 /// Points of a line through `values`, oldest first, from `0` to the largest.
-fn points(values: &[f64], most: usize) -> Vec<(f64, f64)> {
+fn points(values: &[f64], most: usize, width: f64) -> Vec<(f64, f64)> {
     let top = values.iter().copied().fold(0.0, f64::max);
-    let step = (WIDTH - 2.0 * MARGIN) / (most.max(2) - 1) as f64;
+    let step = (width - 2.0 * MARGIN) / (most.max(2) - 1) as f64;
     // A short history starts at the right, where now is.
-    let first = WIDTH - MARGIN - step * values.len().saturating_sub(1) as f64;
+    let first = width - MARGIN - step * values.len().saturating_sub(1) as f64;
     let place = |(i, v): (usize, &f64)| {
         let share = if top > 0.0 { v.max(0.0) / top } else { 0.0 };
         (first + step * i as f64, HEIGHT - MARGIN - share * (HEIGHT - 2.0 * MARGIN))
@@ -27,7 +27,7 @@ fn path(points: &[(f64, f64)]) -> String {
     format!("M{}", list.join(" "))
 }
 
-/// What the line shows, in a sentence.
+/// What the line of the speed shows, in a sentence.
 fn finding(values: &[f64]) -> String {
     let low = values.iter().copied().fold(f64::INFINITY, f64::min);
     let high = values.iter().copied().fold(0.0, f64::max);
@@ -43,9 +43,16 @@ fn finding(values: &[f64]) -> String {
 
 /// A line of up to `most` values.
 #[component]
-pub fn Spark(#[prop(into)] values: Signal<Vec<f64>>, most: usize) -> impl IntoView {
+pub fn Spark(
+    #[prop(into)] values: Signal<Vec<f64>>,
+    most: usize,
+    #[prop(default = WIDTH)] width: f64,
+    /// What the line shows, in a sentence.
+    #[prop(default = finding)]
+    words: fn(&[f64]) -> String,
+) -> impl IntoView {
     let line = Memo::new(move |_| {
-        let points = values.with(|v| points(v, most));
+        let points = values.with(|v| points(v, most, width));
         (points.len() > 1).then_some(points)
     });
     let draw = move || {
@@ -60,7 +67,7 @@ pub fn Spark(#[prop(into)] values: Signal<Vec<f64>>, most: usize) -> impl IntoVi
         })
     };
     view! {
-        <svg class="spark" viewBox="0 0 84 36" width="84" height="36" role="img" aria-label=move || values.with(|v| finding(v))>
+        <svg class="spark" viewBox=format!("0 0 {width} {HEIGHT}") width=width.to_string() height="36" role="img" aria-label=move || values.with(|v| words(v))>
             {draw}
         </svg>
     }
@@ -72,11 +79,11 @@ mod tests {
 
     #[test]
     fn a_short_history_ends_at_the_right() {
-        let line = points(&[0.0, 10.0], 60);
+        let line = points(&[0.0, 10.0], 60, WIDTH);
         assert_eq!(line[1], (WIDTH - MARGIN, MARGIN));
         assert_eq!(line[0].1, HEIGHT - MARGIN);
         assert!(line[0].0 > WIDTH / 2.0);
-        assert!(points(&[], 60).is_empty());
+        assert!(points(&[], 60, WIDTH).is_empty());
     }
 
     #[test]

@@ -1,20 +1,152 @@
-//! Mesh: this version has none.
+//! Mesh: who is in it, where they are and how they are reached, and how they were found.
 
+mod about;
+mod dialogs;
+mod drawer;
+mod nearby;
+mod peers;
+mod sources;
+mod topology;
+
+use agent_api::{mesh::MeshState, node::ServingState};
 use leptos::prelude::*;
 
-use super::Empty;
-use crate::components::icon::{Icon, icon};
+pub use self::dialogs::Dialogs;
+use crate::{
+    app::{App, use_app},
+    components::{
+        banner::Banner,
+        icon::{Icon, icon},
+        menu::Menu,
+    },
+    words::mesh as words,
+};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shape {
+    Loading,
+    Off,
+    On,
+}
 
 #[component]
 pub(super) fn Mesh() -> impl IntoView {
+    let app = use_app();
+    let state = app.mesh_part(|m| m.state);
+    let shape = Memo::new(move |_| match state.get() {
+        None => Shape::Loading,
+        Some(MeshState::Off) => Shape::Off,
+        Some(_) => Shape::On,
+    });
+    let live = app.live();
+    Effect::new(move |_| {
+        // Later changes come with events.
+        if live.get() && shape.get() == Shape::On && !app.state.with_untracked(|s| s.peers.loaded())
+        {
+            app.load_peers();
+        }
+    });
+    move || {
+        match shape.get() {
+        Shape::Loading => view! {
+            <div class="page"><section class="card skcard late" aria-busy="true" aria-label="Loading the mesh">
+                <span class="sk" style:width="40%"></span><span class="sk" style:width="70%"></span>
+            </section></div>
+        }
+        .into_any(),
+        Shape::Off => off(app),
+        Shape::On => view! { <On/> }.into_any(),
+    }
+    }
+}
+
+fn off(app: App) -> AnyView {
     view! {
-        <Empty
-            glyph=Icon::Mesh
-            title="This node is not part of a mesh"
-            why="This version serves this computer only. It looks for no other nodes, and none can find it."
-            about="This panel is for the peers of a node: where they are, how they are reached, and what they offer."
-        >
-            <a class="btn" href="#/">{icon(Icon::Chat)}<span>"Ask this node"</span></a>
-        </Empty>
+        <div class="page page--fill">
+            <section class="card empty" id="mesh-off">
+                <span class="glyph">{icon(Icon::Mesh)}</span>
+                <h2>"The mesh is turned off"</h2>
+                <p>"This node sends nothing to other nodes, looks for none, and none can find it. It serves this computer only."</p>
+                <div class="row">
+                    <button class="btn btn--primary" type="button" on:click=move |_| app.turn_mesh_on()>
+                        {icon(Icon::Power)}<span>"Turn on"</span>
+                    </button>
+                    <a class="btn" href="#/settings">{icon(Icon::Settings)}<span>"Settings"</span></a>
+                </div>
+            </section>
+        </div>
+    }
+    .into_any()
+}
+
+#[component]
+fn On() -> impl IntoView {
+    let app = use_app();
+    let paused = app.part(|s| s.serving.state == ServingState::Paused);
+    let banner = Memo::new(move |_| {
+        let paused = paused.get().unwrap_or(false);
+        app.state.with(|s| words::banner(s.mesh.as_ref()?, paused))
+    });
+    // A node that knows nobody has an invitation in the place of the table.
+    let anybody = Memo::new(move |_| {
+        app.state.with(|s| {
+            let counted =
+                s.mesh.as_ref().is_some_and(|m| m.counts.known > 0 || m.counts.connected > 0);
+            counted || s.peers.iter().next().is_some()
+        })
+    });
+    view! {
+        <div class="page">
+            <div role="status" class="notices">
+                {move || banner.get().map(|(kind, text)| view! { <Banner kind text/> })}
+            </div>
+            <nearby::NearbyNodes/>
+            <section class="card topo" aria-label="Topology">
+                <topology::Topology anybody/>
+                <sources::Sources/>
+            </section>
+            <Show when=move || anybody.get()><peers::Peers/></Show>
+            <about::About/>
+        </div>
+    }
+}
+
+/// The panel's buttons in the top bar.
+#[component]
+pub fn Actions() -> impl IntoView {
+    let app = use_app();
+    let on = Memo::new(move |_| app.mesh.on(app));
+    let open = RwSignal::new(false);
+    let entry = move |glyph: Icon, label: &'static str, dialog: RwSignal<bool>| {
+        let choose = move |_| {
+            open.set(false);
+            dialog.set(true);
+        };
+        view! {
+            <li role="none">
+                <button type="button" role="menuitem" on:click=choose>{icon(glyph)}<span>{label}</span></button>
+            </li>
+        }
+    };
+    let entries = move || {
+        view! {
+            {entry(Icon::Mesh, "Make a new mesh", app.mesh.create)}
+            {entry(Icon::X, "Leave this mesh", app.mesh.leave)}
+        }
+    };
+    view! {
+        <Show when=move || on.get()>
+            <div class="actions">
+                <Menu label="More about the mesh" class="ibtn ibtn--bar" id="mesh-more" glyph=Icon::Dots at_end=true open>
+                    {entries()}
+                </Menu>
+                <button class="btn" type="button" id="mesh-join" on:click=move |_| app.mesh.join.set(true)>
+                    {icon(Icon::Ticket)}<span>"Join another mesh"</span>
+                </button>
+                <button class="btn btn--primary" type="button" id="mesh-invite" on:click=move |_| app.mesh.invite.set(true)>
+                    {icon(Icon::Plus)}<span>"Invite"</span>
+                </button>
+            </div>
+        </Show>
     }
 }

@@ -1,6 +1,8 @@
 //! Settings. There is no save button: each change is saved when it is made, and says so in its row.
 
+mod mesh;
 mod models;
+mod region;
 mod registries;
 mod row;
 
@@ -31,11 +33,13 @@ enum Section {
     Api,
     Inference,
     Models,
+    Mesh,
     Appearance,
 }
 
 impl Section {
-    const ALL: [Self; 5] = [Self::Node, Self::Api, Self::Inference, Self::Models, Self::Appearance];
+    const ALL: [Self; 6] =
+        [Self::Node, Self::Api, Self::Inference, Self::Models, Self::Mesh, Self::Appearance];
 
     fn title(self) -> &'static str {
         match self {
@@ -43,6 +47,7 @@ impl Section {
             Self::Api => "API access",
             Self::Inference => "Inference",
             Self::Models => "Models and downloads",
+            Self::Mesh => "Mesh",
             Self::Appearance => "Appearance",
         }
     }
@@ -53,6 +58,9 @@ impl Section {
             Self::Api => "OpenAI compatible: editors and scripts use the model through it.",
             Self::Inference => "How the active model is loaded and how many requests it serves.",
             Self::Models => "Where models come from, what they may take, and what stays for you.",
+            Self::Mesh => {
+                "How this node finds others, what they see of it, and what they may fetch."
+            }
             Self::Appearance => "Kept in this window, not on the node.",
         }
     }
@@ -63,6 +71,7 @@ impl Section {
             Self::Api => Icon::Key,
             Self::Inference => Icon::Bolt,
             Self::Models => Icon::Models,
+            Self::Mesh => Icon::Mesh,
             Self::Appearance => Icon::Palette,
         }
     }
@@ -103,6 +112,7 @@ pub(super) fn Settings() -> impl IntoView {
         (Section::Api, _) => view! { <Api view/> }.into_any(),
         (Section::Inference, _) => view! { <Inference view/> }.into_any(),
         (Section::Models, _) => view! { <models::Models view/> }.into_any(),
+        (Section::Mesh, _) => view! { <mesh::Mesh view/> }.into_any(),
     }
     };
     view! {

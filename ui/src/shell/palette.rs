@@ -65,6 +65,14 @@ fn entries(app: App) -> Vec<Entry> {
             app.library.pull.set(Some(String::new()));
         };
         add(Icon::Download, "Pull a model by name or URL", "", Callback::new(ask_for_name));
+        if app.mesh.on(app) {
+            let invite = move |()| app.mesh.invite.set(true);
+            add(Icon::Plus, "Invite a computer to this mesh", "", Callback::new(invite));
+            let join = move |()| app.mesh.join.set(true);
+            add(Icon::Ticket, "Join a mesh by its ticket", "", Callback::new(join));
+            let look = move |()| app.look_for_peers();
+            add(Icon::Refresh, "Look for peers now", "", Callback::new(look));
+        }
     } else {
         add(
             Icon::Refresh,

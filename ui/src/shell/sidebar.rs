@@ -43,6 +43,9 @@ fn NavItem(panel: Panel) -> impl IntoView {
     let title = format!("{} ({})", panel.title(), panel.key());
     let installed = app.library.part(|l| l.models.len());
     let count = Memo::new(move |_| {
+        if panel == Panel::Mesh {
+            return app.state.with(|s| words::mesh::nav_count(s.mesh.as_ref()?));
+        }
         if panel != Panel::Models {
             return None;
         }

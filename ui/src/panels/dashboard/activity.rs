@@ -67,6 +67,9 @@ fn shape(kind: ActivityKind) -> (Icon, &'static str) {
         ActivityKind::RunnerBack => (Icon::Refresh, "i"),
         ActivityKind::Paused | ActivityKind::PullPaused => (Icon::Pause, "i"),
         ActivityKind::Resumed => (Icon::Play, "i"),
+        ActivityKind::PeerJoined | ActivityKind::MeshChanged => (Icon::Mesh, "i"),
+        ActivityKind::PeerLeft => (Icon::Minus, "i"),
+        ActivityKind::PeerPath => (Icon::Direct, "i"),
         ActivityKind::SettingsChanged => (Icon::Settings, "i"),
         ActivityKind::Warning => (Icon::Warn, "i warn"),
     }

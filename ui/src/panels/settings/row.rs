@@ -144,6 +144,7 @@ pub(super) fn NumberRow(
     unit: &'static str,
     /// Smallest value the field offers; 0 also stands for an empty field.
     min: u32,
+    #[prop(default = u32::MAX)] max: u32,
     read: fn(&Settings) -> Option<u32>,
     patch: fn(u32) -> SettingsPatch,
 ) -> impl IntoView {
@@ -157,7 +158,11 @@ pub(super) fn NumberRow(
             return;
         }
         match typed.parse() {
-            Ok(n) => save(view, field, patch(n), saved),
+            Ok(n) if n <= max => save(view, field, patch(n), saved),
+            Ok(_) => {
+                saved.set(Saved::Failed(format!("{max} is the largest")));
+                view.update(|_| {});
+            }
             Err(_) if typed.is_empty() && min == 0 => save(view, field, patch(0), saved),
             Err(_) => {
                 saved.set(Saved::Failed("it must be a whole number".into()));
@@ -246,6 +251,80 @@ pub(super) fn SelectRow(
         <Row field label hint view saved>
             <select class="select select--auto" id=format!("set-{field}") on:change=change>{options}{other}</select>
         </Row>
+    }
+}
+
+/// A few texts, as addresses: each can be removed, and one added.
+#[component]
+pub(super) fn ListRow(
+    view: View,
+    field: &'static str,
+    label: &'static str,
+    #[prop(into)] hint: Signal<String>,
+    /// Shown in the empty field.
+    example: &'static str,
+    /// More cannot be added.
+    most: usize,
+    read: fn(&Settings) -> Vec<String>,
+    patch: fn(Vec<String>) -> SettingsPatch,
+) -> impl IntoView {
+    let saved = RwSignal::new(Saved::default());
+    let list = Memo::new(move |_| known(view).map(|v| read(&v.settings)).unwrap_or_default());
+    let typed = NodeRef::<html::Input>::new();
+    let submit = move |event: leptos::ev::SubmitEvent| {
+        event.prevent_default();
+        let Some(input) = typed.get_untracked() else { return };
+        let text = input.value().trim().to_owned();
+        let mut all = list.get_untracked();
+        if text.is_empty() || all.contains(&text) {
+            return;
+        }
+        all.push(text);
+        save(view, field, patch(all), saved);
+    };
+    // What was refused stays in the field to be corrected.
+    Effect::new(move |before: Option<Vec<String>>| {
+        let now = list.get();
+        if before.is_some_and(|b| b.len() < now.len())
+            && let Some(input) = typed.get_untracked()
+        {
+            input.set_value("");
+        }
+        now
+    });
+    let row = move |text: String| {
+        let shown = text.clone();
+        let name = format!("Remove {text}");
+        let remove = move |_| {
+            let mut all = list.get_untracked();
+            all.retain(|other| *other != text);
+            save(view, field, patch(all), saved);
+        };
+        view! {
+            <li>
+                <code class="path trunc grow">{shown}</code>
+                <button class="ibtn ibtn--sm" type="button" aria-label=name.clone() title=name on:click=remove>{icon(Icon::X)}</button>
+            </li>
+        }
+    };
+    view! {
+        <div class="set set--list">
+            <div class="set-t">
+                <label for=format!("set-{field}")>{label}</label>
+                <p class="hint">{hint}</p>
+                <div role="status">{note(view, field, saved)}</div>
+            </div>
+            <div class="set-c">
+                <ul class="setlist">{move || list.get().into_iter().map(row).collect_view()}</ul>
+                <Show when=move || list.with(Vec::len) < most>
+                    <form class="row" on:submit=submit>
+                        <input class="input grow" id=format!("set-{field}") type="text" spellcheck="false" autocomplete="off"
+                            placeholder=example node_ref=typed/>
+                        <button class="btn btn--sm" type="submit"><span>"Add"</span></button>
+                    </form>
+                </Show>
+            </div>
+        </div>
     }
 }
 
