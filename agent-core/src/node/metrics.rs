@@ -259,6 +259,7 @@ mod tests {
             runner_crashes: 0,
             node_memory_bytes: 0,
             runner_memory_bytes: 0,
+            pulls: PullBytes { received: 0, hashed: 0, read_back: 0 },
             peers: PeerCounts { connected: 3, known: 5, ..PeerCounts::default() },
             refused: vec![Refused { reason: "bad_signature".into(), count }],
         };

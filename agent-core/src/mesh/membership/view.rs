@@ -1,6 +1,6 @@
 //! What the API and the panel show. Read-only.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use agent_api::mesh::{PathKind, PeerState, Refused, SourceKind};
 
@@ -103,6 +103,11 @@ impl Membership {
     /// This node's own record, once it was signed.
     pub fn own_record(&self) -> Option<&Record> {
         self.directory.get(&self.me).map(|entry| entry.record.as_ref())
+    }
+
+    /// What a peer said last.
+    pub fn record(&self, key: &NodeKey) -> Option<Arc<Record>> {
+        self.directory.get(key).map(|entry| Arc::clone(&entry.record))
     }
 
     pub fn own_addresses(&self) -> &Addresses {
