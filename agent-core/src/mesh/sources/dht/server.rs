@@ -125,6 +125,8 @@ async fn start_once(address: SocketAddrV4, others: &[SocketAddrV4]) -> std::io::
         given.push(nobody.local_addr()?);
     }
     let build = tokio::task::spawn_blocking(move || {
+        // `mainline` panics, sometimes, where it cannot open its port; so it is tried before.
+        drop(UdpSocket::bind(address)?);
         let settings = ServerSettings {
             max_info_hashes: MAX_INFO_HASHES,
             max_peers_per_info_hash: MAX_PEERS,

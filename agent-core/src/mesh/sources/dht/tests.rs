@@ -215,6 +215,10 @@ async fn a_seeds_dht_node_starts_anew_on_its_port() {
     assert_eq!(lock(&stats).server_port(), Some(address.port()));
     server.stop();
     server.look_after(&[other], &stats).await.expect("starts again");
+    let taken = std::net::UdpSocket::bind("127.0.0.1:0").expect("binds");
+    let busy = taken.local_addr().expect("bound");
+    let error = Server::new(busy).look_after(&[], &stats).await.expect_err("refused");
+    assert!(error.to_string().contains(&busy.to_string()), "{error}");
     let v6 = "[::1]:8468".parse().expect("an address");
     let error = Server::new(v6).look_after(&[], &stats).await.expect_err("refused");
     assert!(error.to_string().contains("IPv4"), "{error}");
