@@ -13,7 +13,7 @@ use crate::{
         Addresses, MeshCard, NodeKey, SeedSetup,
         sources::{
             KnownPeer,
-            tests::{Rig, card, quiet, storage},
+            tests::{PATIENCE, Rig, card, quiet, storage},
         },
     },
 };
@@ -182,9 +182,12 @@ async fn two_seeds_that_learn_of_each_other_later_are_one_dht() {
     two.sources.look_now();
     // It starts anew with the other, on another port here, since the port is any.
     let mut changes = two.sources.changes();
-    while two.sources.dht_port() == first_port {
-        changes.changed().await.expect("open");
-    }
+    let renewed = async {
+        while two.sources.dht_port() == first_port {
+            changes.changed().await.expect("open");
+        }
+    };
+    tokio::time::timeout(PATIENCE, renewed).await.expect("in time");
     let a = Rig::start("a", storage(&dirs[2]).await, on(), None).await;
     a.directory.send_replace(known(&one));
     a.sources.look_now();
@@ -196,6 +199,29 @@ async fn two_seeds_that_learn_of_each_other_later_are_one_dht() {
     for rig in [one, two, a, b] {
         rig.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_seeds_dht_node_starts_anew_on_its_port() {
+    let free = std::net::UdpSocket::bind("127.0.0.1:0").expect("binds");
+    let address = free.local_addr().expect("bound");
+    drop(free);
+    let stats = Mutex::new(Stats::default());
+    let mut server = Server::new(address);
+    server.look_after(&[], &stats).await.expect("starts");
+    // Somebody else is known now, and it knows nobody.
+    let other: SocketAddrV4 = "127.0.0.1:9".parse().expect("an address");
+    server.look_after(&[other], &stats).await.expect("starts anew");
+    assert_eq!(lock(&stats).server_port(), Some(address.port()));
+    server.stop();
+    server.look_after(&[other], &stats).await.expect("starts again");
+    let taken = std::net::UdpSocket::bind("127.0.0.1:0").expect("binds");
+    let busy = taken.local_addr().expect("bound");
+    let error = Server::new(busy).look_after(&[], &stats).await.expect_err("refused");
+    assert!(error.to_string().contains(&busy.to_string()), "{error}");
+    let v6 = "[::1]:8468".parse().expect("an address");
+    let error = Server::new(v6).look_after(&[], &stats).await.expect_err("refused");
+    assert!(error.to_string().contains("IPv4"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
