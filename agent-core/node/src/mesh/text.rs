@@ -151,7 +151,7 @@ fn peer_row(peer: &Peer, now_ms: i64) -> Vec<String> {
         path(peer),
         peer.rtt_ms.map_or_else(dash, milliseconds),
         said.and_then(|said| said.region.clone()).unwrap_or_else(dash),
-        said.map_or_else(dash, |said| serving(said)),
+        said.map_or_else(dash, serving),
         said.and_then(|said| said.tokens_per_s).map_or_else(dash, |speed| format!("{speed:.1}")),
         said.map_or_else(dash, |said| said.models.len().to_string()),
         ago(peer.last_seen_ms, now_ms),
