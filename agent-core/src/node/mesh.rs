@@ -89,10 +89,12 @@ pub(super) async fn start(
     (Mesh::start(setup).await, announcement)
 }
 
-/// This computer's time zone, where it has one with a name.
+/// This computer's time zone, where it is that of a place: servers are often set to UTC, which
+/// says nothing about where they are.
 fn time_zone() -> Option<String> {
     let zone = TimeZone::system();
-    zone.iana_name().filter(|name| *name != "Etc/Unknown").map(ToOwned::to_owned)
+    let place = |name: &&str| name.contains('/') && !name.starts_with("Etc/");
+    zone.iana_name().filter(place).map(ToOwned::to_owned)
 }
 
 /// The part of an announcement's facts that takes a look at the disk.
