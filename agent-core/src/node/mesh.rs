@@ -69,8 +69,8 @@ pub(super) async fn start(
         let measured = Measured::default();
         let serving = if paused { ServingState::Paused } else { ServingState::Starting };
         let inference = InferenceState::default();
-        let said = Said { files: Vec::new(), uses: HashMap::new(), zone: time_zone() };
-        said.announcement(&settings, &measured, config.seed.is_some(), serving, &inference)
+        let looked = Looked { files: Vec::new(), uses: HashMap::new(), zone: time_zone() };
+        looked.announcement(&settings, &measured, config.seed.is_some(), serving, &inference)
     };
     let announcement = watch::Sender::new(first);
     let setup = MeshSetup {
@@ -89,21 +89,23 @@ pub(super) async fn start(
     (Mesh::start(setup).await, announcement)
 }
 
-/// This computer's time zone, where it has one with a name.
+/// This computer's time zone, where it is that of a place: servers are often set to UTC, which
+/// says nothing about where they are.
 fn time_zone() -> Option<String> {
     let zone = TimeZone::system();
-    zone.iana_name().filter(|name| *name != "Etc/Unknown").map(ToOwned::to_owned)
+    let place = |name: &&str| name.contains('/') && !name.starts_with("Etc/");
+    zone.iana_name().filter(place).map(ToOwned::to_owned)
 }
 
-/// What an announcement needs and takes a look at the disk.
+/// The part of an announcement's facts that takes a look at the disk.
 #[derive(Debug)]
-struct Said {
+struct Looked {
     files: Vec<ModelFile>,
     uses: HashMap<String, ModelUse>,
     zone: Option<String>,
 }
 
-impl Said {
+impl Looked {
     fn announcement(
         &self,
         settings: &Settings,
@@ -169,25 +171,25 @@ impl Node {
     /// Leaves the current mesh and enters the ticket's.
     pub async fn join_mesh(&self, text: &TicketText) -> Result<MeshView, NodeError> {
         self.inner.mesh.join(&text.ticket).await?;
-        self.mesh_changed(|mesh| format!("Joined the mesh {}", mesh.name)).await
+        Ok(self.mesh_changed(|mesh| format!("Joined the mesh {}", mesh.name)).await)
     }
 
     pub async fn leave_mesh(&self) -> Result<MeshView, NodeError> {
         let old = self.mesh().name;
         self.inner.mesh.leave().await?;
-        self.mesh_changed(|_| format!("Left the mesh {old}")).await
+        Ok(self.mesh_changed(|_| format!("Left the mesh {old}")).await)
     }
 
     pub async fn create_mesh(&self, request: CreateMesh) -> Result<MeshView, NodeError> {
         self.inner.mesh.create(request).await?;
-        self.mesh_changed(|mesh| format!("Made the mesh {}", mesh.name)).await
+        Ok(self.mesh_changed(|mesh| format!("Made the mesh {}", mesh.name)).await)
     }
 
     pub async fn block_node(&self, mark: MarkNode) -> Result<MeshView, NodeError> {
         let name = self.name_of(&mark.node_id);
         let done = if mark.on { "blocked" } else { "no longer blocked" };
         self.inner.mesh.block(mark).await?;
-        self.mesh_changed(|_| format!("{name} is {done}")).await
+        Ok(self.mesh_changed(|_| format!("{name} is {done}")).await)
     }
 
     pub async fn trust_node(&self, mark: MarkNode) -> Result<MeshView, NodeError> {
@@ -206,13 +208,10 @@ impl Node {
         self.mesh()
     }
 
-    async fn mesh_changed(
-        &self,
-        text: impl FnOnce(&MeshView) -> String + Send,
-    ) -> Result<MeshView, NodeError> {
+    async fn mesh_changed(&self, text: impl FnOnce(&MeshView) -> String + Send) -> MeshView {
         let mesh = self.mesh();
         self.record(ActivityKind::MeshChanged, text(&mesh)).await;
-        Ok(mesh)
+        mesh
     }
 
     /// What a node calls itself; its short id while that is not known.
@@ -256,7 +255,7 @@ impl Node {
         let mut engine = self.inner.inference.state();
         let mut looks = interval(MODELS_AGE);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut said = Said { files: Vec::new(), uses: HashMap::new(), zone: time_zone() };
+        let mut looked = Looked { files: Vec::new(), uses: HashMap::new(), zone: time_zone() };
         loop {
             let look = tokio::select! {
                 _ = looks.tick() => true,
@@ -266,12 +265,12 @@ impl Node {
                 () = self.inner.stop.cancelled() => return,
             };
             if look {
-                said.files = self.model_files().await;
-                said.uses = model_use(self.inner.storage.readers()).await.unwrap_or_default();
-                said.zone = time_zone();
+                looked.files = self.model_files().await;
+                looked.uses = model_use(self.inner.storage.readers()).await.unwrap_or_default();
+                looked.zone = time_zone();
             }
             let now = self.announcement_of(
-                &said,
+                &looked,
                 &settings.borrow_and_update(),
                 &engine.borrow_and_update(),
             );
@@ -289,13 +288,13 @@ impl Node {
 
     fn announcement_of(
         &self,
-        said: &Said,
+        looked: &Looked,
         settings: &Settings,
         inference: &InferenceState,
     ) -> Announcement {
         let serving = self.serving_with(inference).state;
         let measured = self.inner.measured.lock().unwrap_or_else(PoisonError::into_inner);
-        said.announcement(settings, &measured, self.is_seed(), serving, inference)
+        looked.announcement(settings, &measured, self.is_seed(), serving, inference)
     }
 
     /// Tells the owner what happens in the mesh, until the node stops.

@@ -7,35 +7,32 @@ use agent_api::mesh::{
 
 use crate::words::{duration, number, size, table};
 
-/// One line: `joined "home", 3 peers connected of 5 (2 on this network, 1 through a relay)`.
+/// One line: `"home", 3 of 5 peers connected (2 on this network, 1 through a relay)`.
 pub(crate) fn summary(mesh: &Mesh) -> String {
-    let state = state(mesh.state);
-    let counts = &mesh.counts;
     match mesh.state {
-        MeshState::Off | MeshState::Failed => format!("{state}. {}", mesh.reason),
-        MeshState::Joining | MeshState::Alone => {
-            format!("{:?}, {state}. {}", mesh.name, mesh.reason)
-        }
-        MeshState::Joined => {
-            let ways: Vec<_> = [
-                (counts.lan, PathKind::Lan),
-                (counts.direct, PathKind::Direct),
-                (counts.relay, PathKind::Relay),
-            ]
-            .into_iter()
-            .filter(|(count, _)| *count > 0)
-            .map(|(count, path)| format!("{} {}", number(count.into()), reached(path)))
-            .collect();
-            let ways =
-                if ways.is_empty() { String::new() } else { format!(" ({})", ways.join(", ")) };
-            format!(
-                "{:?}, {} of {} connected{ways}",
-                mesh.name,
-                number(counts.connected.into()),
-                count(counts.known.max(counts.connected), "peer")
-            )
-        }
+        MeshState::Off | MeshState::Failed => standing(mesh),
+        _ => format!("{:?}, {}", mesh.name, standing(mesh)),
     }
+}
+
+/// How things stand, without the mesh's name.
+fn standing(mesh: &Mesh) -> String {
+    if mesh.state != MeshState::Joined {
+        return format!("{}. {}", state(mesh.state), mesh.reason);
+    }
+    let counts = &mesh.counts;
+    let paths = [
+        (counts.lan, PathKind::Lan),
+        (counts.direct, PathKind::Direct),
+        (counts.relay, PathKind::Relay),
+    ];
+    let used = paths.into_iter().filter(|(count, _)| *count > 0);
+    let ways: Vec<_> =
+        used.map(|(count, path)| format!("{} {}", number(count.into()), reached(path))).collect();
+    let ways = if ways.is_empty() { String::new() } else { format!(" ({})", ways.join(", ")) };
+    let connected = number(counts.connected.into());
+    let known = count(counts.known.max(counts.connected), "peer");
+    format!("{connected} of {known} connected{ways}")
 }
 
 fn state(state: MeshState) -> &'static str {
@@ -63,13 +60,13 @@ pub(crate) fn count(count: u32, what: &str) -> String {
 }
 
 pub(super) fn status(mesh: &Mesh, now_ms: i64) -> String {
-    let mut text = format!("Mesh {}: {}\n", mesh.name, summary(mesh));
+    let mut text = format!("Mesh {}\n", mesh.name);
     let mut line = |name: &str, value: String| {
         if !value.is_empty() {
             text.push_str(&format!("  {name:<11}{value}\n"));
         }
     };
-    line("Reason:", mesh.reason.clone());
+    line("State:", standing(mesh));
     line("Id:", mesh.mesh_id.clone());
     let kind = if mesh.private {
         "private: a ticket is needed to join"
@@ -151,7 +148,7 @@ fn peer_row(peer: &Peer, now_ms: i64) -> Vec<String> {
         path(peer),
         peer.rtt_ms.map_or_else(dash, milliseconds),
         said.and_then(|said| said.region.clone()).unwrap_or_else(dash),
-        said.map_or_else(dash, |said| serving(said)),
+        said.map_or_else(dash, serving),
         said.and_then(|said| said.tokens_per_s).map_or_else(dash, |speed| format!("{speed:.1}")),
         said.map_or_else(dash, |said| said.models.len().to_string()),
         ago(peer.last_seen_ms, now_ms),
