@@ -246,6 +246,13 @@ impl Pool {
         self.peers.get(lease.peer).map(|peer| &peer.holder)
     }
 
+    /// Other connections to the peer of this one.
+    pub(super) fn siblings(&self, conn: ConnId) -> Vec<ConnId> {
+        let Some(own) = self.leases.get(&conn) else { return Vec::new() };
+        let same = self.leases.iter().filter(|(id, lease)| lease.peer == own.peer && **id != conn);
+        same.map(|(id, _)| *id).collect()
+    }
+
     /// Bytes came from the peer of this connection.
     pub(super) fn received(&mut self, conn: ConnId, bytes: u64) {
         let Some(lease) = self.leases.get(&conn) else { return };
