@@ -3,7 +3,7 @@
 use agent_api::{
     fit::{Fit, Verdict},
     models::{InstalledModel, ModelState},
-    pull::{Pull, PullState},
+    pull::{Pull, PullSource, PullSourceKind, PullState},
 };
 use console::measure_text_width;
 
@@ -131,10 +131,26 @@ pub(crate) fn pull_progress(pull: &Pull) -> String {
     if pull.state == PullState::Downloading {
         parts.extend(pull.bytes_per_s.map(rate));
         parts.extend(pull.eta_s.map(|seconds| format!("{} left", duration(seconds))));
+        parts.extend(pull_sources(pull).map(|places| format!("from {places}")));
     } else if pull.state != PullState::Done && !pull.reason.is_empty() {
         return format!("{}: {}", parts.join(", "), pull.reason);
     }
     parts.join(", ")
+}
+
+/// `attic-mini (LAN) and registry.example`; `None` before the first byte. The most bytes come first.
+pub(crate) fn pull_sources(pull: &Pull) -> Option<String> {
+    let place = |source: &PullSource| match source.kind {
+        PullSourceKind::Peer if source.lan => format!("{} (LAN)", source.name),
+        PullSourceKind::Peer => format!("{} (peer)", source.name),
+        PullSourceKind::Registry => source.name.clone(),
+    };
+    let names: Vec<_> = pull.sources.iter().map(place).collect();
+    match names.as_slice() {
+        [] => None,
+        [one] => Some(one.clone()),
+        [others @ .., last] => Some(format!("{} and {last}", others.join(", "))),
+    }
 }
 
 /// Rows under a heading, in columns. The last column is not padded.

@@ -110,7 +110,13 @@ pub trait Shelf: Send + Sync + fmt::Debug {
 pub struct BiStream {
     pub send: SendStream,
     pub recv: RecvStream,
+    /// What the mesh wants to have kept as long as the stream is: the connection is not closed as
+    /// one too many meanwhile.
+    pub in_use: Option<InUse>,
 }
+
+/// Dropped with the stream.
+pub type InUse = Box<dyn fmt::Debug + Send + Sync>;
 
 /// The mesh as those see it who fetch files.
 pub trait Neighbours: Send + Sync + fmt::Debug {

@@ -1,6 +1,6 @@
 //! Pulls in words: how far, how fast, how long, and why not.
 
-use agent_api::pull::{Pull, PullState};
+use agent_api::pull::{Pull, PullSource, PullSourceKind, PullState};
 
 use super::{Badge, Tone};
 use crate::{components::icon::Icon, format};
@@ -56,6 +56,39 @@ pub fn amount(pull: &Pull) -> Option<String> {
         }
         None => (pull.done_bytes > 0).then(|| format::file_size(pull.done_bytes)),
     }
+}
+
+/// Places that are named in a row; the others are counted.
+const NAMED: usize = 2;
+
+/// `from attic-mini (LAN) and registry.example`: where the bytes come from, and before there are
+/// any, where they will be asked for.
+pub fn origin(pull: &Pull) -> Option<String> {
+    let names: Vec<_> = pull.sources.iter().map(place).collect();
+    let text = match names.as_slice() {
+        [] if pull.source.is_empty() => return None,
+        [] => pull.source.clone(),
+        [one] => one.clone(),
+        [one, two] => format!("{one} and {two}"),
+        _ => format!("{} and {} more", names[..NAMED].join(", "), names.len() - NAMED),
+    };
+    Some(format!("from {text}"))
+}
+
+fn place(source: &PullSource) -> String {
+    let name = source.name.trim();
+    match source.kind {
+        PullSourceKind::Peer if source.lan => format!("{name} (LAN)"),
+        PullSourceKind::Peer => format!("{name} (peer)"),
+        PullSourceKind::Registry => name.to_owned(),
+    }
+}
+
+/// Each place with what it brought, for those who want to know exactly.
+pub fn origin_hint(pull: &Pull) -> String {
+    let line =
+        |source: &PullSource| format!("{}: {}", place(source), format::file_size(source.bytes));
+    pull.sources.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
 /// `38.2 MB/s`, while bytes come.
@@ -151,6 +184,31 @@ pub(crate) mod tests {
         assert_eq!(plain(&speed(&p).unwrap_or_default()), "38.2 MB/s");
         assert_eq!(plain(&left(&p).unwrap_or_default()), "2 min 22 s left");
         assert_eq!(state(&p, 0), None);
+    }
+
+    fn source(kind: PullSourceKind, name: &str, lan: bool) -> PullSource {
+        PullSource { kind, name: name.into(), node_id: None, lan, bytes: 2_000_000_000 }
+    }
+
+    #[test]
+    fn a_pull_names_where_its_bytes_come_from() {
+        let mut p = pull("a", PullState::Downloading);
+        assert_eq!(origin(&p).as_deref(), Some("from registry.example"));
+        p.sources.push(source(PullSourceKind::Peer, "attic-mini", true));
+        assert_eq!(origin(&p).as_deref(), Some("from attic-mini (LAN)"));
+        p.sources.push(source(PullSourceKind::Registry, "registry.example", false));
+        let both = "from attic-mini (LAN) and registry.example";
+        assert_eq!(origin(&p).as_deref(), Some(both));
+        p.sources.push(source(PullSourceKind::Peer, "far", false));
+        p.sources.push(source(PullSourceKind::Peer, "farther", false));
+        let many = "from attic-mini (LAN), registry.example and 2 more";
+        assert_eq!(origin(&p).as_deref(), Some(many));
+        assert!(
+            plain(&origin_hint(&p)).starts_with("attic-mini (LAN): 2.0 GB\nregistry.example: 2")
+        );
+        p.sources.clear();
+        p.source.clear();
+        assert_eq!(origin(&p), None);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use agent_api::{
         PostPullResume,
     },
     fit::Verdict,
-    pull::{ModelName, Pull, PullId, PullPreview, PullRequest, PullState},
+    pull::{ModelName, Pull, PullId, PullPreview, PullRequest, PullSourceKind, PullState},
 };
 use anyhow::{Context as _, bail};
 use eventsource_stream::Eventsource as _;
@@ -22,7 +22,7 @@ use super::{
 use crate::{
     client::Client,
     terminal::{print_json, say},
-    words::{fit, pull_progress, size, table},
+    words::{fit, pull_progress, pull_sources, size, table},
 };
 
 /// How often a pull is looked at when its stream is not to be had.
@@ -142,7 +142,15 @@ fn outcome(pull: &Pull) -> anyhow::Result<String> {
         PullState::Done => {
             let bytes = pull.size_bytes.map(|bytes| format!(" ({})", size(bytes)));
             let active = if pull.swap_when_done { " and becomes the active model" } else { "" };
-            Ok(format!("{} is here{}{active}.\n", pull.model, bytes.unwrap_or_default()))
+            let by_peers = pull.sources.iter().any(|s| s.kind == PullSourceKind::Peer);
+            let places = pull_sources(pull).filter(|_| by_peers);
+            let places = places.map(|places| format!(" It came from {places}."));
+            Ok(format!(
+                "{} is here{}{active}.{}\n",
+                pull.model,
+                bytes.unwrap_or_default(),
+                places.unwrap_or_default()
+            ))
         }
         PullState::Paused => bail!(
             "the pull of {} is paused: {} To go on: edgecoder-node model pulls --resume {id}",
@@ -270,6 +278,15 @@ mod tests {
         assert!(error.contains("wrong bytes") && error.contains("--resume 0193"), "{error}");
         pull.state = PullState::Done;
         assert!(outcome(&pull).is_ok_and(|text| text.contains("tiny:latest is here")));
+        pull.sources.push(agent_api::pull::PullSource {
+            kind: PullSourceKind::Peer,
+            name: "attic-mini".to_owned(),
+            node_id: None,
+            lan: true,
+            bytes: 1,
+        });
+        let text = outcome(&pull).expect("is done");
+        assert!(text.ends_with(" It came from attic-mini (LAN).\n"), "{text}");
     }
 
     #[test]

@@ -86,7 +86,7 @@ async fn ask(mut stream: BiStream, question: &Question) -> Result<Answer, FetchE
 /// Bytes of a blob in order; every one fits the offer's root. The peer learns that nothing more is
 /// wanted when the stream is dropped.
 pub fn fetch(
-    stream: BiStream,
+    mut stream: BiStream,
     offer: Offer,
     range: Range<u64>,
 ) -> impl Stream<Item = Result<Bytes, FetchError>> + Send {
@@ -94,6 +94,7 @@ pub fn fetch(
         if range.end > offer.size || range.is_empty() {
             return;
         }
+        let _in_use = stream.in_use.take();
         let mut reading = Reading { position: range.start, range, pending: BytesMut::new() };
         let mut content = begin(stream, offer, &reading.range).await?;
         let mut since = Instant::now();
@@ -153,7 +154,7 @@ async fn begin(
     let start = ChunkNum(range.start / GROUP_BYTES * GROUP_BYTES / CHUNK_BYTES);
     let end = ChunkNum(range.end.div_ceil(CHUNK_BYTES));
     let request = GetRequest::blob_ranges(Hash::from(offer.root), ChunkRanges::from(start..end));
-    let BiStream { send, recv } = stream;
+    let BiStream { send, recv, .. } = stream;
     let connected = AtConnected::new(
         n0_future::time::Instant::now(),
         recv,

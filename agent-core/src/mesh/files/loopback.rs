@@ -82,7 +82,12 @@ async fn accept(
             while let Ok((send, recv)) = connection.accept_bi().await {
                 streams.fetch_add(1, Ordering::Relaxed);
                 let (provider, instead) = (provider.clone(), Arc::clone(&instead));
-                tokio::spawn(answer(peer, BiStream { send, recv }, provider, instead));
+                tokio::spawn(answer(
+                    peer,
+                    BiStream { send, recv, in_use: None },
+                    provider,
+                    instead,
+                ));
             }
         });
     }
@@ -124,7 +129,7 @@ impl Client {
         let length = u8::try_from(kind.len()).expect("short");
         send.write_all(&[length]).await.map_err(io::Error::other)?;
         send.write_all(kind.as_bytes()).await.map_err(io::Error::other)?;
-        Ok(BiStream { send, recv })
+        Ok(BiStream { send, recv, in_use: None })
     }
 }
 

@@ -40,6 +40,7 @@ const UPLOADS: usize = 8;
 const UPLOADS_PER_PEER: usize = 4;
 /// Questions that are being answered at the same time; each takes milliseconds, or waits for a tree.
 const ASKED: usize = 16;
+const ASKED_PER_PEER: usize = 4;
 /// Hash trees that are made or wait to be made, one after the other: a model has a handful of
 /// layers.
 const PREPARING: usize = 16;
@@ -88,10 +89,9 @@ struct Inner {
     shelf: Arc<dyn Shelf>,
     settings: watch::Receiver<Settings>,
     limiter: Limiter,
-    /// Running uploads by peer; only peers that have one are in it.
-    uploads: Mutex<HashMap<NodeKey, usize>>,
+    uploads: Slots,
     roots: Mutex<Roots>,
-    asked: Semaphore,
+    asked: Slots,
     preparing: Mutex<Preparing>,
     prepare_turn: Semaphore,
     counters: Counters,
@@ -167,9 +167,9 @@ impl Provider {
             shelf,
             settings: settings.clone(),
             limiter: Limiter::new(limit),
-            uploads: Mutex::default(),
+            uploads: Slots::new(UPLOADS, UPLOADS_PER_PEER),
             roots: Mutex::default(),
-            asked: Semaphore::new(ASKED),
+            asked: Slots::new(ASKED, ASKED_PER_PEER),
             preparing: Mutex::default(),
             prepare_turn: Semaphore::new(1),
             counters: Counters::default(),
@@ -191,7 +191,7 @@ impl Provider {
     pub async fn serve(&self, peer: NodeKey, kind: &str, stream: BiStream) {
         let serving = async {
             match kind {
-                QUESTIONS => self.inner.question(stream).await,
+                QUESTIONS => self.inner.question(peer, stream).await,
                 BLOBS => self.inner.blob(peer, stream).await,
                 _ => {}
             }
@@ -219,8 +219,8 @@ impl Inner {
         self.settings.borrow().mesh.share_models
     }
 
-    async fn question(self: &Arc<Self>, stream: BiStream) {
-        let BiStream { mut send, mut recv } = stream;
+    async fn question(self: &Arc<Self>, peer: NodeKey, stream: BiStream) {
+        let BiStream { mut send, mut recv, in_use: _in_use } = stream;
         let question = match timeout(ASK_TIME, recv.read_to_end(MAX_QUESTION_BYTES)).await {
             Ok(Ok(bytes)) => postcard::from_bytes(&bytes).ok(),
             _ => None,
@@ -229,9 +229,9 @@ impl Inner {
             let _ = send.reset(ERR_INTERNAL);
             return;
         };
-        let answer = match self.asked.try_acquire() {
-            Ok(_turn) => self.answer(question).await,
-            Err(_) => Answer::Busy,
+        let answer = match self.asked.take(peer) {
+            Some(_turn) => self.answer(question).await,
+            None => Answer::Busy,
         };
         let sent = async {
             let bytes = postcard::to_stdvec(&answer).unwrap_or_default();
@@ -318,7 +318,7 @@ impl Inner {
     }
 
     async fn blob(self: &Arc<Self>, peer: NodeKey, stream: BiStream) {
-        let BiStream { mut send, mut recv } = stream;
+        let BiStream { mut send, mut recv, in_use: _in_use } = stream;
         let request = timeout(ASK_TIME, Request::read_async(&mut recv)).await;
         let wanted = match request {
             Ok(Ok((Request::Get(get), _))) => match get.ranges.as_single() {
@@ -333,11 +333,13 @@ impl Inner {
             let _ = send.reset(ERR_PERMISSION);
             return;
         };
-        let Some(_slot) = Slot::take(self, peer) else {
+        let Some(slot) = self.uploads.take(peer) else {
             self.counters.refused.fetch_add(1, Ordering::Relaxed);
             let _ = send.reset(ERR_LIMIT);
             return;
         };
+        self.counters.uploads.fetch_add(1, Ordering::Relaxed);
+        self.counters.most.fetch_max(slot.number as u64, Ordering::Relaxed);
         let sha256 = {
             let roots = self.roots.lock().unwrap_or_else(PoisonError::into_inner);
             roots.by_root.get(&root).copied()
@@ -445,35 +447,95 @@ impl Write for Pieces {
     }
 }
 
-/// The right to upload to a peer; ends when dropped.
-struct Slot {
-    inner: Arc<Inner>,
-    peer: NodeKey,
+/// How much of one kind of work goes on for peers.
+#[derive(Debug)]
+struct Slots {
+    all: usize,
+    per_peer: usize,
+    /// Only peers for whom something goes on are in it.
+    by_peer: Mutex<HashMap<NodeKey, usize>>,
 }
 
-impl Slot {
-    fn take(inner: &Arc<Inner>, peer: NodeKey) -> Option<Self> {
-        let mut uploads = inner.uploads.lock().unwrap_or_else(PoisonError::into_inner);
-        let all: usize = uploads.values().sum();
-        let own = uploads.get(&peer).copied().unwrap_or(0);
-        if all >= UPLOADS || own >= UPLOADS_PER_PEER {
+/// The right to do one piece of work for a peer; ends when dropped.
+struct Slot<'a> {
+    slots: &'a Slots,
+    peer: NodeKey,
+    /// How many there are with this one.
+    number: usize,
+}
+
+impl Slots {
+    fn new(all: usize, per_peer: usize) -> Self {
+        Self { all, per_peer, by_peer: Mutex::default() }
+    }
+
+    fn take(&self, peer: NodeKey) -> Option<Slot<'_>> {
+        let mut by_peer = self.by_peer.lock().unwrap_or_else(PoisonError::into_inner);
+        let all: usize = by_peer.values().sum();
+        let own = by_peer.get(&peer).copied().unwrap_or(0);
+        if all >= self.all || own >= self.per_peer {
             return None;
         }
-        uploads.insert(peer, own + 1);
-        inner.counters.uploads.fetch_add(1, Ordering::Relaxed);
-        inner.counters.most.fetch_max(all as u64 + 1, Ordering::Relaxed);
-        Some(Self { inner: Arc::clone(inner), peer })
+        by_peer.insert(peer, own + 1);
+        Some(Slot { slots: self, peer, number: all + 1 })
     }
 }
 
-impl Drop for Slot {
+impl Drop for Slot<'_> {
     fn drop(&mut self) {
-        let mut uploads = self.inner.uploads.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(own) = uploads.get_mut(&self.peer) {
+        let mut by_peer = self.slots.by_peer.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(own) = by_peer.get_mut(&self.peer) {
             *own -= 1;
             if *own == 0 {
-                uploads.remove(&self.peer);
+                by_peer.remove(&self.peer);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_comes_back_and_one_peer_cannot_take_all() {
+        let slots = Slots::new(3, 2);
+        let [one, two] = [1, 2].map(|n| NodeKey([n; 32]));
+        let first = slots.take(one).expect("free");
+        let second = slots.take(one).expect("free");
+        assert!(slots.take(one).is_none());
+        let third = slots.take(two).expect("free");
+        assert_eq!((first.number, third.number), (1, 3));
+        assert!(slots.take(two).is_none(), "all are taken");
+        drop(second);
+        assert!(slots.take(two).is_some());
+        drop((first, third));
+        assert!(slots.by_peer.lock().expect("no panic").is_empty());
+    }
+
+    #[test]
+    fn only_the_latest_offers_are_remembered() {
+        let mut roots = Roots::default();
+        let root = |n: usize| *blake3::hash(&n.to_le_bytes()).as_bytes();
+        for n in 0..ROOTS + 2 {
+            roots.remember(root(n), [1; 32]);
+            roots.remember(root(n), [2; 32]);
+        }
+        assert_eq!((roots.by_root.len(), roots.order.len()), (ROOTS, ROOTS));
+        assert_eq!(roots.by_root.get(&root(1)), None);
+        assert_eq!(roots.by_root.get(&root(2)), Some(&[2; 32]));
+    }
+
+    #[test]
+    fn a_blob_whose_tree_cannot_be_made_is_not_read_for_everybody_who_asks() {
+        let mut preparing = Preparing::default();
+        assert_eq!(preparing.begin([1; 32]), Ok(()));
+        assert_eq!(preparing.begin([1; 32]), Err(Answer::NotYet));
+        preparing.end([1; 32], false);
+        assert_eq!(preparing.begin([1; 32]), Err(Answer::NotHere));
+        for n in 2..2 + PREPARING {
+            assert_eq!(preparing.begin([u8::try_from(n).expect("few"); 32]), Ok(()));
+        }
+        assert_eq!(preparing.begin([99; 32]), Err(Answer::NotYet), "enough at a time");
     }
 }

@@ -146,7 +146,7 @@ async fn other_requests_than_for_one_blob_are_refused() {
         GetRequest::all(Hash::from(offer.root)),
         GetRequest::blob_ranges(Hash::from(offer.root), many),
     ] {
-        let BiStream { send, recv } = bench.open(BLOBS).await;
+        let BiStream { send, recv, .. } = bench.open(BLOBS).await;
         let now = n0_future::time::Instant::now();
         let asked = AtConnected::new(now, recv, send, request, RequestCounters::default());
         let Ok(ConnectedNext::StartRoot(root)) = asked.next().await else { panic!("is sent") };

@@ -52,6 +52,8 @@ pub struct Tuning {
     pub stall: Duration,
     /// A connection that is slow for so long is raced by a second one, if one is free.
     pub race_after: Duration,
+    /// Peers on this network that are slow for so long are joined by the registry.
+    pub slow_after: Duration,
     /// Between two looks at a layer that somebody else fetches.
     pub lock_poll: Duration,
     /// First and longest wait before a pull that lost its connection goes on.
@@ -65,6 +67,7 @@ impl Default for Tuning {
         Self {
             stall: Duration::from_secs(20),
             race_after: super::plan::RACE_AFTER,
+            slow_after: super::peers::SLOW_AFTER,
             lock_poll: Duration::from_millis(500),
             retry: (Duration::from_secs(1), Duration::from_secs(120)),
             headroom: super::disk::HEADROOM_BYTES,
@@ -284,12 +287,8 @@ impl Attempt {
                 }
                 Fetched::WrongBytes => {
                     self.progress.layer(layer.digest).store(0, Ordering::Relaxed);
-                    if self.progress.sources.distrust_all(layer.digest) {
+                    if self.blames_peers(layer) {
                         with_peers = false;
-                        self.progress.set_note(format!(
-                            "A peer sent wrong bytes; this layer is fetched from {}.",
-                            self.source.host()
-                        ));
                         continue;
                     }
                     rounds += 1;

@@ -31,10 +31,10 @@ const STRIKES: u32 = 2;
 /// A peer that has enough to do is asked again after this, so often.
 const BUSY_WAIT: Duration = Duration::from_secs(5);
 const BUSY_TIMES: u32 = 12;
-/// Peers on this network that are together slower than this over [`SLOW_SPAN`] (a poor wireless
+/// Peers on this network that are together slower than this over [`SLOW_AFTER`] (a poor wireless
 /// link, a low upload limit there) are not waited for: the registry joins.
 const SLOW_BYTES_PER_S: f64 = 2e6;
-const SLOW_SPAN: Duration = Duration::from_secs(5);
+pub(super) const SLOW_AFTER: Duration = Duration::from_secs(5);
 /// A peer that sends nothing for so long is dropped.
 pub(super) const SILENT: Duration = Duration::from_secs(10);
 /// New peers are looked for so often while a blob is fetched: one that had to read its file first
@@ -142,14 +142,15 @@ pub(super) struct Pool {
     distrusted: HashSet<String>,
     /// The registry failed while peers went on: it is asked again when they are used up.
     registry_aside: bool,
+    slow_after: Duration,
     span_start: Duration,
     span_bytes: u64,
     is_slow: bool,
 }
 
 impl Pool {
-    pub(super) fn new(distrusted: HashSet<String>) -> Self {
-        Self { distrusted, ..Self::default() }
+    pub(super) fn new(distrusted: HashSet<String>, slow_after: Duration) -> Self {
+        Self { distrusted, slow_after, ..Self::default() }
     }
 
     /// Takes in peers that were found. Where they contradict each other about the blob's hash, what
@@ -246,6 +247,13 @@ impl Pool {
         self.peers.get(lease.peer).map(|peer| &peer.holder)
     }
 
+    /// Other connections to the peer of this one.
+    pub(super) fn siblings(&self, conn: ConnId) -> Vec<ConnId> {
+        let Some(own) = self.leases.get(&conn) else { return Vec::new() };
+        let same = self.leases.iter().filter(|(id, lease)| lease.peer == own.peer && **id != conn);
+        same.map(|(id, _)| *id).collect()
+    }
+
     /// Bytes came from the peer of this connection.
     pub(super) fn received(&mut self, conn: ConnId, bytes: u64) {
         let Some(lease) = self.leases.get(&conn) else { return };
@@ -258,7 +266,7 @@ impl Pool {
     /// Judges the peers' speed. `limited`: by our own limit, which says nothing about them.
     pub(super) fn measure(&mut self, now: Duration, limited: bool) {
         let span = now.saturating_sub(self.span_start);
-        if span < SLOW_SPAN {
+        if span < self.slow_after {
             return;
         }
         let rate = self.span_bytes as f64 / span.as_secs_f64();

@@ -76,7 +76,8 @@ impl Attempt {
         &self,
         wanted: Option<Wanted>,
     ) -> (Pool, Option<&dyn OtherPlaces>) {
-        let mut pool = Pool::new(self.progress.sources.distrusted());
+        let mut pool =
+            Pool::new(self.progress.sources.distrusted(), self.context.tuning.slow_after);
         // A plain file is known by its address, not by what is in it.
         let is_named = matches!(self.source, Source::Registry(_));
         let places = self.context.peers().filter(|_| is_named);
@@ -84,6 +85,17 @@ impl Attempt {
             pool.admit(timeout(FIRST_LOOK, places.holders(wanted)).await.unwrap_or_default());
         }
         (pool, places)
+    }
+
+    /// Whether peers may be why a layer has wrong bytes. Those that brought some are out then.
+    pub(super) fn blames_peers(&self, layer: &Layer) -> bool {
+        let blamed = self.progress.sources.distrust_all(layer.digest);
+        if blamed {
+            let host = self.source.host();
+            let note = format!("A peer sent wrong bytes; this layer is fetched from {host}.");
+            self.progress.set_note(note);
+        }
+        blamed
     }
 
     /// All bytes of a small layer, from the registry or, if that is out of reach, from a peer.

@@ -86,7 +86,11 @@ impl Sources {
             let suspects: Vec<_> =
                 inner.brought.extract_if(|(digest, _)| *digest == layer).collect();
             let found = !suspects.is_empty();
-            inner.distrusted.extend(suspects.into_iter().map(|(_, id)| id));
+            for (_, id) in suspects {
+                // What it brought is thrown away.
+                inner.shown.retain(|s| s.node_id.as_ref().is_none_or(|node| node.0 != id));
+                inner.distrusted.insert(id);
+            }
             found
         })
     }

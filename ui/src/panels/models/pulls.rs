@@ -100,7 +100,8 @@ fn Lines(id: String, pull: Memo<Option<Pull>>) -> impl IntoView {
     let text =
         move |read: fn(&Pull) -> Option<String>| move || pull.with(|p| p.as_ref().and_then(read));
     let name = text(|p| Some(p.model.clone()));
-    let source = text(|p| (!p.source.is_empty()).then(|| format!("from {}", p.source)));
+    let source = text(words::origin);
+    let hint = move || pull.with(|p| p.as_ref().map(words::origin_hint));
     let percent =
         move || pull.with(|p| p.as_ref().and_then(|p| words::percent(p.done_bytes, p.size_bytes)));
     let bar = move || pull.with(|p| p.as_ref().map_or("bar", words::bar));
@@ -133,7 +134,7 @@ fn Lines(id: String, pull: Memo<Option<Pull>>) -> impl IntoView {
         <li class="pull" tabindex="-1" data-row data-pull=id>
             <div class="pull-top">
                 <span class="strong trunc">{name}</span>
-                {move || source().map(|s| view! { <span class="badge badge--line">{icon(Icon::Globe)}{s}</span> })}
+                {move || source().map(|s| view! { <span class="badge badge--line" title=hint>{icon(Icon::Globe)}{s}</span> })}
                 <span class="push rowacts"><Act pull/><Cancel pull/></span>
             </div>
             <span

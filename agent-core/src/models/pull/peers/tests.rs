@@ -36,7 +36,7 @@ fn says(name: &'static str, root: u8) -> Arc<dyn Holder> {
 }
 
 fn pool(found: Vec<Arc<dyn Holder>>) -> Pool {
-    let mut pool = Pool::new(HashSet::new());
+    let mut pool = Pool::new(HashSet::new(), SLOW_AFTER);
     pool.admit(found);
     pool
 }
@@ -93,15 +93,15 @@ fn slow_peers_on_this_network_are_joined_by_the_registry() {
     let mut pool = pool(vec![near("a")]);
     lease(&mut pool, 1).expect("has room");
     pool.received(ConnId::test(1), 1_000_000);
-    let later = NOW + SLOW_SPAN;
+    let later = NOW + SLOW_AFTER;
     pool.measure(later, true);
     assert!(!pool.wants_registry(later), "our own limit says nothing about them");
     pool.received(ConnId::test(1), 1_000_000);
-    pool.measure(later + SLOW_SPAN, false);
-    assert!(pool.wants_registry(later + SLOW_SPAN));
+    pool.measure(later + SLOW_AFTER, false);
+    assert!(pool.wants_registry(later + SLOW_AFTER));
     pool.received(ConnId::test(1), 1_000_000_000);
-    pool.measure(later + 2 * SLOW_SPAN, false);
-    assert!(!pool.wants_registry(later + 2 * SLOW_SPAN), "quick again");
+    pool.measure(later + 2 * SLOW_AFTER, false);
+    assert!(!pool.wants_registry(later + 2 * SLOW_AFTER), "quick again");
 }
 
 #[test]
@@ -159,7 +159,7 @@ fn a_liar_is_out_for_the_whole_pull() {
     lease(&mut pool, 1).expect("has room");
     ended(&mut pool, 1, Became::Lied);
     assert!(!pool.is_usable());
-    let mut next = Pool::new(HashSet::from(["a".to_owned()]));
+    let mut next = Pool::new(HashSet::from(["a".to_owned()]), SLOW_AFTER);
     next.admit(vec![near("a")]);
     assert!(!next.is_usable());
 }

@@ -234,7 +234,7 @@ async fn a_liar_and_a_busy_peer_leave_the_pull_to_the_registry() {
     let bench = bench(dir.path(), &[&liar, &busy]).await;
     let done = bench.pull(&mock.name("demo")).await;
     assert_eq!(done.state, PullState::Done, "{}", done.reason);
-    assert_eq!(liar.asked(), 1, "once is enough");
+    assert!(liar.asked() <= 2, "what it was asked for before it was caught");
     let total = weights.len() as u64;
     let host = mock.address.to_string();
     assert_eq!(from(&done), [(PullSourceKind::Registry, host.as_str(), false, total)]);
@@ -258,6 +258,10 @@ async fn peers_that_agree_on_a_wrong_file_install_nothing_wrong() {
     let counted = bench.pulls.counters().hashed.load(Ordering::Relaxed);
     assert_eq!(counted, 2 * weights.len() as u64, "the registry's copy was hashed too");
     assert_eq!(bench.leftovers(), Vec::<String>::new());
+    let host = mock.address.to_string();
+    let total = weights.len() as u64;
+    let kept = [(PullSourceKind::Registry, host.as_str(), false, total)];
+    assert_eq!(from(&done), kept, "what was thrown away is not counted");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

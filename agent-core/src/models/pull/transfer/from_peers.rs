@@ -95,7 +95,14 @@ impl<'a> Driver<'a> {
             }
         }
         let became = match error {
-            PlaceError::Lied(_) => Became::Lied,
+            PlaceError::Lied(_) => {
+                for other in self.pool.siblings(conn) {
+                    if let Some(drop) = self.drops.get(&other) {
+                        drop.cancel();
+                    }
+                }
+                Became::Lied
+            }
             PlaceError::Busy => Became::Busy,
             PlaceError::Gone(_) => Became::Failed,
         };
