@@ -9,6 +9,7 @@ mod command_line;
 mod data_dir;
 mod door;
 mod fit;
+mod mesh;
 mod model_command;
 mod ollama_client;
 mod openai;

@@ -6,8 +6,8 @@
 mod hostile;
 mod identity;
 mod seed;
-mod together;
 mod tickets;
+mod together;
 
 #[cfg(target_os = "linux")]
 mod lab;

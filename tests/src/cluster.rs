@@ -309,9 +309,14 @@ impl Cluster {
     ) -> Result<View> {
         let deadline = Instant::now() + self.patience;
         loop {
-            let view = self.view(number).await?;
-            if holds(&view) {
-                return Ok(view);
+            match self.view(number).await {
+                Ok(view) if holds(&view) => return Ok(view),
+                Ok(_) => {}
+                Err(error) => bail!(
+                    "{} does not answer while it should come to: {what}: {error:#}\n{}",
+                    self.name(number),
+                    self.report().await
+                ),
             }
             if Instant::now() > deadline {
                 let name = self.name(number);

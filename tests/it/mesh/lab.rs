@@ -167,41 +167,52 @@ fn a_link_delays_and_loses_what_it_should() -> Result<()> {
 
 #[test]
 fn a_cut_stops_everything_until_it_is_healed() -> Result<()> {
-    netlab::test("mesh::lab::a_cut_stops_everything_until_it_is_healed", Needs::Namespaces, async |lab| {
-        let [a, b, c] = ["a", "b", "c"].map(|name| lab.public_host(name, Link::PLAIN));
-        let (a, b, c) = (a?, b?, c?);
-        let [at_a, at_b, at_c] =
-            [&a, &b, &c].map(|host| host.namespace.udp(host.address, 7_000));
-        let (at_a, at_b, at_c) = (at_a?, at_b?, at_c?);
-        assert!(heard(&at_a, address(&at_b)?, &at_b).await?.is_some());
-        lab.cut(&[&a], &[&b])?;
-        assert!(heard(&at_a, address(&at_b)?, &at_b).await?.is_none());
-        assert!(heard(&at_b, address(&at_a)?, &at_a).await?.is_none());
-        assert!(heard(&at_a, address(&at_c)?, &at_c).await?.is_some(), "others are not cut off");
-        lab.heal()?;
-        assert!(heard(&at_a, address(&at_b)?, &at_b).await?.is_some());
-        Ok(())
-    })
+    netlab::test(
+        "mesh::lab::a_cut_stops_everything_until_it_is_healed",
+        Needs::Namespaces,
+        async |lab| {
+            let [a, b, c] = ["a", "b", "c"].map(|name| lab.public_host(name, Link::PLAIN));
+            let (a, b, c) = (a?, b?, c?);
+            let [at_a, at_b, at_c] =
+                [&a, &b, &c].map(|host| host.namespace.udp(host.address, 7_000));
+            let (at_a, at_b, at_c) = (at_a?, at_b?, at_c?);
+            assert!(heard(&at_a, address(&at_b)?, &at_b).await?.is_some());
+            lab.cut(&[&a], &[&b])?;
+            assert!(heard(&at_a, address(&at_b)?, &at_b).await?.is_none());
+            assert!(heard(&at_b, address(&at_a)?, &at_a).await?.is_none());
+            assert!(
+                heard(&at_a, address(&at_c)?, &at_c).await?.is_some(),
+                "others are not cut off"
+            );
+            lab.heal()?;
+            assert!(heard(&at_a, address(&at_b)?, &at_b).await?.is_some());
+            Ok(())
+        },
+    )
 }
 
 #[test]
 fn a_host_can_move_and_change_its_address() -> Result<()> {
-    netlab::test("mesh::lab::a_host_can_move_and_change_its_address", Needs::Namespaces, async |lab| {
-        let home = lab.site("home", Nat::PortRestricted, Link::PLAIN)?;
-        let cafe = lab.site("cafe", Nat::Symmetric, Link::PLAIN)?;
-        let server = lab.public_host("server", Link::PLAIN)?;
-        let at_server = server.namespace.udp(server.address, 7_000)?;
-        let mut laptop = home.host("laptop")?;
-        for place in [home.public, home.public, cafe.public] {
-            let socket = laptop.namespace.udp(laptop.address, 0)?;
-            let seen = heard(&socket, address(&at_server)?, &at_server).await?;
-            assert_eq!(seen.context("gets out")?.ip(), place);
-            if place == home.public && laptop.address.octets()[3] == 10 {
-                laptop.readdress(77)?;
-            } else if place == home.public {
-                cafe.take(&mut laptop)?;
+    netlab::test(
+        "mesh::lab::a_host_can_move_and_change_its_address",
+        Needs::Namespaces,
+        async |lab| {
+            let home = lab.site("home", Nat::PortRestricted, Link::PLAIN)?;
+            let cafe = lab.site("cafe", Nat::Symmetric, Link::PLAIN)?;
+            let server = lab.public_host("server", Link::PLAIN)?;
+            let at_server = server.namespace.udp(server.address, 7_000)?;
+            let mut laptop = home.host("laptop")?;
+            for place in [home.public, home.public, cafe.public] {
+                let socket = laptop.namespace.udp(laptop.address, 0)?;
+                let seen = heard(&socket, address(&at_server)?, &at_server).await?;
+                assert_eq!(seen.context("gets out")?.ip(), place);
+                if place == home.public && laptop.address.octets()[3] == 10 {
+                    laptop.readdress(77)?;
+                } else if place == home.public {
+                    cafe.take(&mut laptop)?;
+                }
             }
-        }
-        Ok(())
-    })
+            Ok(())
+        },
+    )
 }

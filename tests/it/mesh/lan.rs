@@ -86,9 +86,11 @@ fn an_owner_who_wants_no_company_gets_none() -> Result<()> {
         cluster.add(untouched(&hosts[2])).await?;
         let [left, right] = [cluster.id(1), cluster.id(2)];
         cluster.until(1, "the others find each other", |view| view.is_connected(&right)).await?;
-        let near = |view: &View| [&left, &right].iter().all(|id| {
-            view.mesh.nearby.iter().any(|near| near.node_id == **id)
-        });
+        let near = |view: &View| {
+            [&left, &right]
+                .iter()
+                .all(|id| view.mesh.nearby.iter().any(|near| near.node_id == **id))
+        };
         let view = cluster.until(0, "the hermit sees who is near", near).await?;
         assert!(view.peers.iter().all(|peer| !peer.connected), "{:?}", view.peers);
         let meshes = [cluster.view(1).await?.mesh.mesh_id, view.mesh.mesh_id];
@@ -102,8 +104,7 @@ fn two_homes_do_not_see_each_other() -> Result<()> {
     netlab::test("mesh::lan::two_homes_do_not_see_each_other", Needs::Namespaces, async |lab| {
         let left = lab.site("left", Nat::FirewallOnly, Link::PLAIN)?;
         let right = lab.site("right", Nat::FirewallOnly, Link::PLAIN)?;
-        let hosts =
-            [left.host("a")?, left.host("b")?, right.host("c")?, right.host("d")?];
+        let hosts = [left.host("a")?, left.host("b")?, right.host("c")?, right.host("d")?];
         let mut cluster = Cluster::new();
         for host in &hosts {
             cluster.add(untouched(host)).await?;

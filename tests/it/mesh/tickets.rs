@@ -13,7 +13,8 @@ async fn a_ticket_says_where_it_leads_and_forgives_how_it_was_copied() -> Result
     let mesh = cluster.view(0).await?.mesh;
     let (half, rest) = ticket.split_at(ticket.len() / 2);
     let copied = format!("  {}\n {} \t", half.to_uppercase(), rest);
-    let info: TicketInfo = cluster.http(1).post("/mesh/ticket", &json!({ "ticket": copied })).await?;
+    let info: TicketInfo =
+        cluster.http(1).post("/mesh/ticket", &json!({ "ticket": copied })).await?;
     assert_eq!((info.mesh_id, info.name), (mesh.mesh_id.clone(), mesh.name));
     assert_eq!((info.inviter, info.inviter_name.as_str()), (cluster.id(0), "node-0"));
     assert!(info.private && !info.joined, "the first start makes a private mesh");
@@ -21,7 +22,8 @@ async fn a_ticket_says_where_it_leads_and_forgives_how_it_was_copied() -> Result
     assert!(mesh.settled || cluster.view(0).await?.mesh.settled, "who invites has settled");
     cluster.join(1, &copied).await?;
     cluster.until_whole().await?;
-    let info: TicketInfo = cluster.http(1).post("/mesh/ticket", &json!({ "ticket": ticket })).await?;
+    let info: TicketInfo =
+        cluster.http(1).post("/mesh/ticket", &json!({ "ticket": ticket })).await?;
     assert!(info.joined);
     Ok(())
 }

@@ -111,14 +111,12 @@ async fn a_pause_reaches_the_others() -> Result<()> {
     let cluster = Cluster::of(3).await?;
     let id = cluster.id(1);
     cluster.http(1).post::<Value>("/orchestration/pause", &json!({})).await?;
-    let paused = |view: &View| {
-        view.node_id == id || serving(view, &id) == Some(AnnouncedServing::Paused)
-    };
+    let paused =
+        |view: &View| view.node_id == id || serving(view, &id) == Some(AnnouncedServing::Paused);
     cluster.until_each("node 1 is paused", paused).await?;
     cluster.http(1).post::<Value>("/orchestration/resume", &json!({})).await?;
-    let resumed = |view: &View| {
-        view.node_id == id || serving(view, &id) == Some(AnnouncedServing::Unable)
-    };
+    let resumed =
+        |view: &View| view.node_id == id || serving(view, &id) == Some(AnnouncedServing::Unable);
     cluster.until_each("node 1 is back, without a model", resumed).await
 }
 
@@ -170,9 +168,11 @@ async fn who_leaves_says_goodbye() -> Result<()> {
     cluster.http(3).post::<Value>("/mesh/leave", &json!({})).await?;
     // Without the goodbye it would stay in the list as overdue for longer than this waits.
     for at in 0..3 {
-        cluster.until(at, "the one that left is not in the list", |view| {
-            view.peer(&gone).is_none() && view.peers.iter().filter(|p| p.connected).count() == 2
-        }).await?;
+        cluster
+            .until(at, "the one that left is not in the list", |view| {
+                view.peer(&gone).is_none() && view.peers.iter().filter(|p| p.connected).count() == 2
+            })
+            .await?;
     }
     let alone = cluster.until(3, "it is alone", |view| view.peers.is_empty()).await?;
     assert_ne!(alone.mesh.mesh_id, before, "in a new mesh of its own");
@@ -205,7 +205,9 @@ async fn a_blocked_node_stays_out_until_it_is_unblocked() -> Result<()> {
     cluster.restart(0).await?;
     let third = cluster.id(2);
     cluster.until(0, "back among the others", |v| v.is_connected(&third) && is_out(v)).await?;
-    cluster.until(2, "the third has both", |v| v.is_connected(&owner) && v.is_connected(&blocked)).await?;
+    cluster
+        .until(2, "the third has both", |v| v.is_connected(&owner) && v.is_connected(&blocked))
+        .await?;
     cluster.http(0).post::<Value>("/mesh/block", &mark(false)).await?;
     cluster.until_whole().await
 }
