@@ -220,3 +220,75 @@ fn pair(a: NodeKey, b: NodeKey) -> (NodeKey, NodeKey) {
 fn reported(from: NodeId, to: NodeId) -> Link {
     Link { from, to, path: None, rtt_ms: None }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::mesh::{Addresses, net::session::empty_snapshot};
+
+    fn row(byte: u8, name: &str, rtt_ms: Option<u64>) -> Arc<Row> {
+        let state = if rtt_ms.is_some() { PeerState::Connected } else { PeerState::Unreachable };
+        Arc::new(Row {
+            key: NodeKey([byte; 32]),
+            name: name.to_owned(),
+            state,
+            path: rtt_ms.map(|ms| (PathKind::Direct, Duration::from_millis(ms))),
+            address: None,
+            trusted: false,
+            sources: vec![SourceKind::Ticket],
+            last_seen_ms: None,
+            connected_since_ms: None,
+            problem: None,
+            record: None,
+            addresses: Addresses::default(),
+            attempts: Vec::new(),
+            live: None,
+        })
+    }
+
+    fn snapshot(rows: &[Arc<Row>]) -> Snapshot {
+        let mut snapshot = empty_snapshot(MeshState::Joined);
+        snapshot.rows = rows.iter().map(|row| (row.key, Arc::clone(row))).collect();
+        snapshot
+    }
+
+    #[test]
+    fn connected_peers_come_first_the_nearest_of_them_before_the_others() {
+        let rows = [
+            row(1, "lost", None),
+            row(2, "far", Some(90)),
+            row(3, "near", Some(4)),
+            row(4, "again lost", None),
+        ];
+        let snapshot = snapshot(&rows);
+        let names = |query: &PeerQuery| -> Vec<String> {
+            peers(&snapshot, query).peers.into_iter().map(|peer| peer.name).collect()
+        };
+        assert_eq!(names(&PeerQuery::default()), ["near", "far", "again lost", "lost"]);
+        let query = PeerQuery { limit: Some(1), connected: Some(true) };
+        assert_eq!(names(&query), ["near"]);
+        assert_eq!(peers(&snapshot, &query).total, 2);
+    }
+
+    #[test]
+    fn counts_follow_states_and_every_source_is_listed_once() {
+        let view = mesh(&snapshot(&[row(1, "a", Some(1)), row(2, "b", None)]), Vec::new());
+        assert_eq!((view.counts.connected, view.counts.direct), (1, 1));
+        assert_eq!((view.counts.unreachable, view.counts.known), (1, 0));
+        assert_eq!(view.reason, "Connected to one peer.");
+        let kinds: Vec<_> = view.sources.iter().map(|source| source.kind).collect();
+        assert_eq!(kinds, [SourceKind::Ticket, SourceKind::Gossip, SourceKind::Incoming]);
+    }
+
+    #[test]
+    fn a_link_that_both_ends_see_is_drawn_once() {
+        let own = NodeKey([9; 32]);
+        let topology = topology(&snapshot(&[row(1, "a", Some(1)), row(2, "b", None)]), own, "me");
+        assert_eq!(topology.nodes.len(), 3);
+        assert_eq!(topology.nodes[0].name, "me");
+        assert_eq!(topology.links.len(), 1);
+        assert_eq!(topology.links[0].path, Some(PathKind::Direct));
+    }
+}

@@ -199,6 +199,8 @@ impl Driver<'_> {
             blocked: memory.map(|memory| memory.blocked_nodes()).unwrap_or_default(),
             found: self.publisher.found.clone(),
             ranges: self.network.ranges().to_vec(),
+            #[cfg(test)]
+            links: self.links.len(),
         }
     }
 
