@@ -28,3 +28,4 @@ pub mod ticket;
 pub use addr::Addresses;
 pub use handle::{Mesh, MeshError, MeshSetup, SeedSetup};
 pub use key::{MeshCard, MeshId, NodeKey};
+pub use ticket::{Ticket, TicketError};

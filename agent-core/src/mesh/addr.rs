@@ -1,6 +1,6 @@
 //! Where a node may be reached.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -14,10 +14,156 @@ pub struct Addresses {
     pub relays: Vec<String>,
 }
 
+/// Whether a list may name this computer itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loopback {
+    /// It came from somewhere near (ticket, LAN, this node's own table), or this node has nothing
+    /// but loopback itself.
+    Allowed,
+    /// Somebody far away named it: it would only make this node knock at its own ports.
+    Dropped,
+}
+
 impl Addresses {
     /// A machine with several networks, IPv4 and IPv6, and a public address.
     pub const MAX_DIRECT: usize = 12;
     pub const MAX_RELAYS: usize = 2;
     /// Longest relay URL.
     pub const MAX_URL: usize = 128;
+
+    pub fn is_empty(&self) -> bool {
+        self.direct.is_empty() && self.relays.is_empty()
+    }
+
+    /// What can be dialed at all, each once, in the given order, cut to the bounds.
+    #[must_use]
+    pub fn cleaned(&self, loopback: Loopback) -> Self {
+        let mut clean = Self::default();
+        for address in &self.direct {
+            // An IPv4 address in IPv6 clothes is the same place.
+            let address = SocketAddr::new(address.ip().to_canonical(), address.port());
+            let wanted = dialable(address, loopback) && !clean.direct.contains(&address);
+            if wanted && clean.direct.len() < Self::MAX_DIRECT {
+                clean.direct.push(address);
+            }
+        }
+        for relay in &self.relays {
+            let wanted = is_relay_url(relay) && !clean.relays.contains(relay);
+            if wanted && clean.relays.len() < Self::MAX_RELAYS {
+                clean.relays.push(relay.clone());
+            }
+        }
+        clean
+    }
+
+    /// Puts `newer` first and keeps of the rest what fits.
+    pub fn merge(&mut self, newer: &Self) {
+        if newer.is_empty() {
+            return;
+        }
+        let mut merged = newer.clone();
+        for address in &self.direct {
+            if merged.direct.len() < Self::MAX_DIRECT && !merged.direct.contains(address) {
+                merged.direct.push(*address);
+            }
+        }
+        for relay in &self.relays {
+            if merged.relays.len() < Self::MAX_RELAYS && !merged.relays.contains(relay) {
+                merged.relays.push(relay.clone());
+            }
+        }
+        *self = merged;
+    }
+
+    /// There is no other way to this node than from its own computer.
+    pub fn is_only_loopback(&self) -> bool {
+        !self.direct.is_empty()
+            && self.relays.is_empty()
+            && self.direct.iter().all(|address| address.ip().is_loopback())
+    }
+}
+
+fn dialable(address: SocketAddr, loopback: Loopback) -> bool {
+    let ip = address.ip();
+    if address.port() == 0 || ip.is_unspecified() || ip.is_multicast() {
+        return false;
+    }
+    if ip.is_loopback() {
+        return loopback == Loopback::Allowed;
+    }
+    match ip {
+        // "This network" (RFC 791) and the reserved block with the broadcast address (RFC 1112).
+        IpAddr::V4(ip) => ip.octets()[0] != 0 && ip.octets()[0] < 240,
+        // A link-local address means nothing without its interface, which is not on the wire.
+        IpAddr::V6(ip) => !ip.is_unicast_link_local(),
+    }
+}
+
+/// `http` or `https`, a host, nothing that could hide another meaning.
+pub fn is_relay_url(url: &str) -> bool {
+    let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
+    let Some(rest) = rest else { return false };
+    let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let plain = url.bytes().all(|byte| byte.is_ascii_graphic() && !b"@\\\"<>`".contains(&byte));
+    url.len() <= Addresses::MAX_URL && plain && !host.is_empty() && !host.starts_with(':')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(direct: &[&str], relays: &[&str]) -> Addresses {
+        Addresses {
+            direct: direct.iter().map(|text| text.parse().expect("an address")).collect(),
+            relays: relays.iter().map(|&text| text.to_owned()).collect(),
+        }
+    }
+
+    #[test]
+    fn garbage_in_an_address_list_is_dropped_and_the_rest_kept() {
+        let garbage = list(
+            &[
+                "0.0.0.0:4302",
+                "[::]:4302",
+                "192.168.1.7:0",
+                "224.0.0.251:5353",
+                "[ff02::fb]:5353",
+                "255.255.255.255:4302",
+                "0.1.2.3:9",
+                "[fe80::1]:4302",
+                "192.168.1.7:4302",
+                "[::ffff:192.168.1.7]:4302",
+                "127.0.0.1:4302",
+                "[::1]:4302",
+                "[2001:db8::7]:4302",
+            ],
+            &[
+                "",
+                "ftp://relay.example",
+                "https://",
+                "https://:443",
+                "https://a@b.example",
+                "https://relay.example",
+            ],
+        );
+        let clean = garbage.cleaned(Loopback::Dropped);
+        assert_eq!(
+            clean,
+            list(&["192.168.1.7:4302", "[2001:db8::7]:4302"], &["https://relay.example"])
+        );
+        let near = garbage.cleaned(Loopback::Allowed);
+        assert!(near.direct.iter().any(|address| address.ip().is_loopback()));
+    }
+
+    #[test]
+    fn a_long_list_is_cut() {
+        let direct = (1..=200).map(|port| SocketAddr::from(([10, 0, 0, 1], port))).collect();
+        let relays = (0..50).map(|n| format!("https://r{n}.example")).collect();
+        let mut known = list(&["10.9.9.9:1"], &[]);
+        let clean = Addresses { direct, relays }.cleaned(Loopback::Dropped);
+        assert_eq!(clean.direct.len(), Addresses::MAX_DIRECT);
+        assert_eq!(clean.relays.len(), Addresses::MAX_RELAYS);
+        known.merge(&clean);
+        assert_eq!(known, clean, "what is newer comes first and the list stays bounded");
+    }
 }

@@ -2,5 +2,452 @@
 //!
 //! The driver ([`super::net`]) and the simulator hold one [`Membership`] per node and do what its
 //! outputs say. What is in a frame is known here only.
+//!
+//! | Part | Does |
+//! |---|---|
+//! | `handshake` | Hellos: same mesh? same protocol? knows the secret? |
+//! | `broadcast`, `mirror` | iroh-gossip's protocol, and a look into its messages before it gets them |
+//! | `gossip` | Which records are believed, and what they change |
+//! | `directory` | Who is in the mesh; fades |
+//! | `sync` | Anti-entropy: two nodes find out what the other does not know |
+//! | `links` | Connections, whom to dial, backoff |
+//! | `liveness` | Pings, dead connections, a changed network |
+//! | `merge` | Nodes of other meshes on the same network |
+//! | `limits` | Token buckets, memories that forget |
+//! | `view` | What the API shows |
 
+mod announce;
+mod broadcast;
+mod directory;
+mod gossip;
+mod handshake;
 pub mod io;
+mod limits;
+mod links;
+mod liveness;
+mod merge;
+mod mirror;
+mod sync;
+mod view;
+mod wire;
+
+#[cfg(test)]
+mod bad_input;
+#[cfg(test)]
+mod sim;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use agent_api::mesh::{Announcement, LanJoin};
+use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
+use tokio::time::Instant;
+
+use self::{
+    announce::Announcer,
+    broadcast::{Broadcast, Step},
+    directory::Directory,
+    io::{Command, Input, MeshEvent, Now, Output},
+    limits::Recent,
+    links::Links,
+    merge::Visitors,
+    sync::Sync,
+};
+pub use self::{
+    directory::MOST_NODES,
+    view::{AttemptView, ConnectionView, Counts, NearbyView, PeerView},
+};
+use super::{
+    Addresses, MeshCard, NodeKey,
+    addr::Loopback,
+    record::{self, About, Body, Crypto},
+};
+
+/// How far another node's clock may be off.
+pub const CLOCK_SKEW: Duration = Duration::from_secs(120);
+/// How long a record's nonce is remembered: more than twice the skew, so that a record that is
+/// forgotten is also too old.
+const NONCES_KEPT: Duration = Duration::from_secs(300);
+/// 20 records a second for that time, and as many again.
+const MOST_NONCES: usize = 12_288;
+/// What has no time of its own is looked at that often.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+/// How often the directory is searched for nodes that are gone.
+const SWEEP: Duration = Duration::from_secs(5);
+
+/// What membership needs to start.
+#[derive(Debug)]
+pub struct Setup {
+    pub crypto: Box<dyn Crypto>,
+    pub card: MeshCard,
+    /// Random, new at each start.
+    pub instance: u64,
+    /// All randomness comes from it: the same seed and inputs give the same outputs.
+    pub rng: [u8; 32],
+    pub lan_join: LanJoin,
+    pub blocked: BTreeSet<NodeKey>,
+    /// Kept in a full table.
+    pub trusted: BTreeSet<NodeKey>,
+    pub announcement: Announcement,
+    pub addresses: Addresses,
+}
+
+/// Why something from another node was not accepted; counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Refusal {
+    BadSignature,
+    /// Too old, or its author has said something newer.
+    Expired,
+    Replayed,
+    TooLarge,
+    ForeignMesh,
+    ClockSkew,
+    RateLimited,
+    Malformed,
+    Blocked,
+    NotAMember,
+}
+
+impl Refusal {
+    /// The stable word of [`agent_api::mesh::Refused`].
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::BadSignature => "bad_signature",
+            Self::Expired => "expired",
+            Self::Replayed => "replayed",
+            Self::TooLarge => "too_large",
+            Self::ForeignMesh => "foreign_mesh",
+            Self::ClockSkew => "clock_skew",
+            Self::RateLimited => "rate_limited",
+            Self::Malformed => "malformed",
+            Self::Blocked => "blocked",
+            Self::NotAMember => "not_a_member",
+        }
+    }
+
+    /// What it costs the peer that sent it, of [`limits::OFFENCES`]. Nothing where an honest peer
+    /// cannot know better: it may not have blocked whom we blocked, and our clock may be the wrong
+    /// one.
+    fn points(self) -> f64 {
+        match self {
+            Self::BadSignature | Self::Malformed | Self::TooLarge | Self::ForeignMesh => 20.0,
+            Self::NotAMember | Self::Replayed => 5.0,
+            Self::RateLimited => 1.0,
+            Self::Expired | Self::ClockSkew | Self::Blocked => 0.0,
+        }
+    }
+}
+
+/// One node's part of the mesh.
+#[derive(Debug)]
+pub struct Membership {
+    me: NodeKey,
+    crypto: Box<dyn Crypto>,
+    card: MeshCard,
+    mesh_hash: [u8; 32],
+    instance: u64,
+    started_ms: i64,
+    lan_join: LanJoin,
+    blocked: BTreeSet<NodeKey>,
+    trusted: BTreeSet<NodeKey>,
+    addresses: Addresses,
+    announcer: Announcer,
+    last_at_ms: i64,
+    directory: Directory,
+    broadcast: Broadcast,
+    nonces: Recent<(u64, u64)>,
+    links: Links,
+    sync: Sync,
+    visitors: Visitors,
+    refused: BTreeMap<Refusal, u64>,
+    duplicate: bool,
+    stopped: bool,
+    rng: StdRng,
+    base: Instant,
+    now: Now,
+    next_housekeeping: Duration,
+    next_sweep: Duration,
+    /// Something changed that may call for a connection.
+    replan: bool,
+    out: Vec<Output>,
+}
+
+impl Membership {
+    pub fn new(setup: Setup, now: Now) -> Self {
+        let mut rng = StdRng::from_seed(setup.rng);
+        let me = setup.crypto.key();
+        let base = Instant::now();
+        let gossip_rng = StdRng::from_rng(&mut rng);
+        Self {
+            me,
+            mesh_hash: handshake::mesh_hash(&setup.card),
+            instance: setup.instance,
+            started_ms: now.unix_ms,
+            lan_join: setup.lan_join,
+            blocked: setup.blocked,
+            trusted: setup.trusted,
+            addresses: setup.addresses.cleaned(Loopback::Allowed),
+            announcer: Announcer::new(setup.announcement, now.mono),
+            last_at_ms: 0,
+            directory: Directory::new(me),
+            broadcast: Broadcast::new(me, setup.card.id, base, gossip_rng),
+            nonces: Recent::new(NONCES_KEPT, MOST_NONCES),
+            links: Links::default(),
+            sync: Sync::new(now.mono),
+            visitors: Visitors::default(),
+            refused: BTreeMap::new(),
+            duplicate: false,
+            stopped: false,
+            crypto: setup.crypto,
+            card: setup.card,
+            rng,
+            base,
+            now,
+            next_housekeeping: now.mono,
+            next_sweep: now.mono + SWEEP,
+            replan: false,
+            out: Vec::new(),
+        }
+    }
+
+    /// Takes what happened and says what to do. Also does what became due in the meantime.
+    pub fn handle(&mut self, now: Now, input: Input) -> Vec<Output> {
+        if self.stopped {
+            return Vec::new();
+        }
+        // The driver's clock never goes back; a simulator's might by rounding.
+        self.now = Now { mono: now.mono.max(self.now.mono), unix_ms: now.unix_ms };
+        match input {
+            Input::Connected { peer, conn, side, binding, on_lan } => {
+                self.on_connected(peer, links::Conn::new(conn, side, binding, on_lan, self.now));
+            }
+            Input::Disconnected { peer, conn, reason } => self.on_disconnected(peer, conn, &reason),
+            Input::DialFailed { peer, reason } => self.on_dial_failed(peer, reason),
+            Input::Path { peer, conn, kind, rtt } => self.on_path(peer, conn, kind, rtt),
+            Input::Frame { peer, conn, bytes } => self.on_frame(peer, conn, &bytes),
+            Input::Found { peer, addresses, source, name } => {
+                self.on_found(peer, &addresses, source, name);
+            }
+            Input::Tick => {}
+            Input::NetworkChanged => self.on_network_changed(),
+            Input::Announce(says) => self.on_announce(*says),
+            Input::OwnAddresses(addresses) => self.on_own_addresses(&addresses),
+            Input::InUse { peer, in_use } => self.on_in_use(peer, in_use),
+            Input::Command(command) => self.on_command(command),
+        }
+        self.settle();
+        std::mem::take(&mut self.out)
+    }
+
+    /// When [`Input::Tick`] is due, by the clock of [`Now::mono`]. `None` after the shutdown.
+    pub fn deadline(&self) -> Option<Duration> {
+        if self.stopped {
+            return None;
+        }
+        let fixed = self.next_housekeeping.min(self.announcer.next).min(self.sync.deadline());
+        Some(self.broadcast.deadline().map_or(fixed, |gossip| gossip.min(fixed)))
+    }
+
+    fn settle(&mut self) {
+        if self.stopped {
+            return;
+        }
+        let now = self.now.mono;
+        if self.broadcast.deadline().is_some_and(|at| at <= now) {
+            let steps = self.broadcast.tick(now);
+            self.carry_out(steps);
+        }
+        if self.next_housekeeping <= now {
+            self.next_housekeeping = now + HOUSEKEEPING;
+            self.keep_house();
+        }
+        if self.announcer.is_due(now) {
+            self.announce(false);
+        }
+        if self.sync.deadline() <= now {
+            self.run_sync();
+        }
+        if std::mem::take(&mut self.replan) {
+            self.plan_dials();
+        }
+    }
+
+    fn keep_house(&mut self) {
+        let now = self.now.mono;
+        self.check_liveness();
+        self.trim_links();
+        self.tidy_visitors();
+        for peer in self.broadcast.broken_promises(now) {
+            self.offence(peer, 1.0);
+        }
+        if self.broadcast.broken > broadcast::MOST_BROKEN {
+            self.renew_broadcast();
+        }
+        if self.next_sweep <= now {
+            self.next_sweep = now + SWEEP;
+            for (peer, said_goodbye) in self.directory.sweep(now) {
+                if !said_goodbye {
+                    self.event(MeshEvent::PeerGone { peer, said_goodbye });
+                }
+            }
+        }
+        self.replan = true;
+    }
+
+    fn on_command(&mut self, command: Command) {
+        match command {
+            Command::Enter(card) => self.enter(card),
+            Command::Block(peer) => self.block(peer),
+            Command::Unblock(peer) => {
+                self.blocked.remove(&peer);
+                self.replan = true;
+            }
+            Command::Trust { peer, trusted } => {
+                if trusted {
+                    self.trusted.insert(peer);
+                } else {
+                    self.trusted.remove(&peer);
+                }
+            }
+            Command::Admit { peer, admit } => self.admit(peer, admit),
+            Command::SetLanJoin(lan_join) => self.lan_join = lan_join,
+            Command::Refresh => {
+                self.announcer.soon(self.now.mono);
+                self.links.forgive_all();
+                self.sync_with_neighbours(None);
+                self.replan = true;
+            }
+            Command::Shutdown => {
+                self.leave();
+                self.stopped = true;
+            }
+        }
+    }
+
+    fn on_announce(&mut self, mut says: Announcement) {
+        record::fit(&mut says);
+        self.announcer.say(says, self.now.mono);
+    }
+
+    fn on_own_addresses(&mut self, addresses: &Addresses) {
+        let addresses = addresses.cleaned(Loopback::Allowed);
+        if addresses != self.addresses {
+            self.addresses = addresses;
+            self.announcer.soon(self.now.mono);
+        }
+    }
+
+    /// Signs what this node says of itself and sends it to everyone.
+    fn announce(&mut self, goodbye: bool) {
+        let every = announce::interval(self.directory.present());
+        let mut says = self.announcer.says.clone();
+        // Also the sequence number: it never repeats, whatever the clock does.
+        self.last_at_ms = self.now.unix_ms.max(self.last_at_ms + 1);
+        says.at_ms = self.last_at_ms;
+        says.every_s = u32::try_from(every.as_secs()).unwrap_or(u32::MAX);
+        says.links = self.links.up().map(|(key, _)| key.short()).take(record::LINKS).collect();
+        record::fit(&mut says);
+        let record = loop {
+            let about =
+                About { goodbye, addresses: self.addresses.clone(), announcement: says.clone() };
+            let nonce = self.rng.next_u64();
+            let body = Body::new(self.card.id, self.me, self.instance, nonce, about);
+            if let Some(record) = record::seal(self.crypto.as_ref(), body) {
+                break Some(record);
+            }
+            // Long names: the last models, which are not in memory, are left out.
+            if says.models.pop().is_none() {
+                break None;
+            }
+        };
+        self.announcer.done(every, self.now.mono, &mut self.rng);
+        if let Some(record) = record {
+            let bytes = record.bytes.clone();
+            let now = self.now.mono;
+            // A full table has a row for this node: it got it first.
+            let _ = self.directory.insert(record, now, now, |_| true);
+            let steps = self.broadcast.publish(bytes, now);
+            self.carry_out(steps);
+        }
+    }
+
+    /// Does what the broadcast protocol wants.
+    fn carry_out(&mut self, steps: Vec<Step>) {
+        for step in steps {
+            match step {
+                Step::Send(peer, bytes) => self.send_gossip(peer, bytes),
+                Step::NeighbourUp => {
+                    if self.broadcast.neighbours().len() == 1 {
+                        // The first way into the mesh: now somebody hears it.
+                        self.announcer.soon(self.now.mono);
+                    }
+                }
+                Step::NeighbourDown => self.replan = true,
+                Step::Unneeded(peer) => self.links.linger(&peer, self.now.mono),
+            }
+        }
+    }
+
+    fn renew_broadcast(&mut self) {
+        let rng = StdRng::from_rng(&mut self.rng);
+        let neighbours: Vec<_> = self.broadcast.neighbours().iter().copied().collect();
+        let steps = self.broadcast.quit(self.now.mono);
+        self.carry_out(steps);
+        self.broadcast = Broadcast::new(self.me, self.card.id, self.base, rng);
+        let steps = self.broadcast.join(neighbours, self.now.mono);
+        self.carry_out(steps);
+    }
+
+    fn block(&mut self, peer: NodeKey) {
+        self.blocked.insert(peer);
+        self.directory.remove(&peer);
+        self.drop_peer(peer, "blocked by this node's owner");
+        self.visitors.forget(&peer);
+        self.event(MeshEvent::PeerGone { peer, said_goodbye: false });
+    }
+
+    /// Leaves this mesh and is in another.
+    fn enter(&mut self, card: MeshCard) {
+        if card.id == self.card.id && card.secret == self.card.secret {
+            self.card = card;
+            return;
+        }
+        self.leave();
+        self.mesh_hash = handshake::mesh_hash(&card);
+        self.directory = Directory::new(self.me);
+        let rng = StdRng::from_rng(&mut self.rng);
+        self.broadcast = Broadcast::new(self.me, card.id, self.base, rng);
+        self.card = card;
+        self.sync = Sync::new(self.now.mono);
+        self.visitors = Visitors::default();
+        self.links.start_over(self.now.mono);
+        self.announcer.soon(self.now.mono);
+        self.replan = true;
+    }
+
+    /// Says goodbye and closes everything.
+    fn leave(&mut self) {
+        self.announce(true);
+        let steps = self.broadcast.quit(self.now.mono);
+        self.carry_out(steps);
+        for peer in self.links.connected() {
+            self.drop_peer(peer, "it left the mesh");
+        }
+    }
+
+    fn count(&mut self, refusal: Refusal) {
+        *self.refused.entry(refusal).or_default() += 1;
+    }
+
+    /// Counts, and closes the peer if it goes on like this.
+    fn refuse(&mut self, peer: NodeKey, refusal: Refusal) {
+        self.count(refusal);
+        self.offence(peer, refusal.points());
+    }
+
+    fn event(&mut self, event: MeshEvent) {
+        self.out.push(Output::Event(event));
+    }
+}

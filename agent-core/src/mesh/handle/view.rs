@@ -25,6 +25,11 @@ use crate::{
 /// `sources`: the reports of those that look for peers.
 pub(super) fn mesh(snapshot: &Snapshot, mut sources: Vec<Source>) -> MeshView {
     sources.extend([ticket(snapshot), gossip(snapshot), incoming(snapshot)]);
+    for kind in [SourceKind::Saved, SourceKind::Seed, SourceKind::Lan, SourceKind::Dht] {
+        if !sources.iter().any(|source| source.kind == kind) {
+            sources.push(resting(kind));
+        }
+    }
     sources.sort_by_key(|source| order(source.kind));
     let counts = counts(snapshot);
     MeshView {
@@ -126,11 +131,18 @@ fn incoming(snapshot: &Snapshot) -> Source {
     )
 }
 
+/// A source that is not running.
+fn resting(kind: SourceKind) -> Source {
+    let reason = NO_NETWORK.to_owned();
+    let state = SourceState::Off;
+    Source { kind, state, reason, found: 0, names: Vec::new(), last_found_ms: None }
+}
+
 fn own_source(snapshot: &Snapshot, kind: SourceKind, working: &str, waiting: &str) -> Source {
     let (found, last_found_ms) = snapshot.found.of(kind);
     let off = matches!(snapshot.state, MeshState::Off | MeshState::Failed);
     let (state, reason) = match (off, found) {
-        (true, _) => (SourceState::Off, "The mesh has no network."),
+        (true, _) => (SourceState::Off, NO_NETWORK),
         (false, 0) => (SourceState::Waiting, waiting),
         (false, _) => (SourceState::Working, working),
     };
@@ -141,6 +153,7 @@ fn own_source(snapshot: &Snapshot, kind: SourceKind, working: &str, waiting: &st
     Source { kind, state, reason: reason.to_owned(), found, names, last_found_ms }
 }
 
+const NO_NETWORK: &str = "The mesh has no network.";
 /// Names below a source; more would not be read.
 const SHOWN_NAMES: usize = 8;
 
@@ -278,8 +291,8 @@ mod tests {
         assert_eq!((view.counts.connected, view.counts.direct), (1, 1));
         assert_eq!((view.counts.unreachable, view.counts.known), (1, 0));
         assert_eq!(view.reason, "Connected to one peer.");
-        let kinds: Vec<_> = view.sources.iter().map(|source| source.kind).collect();
-        assert_eq!(kinds, [SourceKind::Ticket, SourceKind::Gossip, SourceKind::Incoming]);
+        let kinds: Vec<_> = view.sources.iter().map(|source| order(source.kind)).collect();
+        assert_eq!(kinds, [0, 1, 2, 3, 4, 5, 6]);
     }
 
     #[test]

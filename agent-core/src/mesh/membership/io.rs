@@ -85,17 +85,29 @@ pub enum Input {
     Announce(Box<Announcement>),
     /// Where this node is reached; part of its signed record.
     OwnAddresses(Addresses),
+    /// Something besides membership (a task, a model file) needs a connection to this peer, or does
+    /// not any more. It is dialed if need be, and not closed as one too many.
+    InUse {
+        peer: NodeKey,
+        in_use: bool,
+    },
     Command(Command),
 }
 
 /// The owner's word.
 #[derive(Clone, Debug)]
 pub enum Command {
-    /// Leave the current mesh (saying goodbye) and be in this one.
+    /// Leave the current mesh (saying goodbye) and be in this one. Peers found before are
+    /// forgotten, but for those on the LAN: [`Input::Found`] those of the ticket after it. With the
+    /// current mesh's id and secret only its name and whether it is settled change.
     Enter(MeshCard),
-    /// Peers that are known for the current mesh: saved ones, those of a ticket.
     Block(NodeKey),
     Unblock(NodeKey),
+    /// A trusted node keeps its row in a full table.
+    Trust {
+        peer: NodeKey,
+        trusted: bool,
+    },
     /// The answer to [`MeshEvent::AsksToJoin`].
     Admit {
         peer: NodeKey,

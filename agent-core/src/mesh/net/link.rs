@@ -266,6 +266,8 @@ async fn write(
         match outgoing {
             Outgoing::Frame(frame) => {
                 if write_frame(&mut stream, &frame).await.is_err() {
+                    // Nothing can be said any more; it may be over already.
+                    connection.close(close::MALFORMED, b"the control stream was stopped");
                     return;
                 }
                 unsent.fetch_sub(frame.len(), Ordering::Relaxed);

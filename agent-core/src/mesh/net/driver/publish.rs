@@ -248,7 +248,7 @@ impl Driver<'_> {
             last_seen_ms: view.last_seen_ms,
             connected_since_ms: used.map(|used| used.since_ms),
             problem: view.problem.map(ToOwned::to_owned),
-            record: self.membership.record(&view.key),
+            record: view.record.cloned(),
             addresses: view.addresses.clone(),
             attempts: view.attempts.iter().map(attempt).collect(),
             live: link.map(|link| Arc::clone(&link.live) as Arc<Live>),

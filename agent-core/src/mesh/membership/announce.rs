@@ -1,0 +1,91 @@
+//! When this node speaks of itself.
+
+use std::time::Duration;
+
+use agent_api::mesh::Announcement;
+use rand::{RngExt as _, rngs::StdRng};
+
+use super::limits::{Rate, TokenBucket};
+
+/// What an author allows itself: less than others grant it ([`super::limits::AUTHOR`]).
+const OWN: Rate = Rate { burst: 4.0, per_s: 0.2 };
+const SHORTEST: Duration = Duration::from_secs(10);
+const LONGEST: Duration = Duration::from_secs(120);
+/// Records that all nodes together send, per second: what each of them receives.
+const RECORDS_PER_S: u64 = 20;
+/// Between a change that others should know of and its announcement: models come and go together.
+const SOON: Duration = Duration::from_millis(100);
+
+#[derive(Debug)]
+pub(super) struct Announcer {
+    pub(super) says: Announcement,
+    pub(super) next: Duration,
+    bucket: TokenBucket,
+}
+
+impl Announcer {
+    pub(super) fn new(says: Announcement, now: Duration) -> Self {
+        Self { says, next: now, bucket: TokenBucket::full(OWN, now) }
+    }
+
+    /// Remembers; announces soon what others would decide by.
+    pub(super) fn say(&mut self, says: Announcement, now: Duration) {
+        if is_important(&self.says, &says) {
+            self.soon(now);
+        }
+        self.says = says;
+    }
+
+    pub(super) fn soon(&mut self, now: Duration) {
+        self.next = self.next.min(now + SOON);
+    }
+
+    /// True: it is time, and one announcement is accounted for.
+    pub(super) fn is_due(&mut self, now: Duration) -> bool {
+        if self.next > now {
+            return false;
+        }
+        let allowed = self.bucket.take(OWN, 1.0, now);
+        if !allowed {
+            self.next = now + Duration::from_secs(1);
+        }
+        allowed
+    }
+
+    pub(super) fn done(&mut self, every: Duration, now: Duration, rng: &mut StdRng) {
+        self.next = now + every.mul_f64(rng.random_range(0.9..1.1));
+    }
+}
+
+/// Time between two announcements in a mesh with so many others.
+pub(super) fn interval(others: usize) -> Duration {
+    let others = u64::try_from(others).unwrap_or(u64::MAX);
+    Duration::from_millis(others.saturating_mul(1000) / RECORDS_PER_S).clamp(SHORTEST, LONGEST)
+}
+
+fn is_important(old: &Announcement, new: &Announcement) -> bool {
+    let models = |says: &Announcement| -> Vec<_> {
+        says.models.iter().map(|model| (model.id.clone(), model.resident, model.shared)).collect()
+    };
+    old.serving != new.serving
+        || old.name != new.name
+        || old.seed != new.seed
+        || old.relay != new.relay
+        || models(old) != models(new)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_never_hears_more_than_twenty_records_a_second() {
+        for others in [0, 1, 31, 200, 1_000, 2_000, 2_400] {
+            let every = interval(others).as_secs_f64();
+            assert!(every >= 10.0);
+            let per_s = f64::from(u32::try_from(others).expect("small")) / every;
+            assert!(per_s <= 20.0 + 1e-9, "{per_s} records a second from {others} nodes");
+        }
+        assert_eq!(interval(4_096), LONGEST);
+    }
+}

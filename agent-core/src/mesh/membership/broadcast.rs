@@ -1,0 +1,244 @@
+//! The bridge to iroh-gossip's protocol: its messages, timers and random numbers, driven by us.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use iroh_gossip::proto::{
+    Command, Config, Event, InEvent, Message, OutEvent, PeerData, PlumtreeConfig, Scope, State,
+    Timer, TopicId, state::MessageKind,
+};
+use rand::rngs::StdRng;
+use tokio::time::Instant;
+
+use super::{
+    limits::Recent,
+    mirror::{self, MessageId},
+    wire::gossip_frame,
+};
+use crate::mesh::{MeshId, NodeKey};
+
+/// How long the protocol knows a message's id: copies within that time are no replays.
+const IDS_KEPT: Duration = Duration::from_secs(90);
+/// 20 a second for that time, and as many again.
+const MOST_IDS: usize = 4_096;
+/// Ids that peers promised and that are waited for; the protocol itself keeps them without bound.
+const MOST_AWAITED: usize = 4_096;
+/// A promise that is not kept within that time is broken.
+const AWAIT: Duration = Duration::from_secs(20);
+/// Broken promises after which the protocol's state is made anew, which frees what it kept of them.
+pub(super) const MOST_BROKEN: usize = 8_192;
+
+/// What the protocol wants.
+#[derive(Debug)]
+pub(super) enum Step {
+    Send(NodeKey, Bytes),
+    NeighbourUp,
+    NeighbourDown,
+    /// The protocol needs no connection to this peer.
+    Unneeded(NodeKey),
+}
+
+/// Counted for tests and the simulator.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Traffic {
+    /// Copies of records that came, first ones and others.
+    pub(super) copies: u64,
+    pub(super) first: u64,
+    pub(super) control: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Broadcast {
+    state: State<NodeKey, StdRng>,
+    topic: TopicId,
+    base: Instant,
+    timers: BTreeMap<(Duration, u64), Timer<NodeKey>>,
+    timers_made: u64,
+    neighbours: BTreeSet<NodeKey>,
+    /// Ids of messages that were checked and given to the protocol.
+    passed: Recent<MessageId>,
+    /// Ids of messages that were refused: their other copies need no second look.
+    refused: Recent<MessageId>,
+    awaited: BTreeMap<MessageId, (Duration, NodeKey)>,
+    pub(super) broken: usize,
+    pub(super) traffic: Traffic,
+}
+
+impl Broadcast {
+    pub(super) fn new(me: NodeKey, mesh: MeshId, base: Instant, rng: StdRng) -> Self {
+        let topic = TopicId::from_bytes(mesh.0);
+        Self {
+            state: State::new(me, PeerData::default(), config(), rng),
+            topic,
+            base,
+            timers: BTreeMap::new(),
+            timers_made: 0,
+            neighbours: BTreeSet::new(),
+            passed: Recent::new(IDS_KEPT, MOST_IDS),
+            refused: Recent::new(IDS_KEPT, MOST_IDS),
+            awaited: BTreeMap::new(),
+            broken: 0,
+            traffic: Traffic::default(),
+        }
+    }
+
+    /// Peers to and from whom records flow.
+    pub(super) fn neighbours(&self) -> &BTreeSet<NodeKey> {
+        &self.neighbours
+    }
+
+    pub(super) fn topic(&self) -> &[u8; 32] {
+        self.topic.as_bytes()
+    }
+
+    pub(super) fn deadline(&self) -> Option<Duration> {
+        self.timers.first_key_value().map(|((at, _), _)| *at)
+    }
+
+    pub(super) fn has_passed(&self, id: &MessageId) -> bool {
+        self.passed.contains(id)
+    }
+
+    pub(super) fn was_refused(&self, id: &MessageId) -> bool {
+        self.refused.contains(id)
+    }
+
+    pub(super) fn refuse(&mut self, id: MessageId, now: Duration) {
+        self.awaited.remove(&id);
+        self.refused.insert(id, now);
+    }
+
+    /// A message was found good: the protocol may have it. Copies follow without a second look.
+    pub(super) fn pass(&mut self, id: MessageId, now: Duration) {
+        self.awaited.remove(&id);
+        self.passed.insert(id, now);
+    }
+
+    /// A peer says that it has this message. False: too many are waited for already.
+    pub(super) fn awaits(&mut self, id: MessageId, peer: NodeKey, now: Duration) -> bool {
+        if self.awaited.contains_key(&id) || self.passed.contains(&id) {
+            return true;
+        }
+        let room = self.awaited.len() < MOST_AWAITED;
+        if room {
+            self.awaited.insert(id, (now + AWAIT, peer));
+        }
+        room
+    }
+
+    /// Who promised messages and did not have them.
+    pub(super) fn broken_promises(&mut self, now: Duration) -> Vec<NodeKey> {
+        let before = self.awaited.len();
+        let mut who = Vec::new();
+        self.awaited.retain(|_, (until, peer)| {
+            let waits = *until > now;
+            if !waits {
+                who.push(*peer);
+            }
+            waits
+        });
+        self.broken += before - self.awaited.len();
+        who
+    }
+
+    pub(super) fn join(&mut self, peers: Vec<NodeKey>, now: Duration) -> Vec<Step> {
+        self.handle(InEvent::Command(self.topic, Command::Join(peers)), now)
+    }
+
+    pub(super) fn quit(&mut self, now: Duration) -> Vec<Step> {
+        let steps = self.handle(InEvent::Command(self.topic, Command::Quit), now);
+        self.timers.clear();
+        self.neighbours.clear();
+        steps
+    }
+
+    pub(super) fn publish(&mut self, content: Bytes, now: Duration) -> Vec<Step> {
+        self.pass(*blake3::hash(&content).as_bytes(), now);
+        self.handle(InEvent::Command(self.topic, Command::Broadcast(content, Scope::Swarm)), now)
+    }
+
+    pub(super) fn disconnected(&mut self, peer: NodeKey, now: Duration) -> Vec<Step> {
+        self.awaited.retain(|_, (_, promised_by)| *promised_by != peer);
+        self.handle(InEvent::PeerDisconnected(peer), now)
+    }
+
+    /// Bytes that were looked at and found fit for the protocol.
+    pub(super) fn receive(&mut self, peer: NodeKey, bytes: &[u8], now: Duration) -> Vec<Step> {
+        let Ok(message) = postcard::from_bytes::<Message<NodeKey>>(bytes) else {
+            return Vec::new();
+        };
+        match message.kind() {
+            MessageKind::Data => self.traffic.copies += 1,
+            MessageKind::Control => self.traffic.control += 1,
+        }
+        self.handle(InEvent::RecvMessage(peer, message), now)
+    }
+
+    /// A message of which something was taken out.
+    pub(super) fn receive_mirrored(
+        &mut self,
+        peer: NodeKey,
+        message: &mirror::Message<'_>,
+        now: Duration,
+    ) -> Vec<Step> {
+        mirror::encode(message).map_or(Vec::new(), |bytes| self.receive(peer, &bytes, now))
+    }
+
+    pub(super) fn tick(&mut self, now: Duration) -> Vec<Step> {
+        let mut steps = Vec::new();
+        // A timer that schedules itself for now would keep this loop alive; none does, but the
+        // protocol is not ours.
+        for _ in 0..1_024 {
+            let Some((&(at, _), _)) = self.timers.first_key_value() else { break };
+            if at > now {
+                break;
+            }
+            if let Some((_, timer)) = self.timers.pop_first() {
+                steps.extend(self.handle(InEvent::TimerExpired(timer), now));
+            }
+        }
+        steps
+    }
+
+    fn handle(&mut self, event: InEvent<NodeKey>, now: Duration) -> Vec<Step> {
+        let mut steps = Vec::new();
+        for out in self.state.handle(event, self.base + now, None) {
+            match out {
+                OutEvent::SendMessage(to, message) => {
+                    let frame = gossip_frame(|bytes| postcard::to_extend(&message, bytes).ok());
+                    steps.extend(frame.map(|bytes| Step::Send(to, bytes)));
+                }
+                OutEvent::ScheduleTimer(wait, timer) => {
+                    self.timers.insert((now + wait, self.timers_made), timer);
+                    self.timers_made += 1;
+                }
+                OutEvent::EmitEvent(_, Event::NeighborUp(peer)) => {
+                    self.neighbours.insert(peer);
+                    steps.push(Step::NeighbourUp);
+                }
+                OutEvent::EmitEvent(_, Event::NeighborDown(peer)) => {
+                    self.neighbours.remove(&peer);
+                    steps.push(Step::NeighbourDown);
+                }
+                OutEvent::EmitEvent(_, Event::Received(_)) => self.traffic.first += 1,
+                OutEvent::DisconnectPeer(peer) => steps.push(Step::Unneeded(peer)),
+                OutEvent::PeerData(..) => {}
+            }
+        }
+        steps
+    }
+}
+
+fn config() -> Config {
+    Config {
+        broadcast: PlumtreeConfig {
+            message_id_retention: IDS_KEPT,
+            cache_evict_interval: Duration::from_secs(5),
+            ..PlumtreeConfig::default()
+        },
+        ..Config::default()
+    }
+}

@@ -1,0 +1,287 @@
+//! Frames come in: which are read, which records are believed, and what they change.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    CLOCK_SKEW, Membership, Refusal,
+    directory::{GONE_AFTER, Offered, STALE_AFTER, key_prefix},
+    io::{ConnId, MeshEvent},
+    limits::{AUTHOR, BYTES, FRAMES},
+    links::Phase,
+    mirror::{self, Content, Gossip, Scope},
+    wire::{self, BadFrame, Frame, Talk},
+};
+use crate::mesh::{
+    NodeKey,
+    record::{RECORD_BYTES, Record, RecordError},
+};
+
+/// How a record came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Route {
+    /// Just signed, as it says.
+    Broadcast,
+    /// From another node's table.
+    Sync,
+}
+
+impl From<RecordError> for Refusal {
+    fn from(error: RecordError) -> Self {
+        match error {
+            RecordError::TooLarge => Self::TooLarge,
+            RecordError::Malformed => Self::Malformed,
+            RecordError::BadSignature => Self::BadSignature,
+        }
+    }
+}
+
+fn skew_ms() -> i64 {
+    i64::try_from(CLOCK_SKEW.as_millis()).unwrap_or(i64::MAX)
+}
+
+impl Membership {
+    pub(super) fn on_frame(&mut self, peer: NodeKey, id: ConnId, bytes: &[u8]) {
+        let now = self.now;
+        let Some(link) = self.links.get_mut(&peer) else { return };
+        let Some(conn) = link.conns.iter_mut().find(|conn| conn.id == id) else { return };
+        conn.heard = now.mono;
+        conn.pinged = None;
+        let phase = conn.phase;
+        link.seen_ms = Some(now.unix_ms);
+        let length = f64::from(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
+        let allowed =
+            link.frames.take(FRAMES, 1.0, now.mono) && link.bytes.take(BYTES, length, now.mono);
+        if !allowed {
+            self.refuse(peer, Refusal::RateLimited);
+            return;
+        }
+        match wire::decode(bytes) {
+            Err(BadFrame::TooLarge) => self.refuse(peer, Refusal::TooLarge),
+            Err(BadFrame::Malformed) => self.refuse(peer, Refusal::Malformed),
+            Ok(Frame::Talk(Talk::Hello(hello))) => self.on_hello(peer, id, hello),
+            Ok(frame) => match phase {
+                // Nothing but a hello counts before the handshake.
+                Phase::Greeting => self.refuse(peer, Refusal::NotAMember),
+                Phase::Visiting => self.on_visitor_frame(peer, id, frame),
+                Phase::Up => self.on_member_frame(peer, frame),
+            },
+        }
+    }
+
+    fn on_member_frame(&mut self, peer: NodeKey, frame: Frame<'_>) {
+        match frame {
+            Frame::Gossip(message) => self.on_gossip(peer, message),
+            Frame::Records { more, records } => self.on_records(peer, more, &records),
+            Frame::Talk(Talk::Ping(stamp)) => {
+                self.send(peer, Talk::Pong(stamp).encode());
+            }
+            Frame::Talk(Talk::Pong(_)) => {}
+            Frame::Talk(Talk::Digest(digest)) => self.on_digest(peer, &digest),
+            Frame::Talk(Talk::Differ(differ)) => self.on_differ(peer, &differ),
+            Frame::Talk(Talk::Want(prefixes)) => self.on_want(peer, &prefixes),
+            // From the time before it moved to this mesh.
+            Frame::Talk(Talk::Ask | Talk::Card(_) | Talk::Denied) => {}
+            Frame::Talk(Talk::Hello(_)) => self.refuse(peer, Refusal::Malformed),
+        }
+    }
+
+    fn on_gossip(&mut self, peer: NodeKey, bytes: &[u8]) {
+        let now = self.now.mono;
+        let Some(mut message) = mirror::decode(bytes) else {
+            self.refuse(peer, Refusal::Malformed);
+            return;
+        };
+        if message.topic != *self.broadcast.topic() {
+            self.refuse(peer, Refusal::ForeignMesh);
+            return;
+        }
+        let mut gossip = match message.content {
+            Content::Swarm(ref mut swarm) => {
+                swarm.strip();
+                let steps = self.broadcast.receive_mirrored(peer, &message, now);
+                self.carry_out(steps);
+                return;
+            }
+            Content::Gossip(ref gossip) => gossip.clone(),
+        };
+        // The protocol would take anyone who pushes into its tree, and forget nobody.
+        if !self.broadcast.neighbours().contains(&peer) {
+            return;
+        }
+        let fine = match &mut gossip {
+            Gossip::Data(data) => self.is_good_message(peer, data),
+            Gossip::IHave(list) => {
+                let before = list.len();
+                list.retain(|have| {
+                    !self.broadcast.was_refused(&have.id)
+                        && self.broadcast.awaits(have.id, peer, now)
+                });
+                if list.len() < before {
+                    message.content = Content::Gossip(gossip);
+                    let steps = self.broadcast.receive_mirrored(peer, &message, now);
+                    self.carry_out(steps);
+                    return;
+                }
+                true
+            }
+            Gossip::Prune | Gossip::Graft(_) => true,
+        };
+        if fine {
+            let steps = self.broadcast.receive(peer, bytes, now);
+            self.carry_out(steps);
+        }
+    }
+
+    /// Whether a record in a gossip message may go on. Takes it in, if it is new.
+    fn is_good_message(&mut self, peer: NodeKey, data: &mirror::Data<'_>) -> bool {
+        if data.content.len() > RECORD_BYTES {
+            self.refuse(peer, Refusal::TooLarge);
+            return false;
+        }
+        if !matches!(data.scope, Scope::Swarm(_))
+            || *blake3::hash(data.content).as_bytes() != data.id
+        {
+            self.refuse(peer, Refusal::Malformed);
+            return false;
+        }
+        if self.broadcast.has_passed(&data.id) {
+            return true;
+        }
+        if self.broadcast.was_refused(&data.id) {
+            return false;
+        }
+        let now = self.now.mono;
+        match self.believe(peer, data.content) {
+            Ok(()) => {
+                self.broadcast.pass(data.id, now);
+                true
+            }
+            Err(refusal) => {
+                self.broadcast.refuse(data.id, now);
+                self.refuse(peer, refusal);
+                false
+            }
+        }
+    }
+
+    fn believe(&mut self, peer: NodeKey, bytes: &[u8]) -> Result<(), Refusal> {
+        let now = self.now.mono;
+        let record = self.crypto.open(bytes)?;
+        let author = record.author();
+        self.check(&record, Route::Broadcast)?;
+        let nonce = (key_prefix(&author), record.body.nonce);
+        self.nonces.expire(now);
+        if self.nonces.contains(&nonce) {
+            return Err(Refusal::Replayed);
+        }
+        if author == self.me {
+            return self.on_own_record(&record);
+        }
+        let offered = self.directory.judge(&record, now);
+        if offered == Offered::Older {
+            return Err(Refusal::Expired);
+        }
+        if let Some(entry) = self.directory.get_mut(&author)
+            && !entry.rate.take(AUTHOR, 1.0, now)
+        {
+            // Whoever passes on too much of itself is closed sooner than one who passes it on.
+            self.offence(peer, if author == peer { 4.0 } else { 0.0 });
+            return Err(Refusal::RateLimited);
+        }
+        if offered != Offered::Same && !self.take_in(record, now, offered) {
+            return Err(Refusal::RateLimited);
+        }
+        self.nonces.insert(nonce, now);
+        Ok(())
+    }
+
+    /// What holds for every record, however it came.
+    fn check(&self, record: &Record, route: Route) -> Result<(), Refusal> {
+        if record.body.mesh != self.card.id {
+            return Err(Refusal::ForeignMesh);
+        }
+        if self.blocked.contains(&record.author()) {
+            return Err(Refusal::Blocked);
+        }
+        let age = self.now.unix_ms.saturating_sub(record.at_ms());
+        if age < -skew_ms() {
+            return Err(Refusal::ClockSkew);
+        }
+        match route {
+            Route::Broadcast if age > skew_ms() => Err(Refusal::ClockSkew),
+            // Gone, even if its clock is as wrong as it may be.
+            Route::Sync if age > record.every_ms() * i64::from(GONE_AFTER) + skew_ms() => {
+                Err(Refusal::Expired)
+            }
+            Route::Broadcast | Route::Sync => Ok(()),
+        }
+    }
+
+    /// A record with this node's own key came back.
+    fn on_own_record(&mut self, record: &Record) -> Result<(), Refusal> {
+        if record.body.instance == self.instance || record.at_ms() <= self.started_ms {
+            // An echo, or from before the last start.
+            return Err(Refusal::Expired);
+        }
+        if !self.duplicate {
+            self.duplicate = true;
+            self.event(MeshEvent::DuplicateIdentity);
+        }
+        // The others should hear of it too: they see two computers take turns.
+        Ok(())
+    }
+
+    /// Puts a believed record into the directory. False: it is full.
+    fn take_in(&mut self, record: Arc<Record>, heard: Duration, offered: Offered) -> bool {
+        let now = self.now.mono;
+        let author = record.author();
+        let goodbye = record.body.goodbye;
+        let was_there = self.directory.contains(&author);
+        let addresses_changed = self
+            .directory
+            .get(&author)
+            .is_none_or(|entry| entry.record.body.addresses != record.body.addresses);
+        let (links, trusted) = (&self.links, &self.trusted);
+        let keep = |key: &NodeKey| trusted.contains(key) || links.is_up(key);
+        match self.directory.insert(record, heard, now, keep) {
+            Err(_) => return false,
+            Ok(Some(peer)) => self.event(MeshEvent::PeerGone { peer, said_goodbye: false }),
+            Ok(None) => {}
+        }
+        if goodbye {
+            if was_there {
+                self.event(MeshEvent::PeerGone { peer: author, said_goodbye: true });
+            }
+            return true;
+        }
+        self.event(MeshEvent::PeerChanged { peer: author });
+        if addresses_changed && self.links.is_up(&author) {
+            self.save(author);
+        }
+        self.replan |= offered == Offered::New || addresses_changed;
+        true
+    }
+
+    /// One record of an anti-entropy answer. `Ok(true)`: it told of a node that was missed.
+    pub(super) fn learn(&mut self, bytes: &[u8]) -> Result<bool, Refusal> {
+        let now = self.now.mono;
+        let record = self.crypto.open(bytes)?;
+        self.check(&record, Route::Sync)?;
+        if record.author() == self.me {
+            self.on_own_record(&record)?;
+            return Ok(false);
+        }
+        let offered = self.directory.judge(&record, now);
+        let missed = match offered {
+            Offered::Same | Offered::Older => return Ok(false),
+            Offered::New | Offered::Full => !record.body.goodbye,
+            Offered::Newer { was_stale } => was_stale,
+        };
+        // How old it is by both clocks; at most just stale, because they may differ.
+        let age = u64::try_from(self.now.unix_ms.saturating_sub(record.at_ms())).unwrap_or(0);
+        let every = u64::try_from(record.every_ms()).unwrap_or(0);
+        let age = Duration::from_millis(age.min(every * u64::from(STALE_AFTER)));
+        let fits = self.take_in(record, now.saturating_sub(age), offered);
+        Ok(missed && fits)
+    }
+}

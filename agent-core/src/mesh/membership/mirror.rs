@@ -1,0 +1,181 @@
+//! The layout of iroh-gossip's messages, to see what is inside one before its protocol does.
+//!
+//! `iroh_gossip::proto::Message` is opaque. These types have the same postcard form; tests hold
+//! them to the real ones. What could hurt the protocol is taken out or refused here: it keeps what
+//! peers say without bound, and counts hops in 16 bits.
+
+use serde::{Deserialize, Serialize};
+
+use crate::mesh::NodeKey;
+
+/// Hops that a record may have made. The deepest tree seen at 2,000 nodes has 30.
+const MOST_HOPS: u16 = 512;
+/// Steps of a random walk; ours are 6.
+const MOST_STEPS: u16 = 16;
+/// Nodes in a shuffle; ours have 8.
+const MOST_NODES: usize = 16;
+/// Message ids in one announcement of them: what fits into 4 KiB.
+const MOST_IDS: usize = 128;
+
+pub(super) type MessageId = [u8; 32];
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Message<'a> {
+    pub(super) topic: [u8; 32],
+    #[serde(borrow)]
+    pub(super) content: Content<'a>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) enum Content<'a> {
+    #[serde(borrow)]
+    Swarm(Swarm<'a>),
+    #[serde(borrow)]
+    Gossip(Gossip<'a>),
+}
+
+/// HyParView.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) enum Swarm<'a> {
+    #[serde(borrow)]
+    Join(Option<&'a [u8]>),
+    #[serde(borrow)]
+    ForwardJoin(ForwardJoin<'a>),
+    #[serde(borrow)]
+    Shuffle(Shuffle<'a>),
+    #[serde(borrow)]
+    ShuffleReply(Vec<Peer<'a>>),
+    #[serde(borrow)]
+    Neighbor(Neighbor<'a>),
+    Disconnect(Disconnect),
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Peer<'a> {
+    id: NodeKey,
+    #[serde(borrow)]
+    data: Option<&'a [u8]>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct ForwardJoin<'a> {
+    #[serde(borrow)]
+    peer: Peer<'a>,
+    ttl: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Shuffle<'a> {
+    origin: NodeKey,
+    #[serde(borrow)]
+    nodes: Vec<Peer<'a>>,
+    ttl: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) enum Priority {
+    High,
+    Low,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Neighbor<'a> {
+    priority: Priority,
+    #[serde(borrow)]
+    data: Option<&'a [u8]>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Disconnect {
+    alive: bool,
+    respond: bool,
+}
+
+/// Plumtree.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) enum Gossip<'a> {
+    #[serde(borrow)]
+    Data(Data<'a>),
+    Prune,
+    Graft(Graft),
+    IHave(Vec<IHave>),
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Data<'a> {
+    pub(super) id: MessageId,
+    pub(super) content: &'a [u8],
+    pub(super) scope: Scope,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) enum Scope {
+    Swarm(u16),
+    Neighbors,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Graft {
+    id: Option<MessageId>,
+    round: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct IHave {
+    pub(super) id: MessageId,
+    round: u16,
+}
+
+/// Reads a message; `None`: damaged, or outside the bounds.
+pub(super) fn decode(bytes: &[u8]) -> Option<Message<'_>> {
+    let (message, rest) = postcard::take_from_bytes::<Message<'_>>(bytes).ok()?;
+    let fine = match &message.content {
+        Content::Swarm(swarm) => swarm.is_within_bounds(),
+        Content::Gossip(gossip) => gossip.is_within_bounds(),
+    };
+    (rest.is_empty() && fine).then_some(message)
+}
+
+pub(super) fn encode(message: &Message<'_>) -> Option<Vec<u8>> {
+    postcard::to_stdvec(message).ok()
+}
+
+impl Swarm<'_> {
+    fn is_within_bounds(&self) -> bool {
+        match self {
+            Self::Join(_) | Self::Neighbor(_) | Self::Disconnect(_) => true,
+            Self::ForwardJoin(walk) => walk.ttl <= MOST_STEPS,
+            Self::Shuffle(walk) => walk.ttl <= MOST_STEPS && walk.nodes.len() <= MOST_NODES,
+            Self::ShuffleReply(nodes) => nodes.len() <= MOST_NODES,
+        }
+    }
+
+    /// Takes out what the sender attached to nodes. Addresses come from signed records only, and
+    /// the protocol would keep these bytes for every key that anyone names.
+    pub(super) fn strip(&mut self) {
+        match self {
+            Self::Join(data) => *data = None,
+            Self::ForwardJoin(walk) => walk.peer.data = None,
+            Self::Shuffle(Shuffle { nodes, .. }) | Self::ShuffleReply(nodes) => {
+                for node in nodes {
+                    node.data = None;
+                }
+            }
+            Self::Neighbor(neighbor) => neighbor.data = None,
+            Self::Disconnect(_) => {}
+        }
+    }
+}
+
+impl Gossip<'_> {
+    fn is_within_bounds(&self) -> bool {
+        match self {
+            Self::Data(data) => matches!(data.scope, Scope::Swarm(hops) if hops <= MOST_HOPS),
+            Self::Prune => true,
+            Self::Graft(graft) => graft.round <= MOST_HOPS,
+            Self::IHave(list) => {
+                list.len() <= MOST_IDS && list.iter().all(|have| have.round <= MOST_HOPS)
+            }
+        }
+    }
+}

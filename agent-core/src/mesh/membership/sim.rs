@@ -1,0 +1,599 @@
+//! A simulator: thousands of nodes in virtual time, from one seed.
+//!
+//! Links are reliable streams as QUIC gives them: a lost packet delays its frame and all behind it
+//! by a retransmission. On top of that a test may ask for what a stream never does (frames twice
+//! or out of order) and for connections that break. Signatures are stood in for by a hash, and a
+//! record is decoded once for all nodes.
+
+mod crypto;
+mod merging;
+mod scale;
+mod scenarios;
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet, BinaryHeap},
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use agent_api::{
+    hardware::{Tier, WorkerClass},
+    mesh::{AnnouncedServing, Announcement, LanJoin, PathKind, SourceKind},
+};
+use bytes::Bytes;
+use rand::{Rng as _, RngExt as _, SeedableRng as _, rngs::StdRng};
+
+use self::crypto::{Notary, Stamp};
+use super::{
+    Membership, Setup,
+    directory::MOST_NODES,
+    io::{Command, ConnId, FRAME_BYTES, Input, MeshEvent, Now, Output, Side},
+    links::MOST_CONNECTIONS,
+};
+use crate::mesh::{Addresses, MeshCard, MeshId, NodeKey, record::Crypto as _};
+
+const EPOCH_MS: i64 = 1_800_000_000_000;
+/// How long a driver tries to connect.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// What the network does to frames.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Weather {
+    /// Share of packets that are lost.
+    pub(super) loss: f64,
+    /// Share of frames that come twice.
+    pub(super) duplicates: f64,
+    /// Share of frames that may overtake others.
+    pub(super) reorder: f64,
+    /// Share of frames after which the connection is gone.
+    pub(super) resets: f64,
+}
+
+#[derive(Debug)]
+enum Happens {
+    Tick,
+    Frame {
+        conn: u64,
+        to: usize,
+        bytes: Bytes,
+    },
+    /// The other end closed it.
+    Closed {
+        conn: u64,
+        to: usize,
+        reason: String,
+    },
+    Dialed {
+        from: usize,
+        to: NodeKey,
+        reachable: Option<usize>,
+    },
+    Accepted {
+        conn: u64,
+    },
+}
+
+#[derive(Debug)]
+struct Wire {
+    ends: [usize; 2],
+    open: [bool; 2],
+    /// When the last frame towards each end arrives: streams keep their order.
+    last: [Duration; 2],
+}
+
+pub(super) struct Node {
+    pub(super) membership: Membership,
+    pub(super) key: NodeKey,
+    pub(super) alive: bool,
+    pub(super) skew_ms: i64,
+    /// Nodes of different groups cannot reach each other.
+    pub(super) group: u8,
+    started: Duration,
+    tick_at: Option<Duration>,
+    dials: BTreeSet<NodeKey>,
+    pub(super) events: Vec<MeshEvent>,
+    pub(super) frames_sent: u64,
+    pub(super) bytes_sent: u64,
+}
+
+/// A record whose way is followed: time of its arrival at each node.
+#[derive(Debug)]
+pub(super) struct Watch {
+    pub(super) author: usize,
+    marker: u16,
+    pub(super) published: Option<Duration>,
+    pub(super) arrived: BTreeMap<usize, Duration>,
+}
+
+pub(super) struct Sim {
+    pub(super) seed: u64,
+    pub(super) now: Duration,
+    pub(super) nodes: Vec<Node>,
+    pub(super) weather: Weather,
+    pub(super) on_lan: bool,
+    pub(super) watch: Option<Watch>,
+    pub(super) notary: Arc<Notary>,
+    by_key: BTreeMap<NodeKey, usize>,
+    heap: BinaryHeap<Reverse<(Duration, u64, usize)>>,
+    happens: BTreeMap<u64, Happens>,
+    made: u64,
+    wires: BTreeMap<u64, Wire>,
+    wires_made: u64,
+    pub(super) rng: StdRng,
+    pub(super) steps: u64,
+    /// Changes with everything that happens; two runs of one seed have the same.
+    pub(super) trace: u64,
+}
+
+/// Prints the seed when a test fails.
+struct Seed(u64);
+
+impl Drop for Seed {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("EDGECODER_SIM_SEED={} repeats this run", self.0);
+        }
+    }
+}
+
+/// The seed from the environment, or the given one; printed if the test fails.
+fn seed(default: u64) -> (u64, Seed) {
+    let given = std::env::var("EDGECODER_SIM_SEED").ok().and_then(|text| text.parse().ok());
+    let seed = given.unwrap_or(default);
+    (seed, Seed(seed))
+}
+
+pub(super) fn card() -> MeshCard {
+    MeshCard { id: MeshId([7; 32]), name: "home".to_owned(), secret: Some([9; 32]), settled: true }
+}
+
+pub(super) fn announcement(name: &str) -> Announcement {
+    Announcement {
+        name: name.to_owned(),
+        version: "0.1.0".to_owned(),
+        protocol: (1, 1),
+        region: Some("Europe/Berlin".to_owned()),
+        tier: Tier::MiniStandard,
+        worker_class: WorkerClass::Cpu,
+        seed: false,
+        serving: AnnouncedServing::Ready,
+        models: Vec::new(),
+        slots: 1,
+        slots_free: 1,
+        queue: 0,
+        tokens_per_s: None,
+        price: None,
+        ledger_head: None,
+        links: Vec::new(),
+        relay: None,
+        dht_port: None,
+        at_ms: 0,
+        every_s: 10,
+    }
+}
+
+impl Sim {
+    pub(super) fn new(seed: u64) -> Self {
+        Self {
+            seed,
+            now: Duration::from_secs(1),
+            nodes: Vec::new(),
+            weather: Weather::default(),
+            on_lan: false,
+            watch: None,
+            notary: Arc::default(),
+            by_key: BTreeMap::new(),
+            heap: BinaryHeap::new(),
+            happens: BTreeMap::new(),
+            made: 0,
+            wires: BTreeMap::new(),
+            wires_made: 0,
+            rng: StdRng::seed_from_u64(seed),
+            steps: 0,
+            trace: 0,
+        }
+    }
+
+    pub(super) fn address_of(index: usize) -> Addresses {
+        let [_, b, c, d] = u32::try_from(index + 1).expect("few nodes").to_be_bytes();
+        let address = SocketAddr::from((Ipv4Addr::new(10, b, c, d), 4302));
+        Addresses { direct: vec![address], relays: Vec::new() }
+    }
+
+    pub(super) fn add(&mut self, card: MeshCard, lan_join: LanJoin) -> usize {
+        let index = self.nodes.len();
+        let mut key = NodeKey([0; 32]);
+        self.rng.fill_bytes(&mut key.0);
+        let membership = self.membership(index, key, card, lan_join);
+        self.by_key.insert(key, index);
+        self.nodes.push(Node {
+            membership,
+            key,
+            alive: true,
+            skew_ms: 0,
+            group: 0,
+            started: self.now,
+            tick_at: None,
+            dials: BTreeSet::new(),
+            events: Vec::new(),
+            frames_sent: 0,
+            bytes_sent: 0,
+        });
+        self.input(index, Input::Tick);
+        index
+    }
+
+    pub(super) fn membership(
+        &mut self,
+        index: usize,
+        key: NodeKey,
+        card: MeshCard,
+        lan_join: LanJoin,
+    ) -> Membership {
+        let mut rng = [0; 32];
+        self.rng.fill_bytes(&mut rng);
+        let skew = self.nodes.get(index).map_or(0, |node| node.skew_ms);
+        let setup = Setup {
+            crypto: Box::new(Stamp::new(key, Arc::clone(&self.notary))),
+            card,
+            instance: self.rng.next_u64(),
+            rng,
+            lan_join,
+            blocked: BTreeSet::new(),
+            trusted: BTreeSet::new(),
+            announcement: announcement(&format!("node-{index}")),
+            addresses: Self::address_of(index),
+        };
+        let unix_ms = EPOCH_MS + millis(self.now) + skew;
+        Membership::new(setup, Now { mono: Duration::ZERO, unix_ms })
+    }
+
+    /// Starts a node that was stopped or killed, with the same key and nothing else.
+    pub(super) fn restart(&mut self, index: usize) {
+        let (key, card) = (self.nodes[index].key, self.nodes[index].membership.card().clone());
+        let membership = self.membership(index, key, card, LanJoin::Automatic);
+        let now = self.now;
+        let node = &mut self.nodes[index];
+        node.membership = membership;
+        node.alive = true;
+        node.started = now;
+        node.tick_at = None;
+        node.dials.clear();
+        self.input(index, Input::Tick);
+    }
+
+    /// As kill -9: nobody is told.
+    pub(super) fn kill(&mut self, index: usize) {
+        self.nodes[index].alive = false;
+        self.wires.retain(|_, wire| {
+            !wire.ends.contains(&index) || {
+                // The other end finds out by itself.
+                let side = usize::from(wire.ends[1] == index);
+                wire.open[side] = false;
+                wire.open[1 - side]
+            }
+        });
+    }
+
+    pub(super) fn found(&mut self, index: usize, peer: usize, source: SourceKind) {
+        let (peer, addresses) = (self.nodes[peer].key, Self::address_of(peer));
+        self.input(index, Input::Found { peer, addresses, source, name: None });
+    }
+
+    pub(super) fn command(&mut self, index: usize, command: Command) {
+        self.input(index, Input::Command(command));
+    }
+
+    /// A node says something that the others should hear at once, and its way is followed.
+    pub(super) fn publish(&mut self, author: usize, marker: u16) {
+        let mut says = announcement(&format!("node-{author}"));
+        says.queue = marker;
+        says.serving =
+            if marker % 2 == 0 { AnnouncedServing::Busy } else { AnnouncedServing::Ready };
+        self.watch = Some(Watch { author, marker, published: None, arrived: BTreeMap::new() });
+        self.input(author, Input::Announce(Box::new(says)));
+    }
+
+    fn clock(&self, index: usize) -> Now {
+        let node = &self.nodes[index];
+        Now { mono: self.now - node.started, unix_ms: EPOCH_MS + millis(self.now) + node.skew_ms }
+    }
+
+    pub(super) fn input(&mut self, index: usize, input: Input) {
+        if !self.nodes[index].alive {
+            return;
+        }
+        let now = self.clock(index);
+        self.steps += 1;
+        let outputs = self.nodes[index].membership.handle(now, input);
+        self.trace = self.trace.rotate_left(5) ^ (index as u64) ^ ((outputs.len() as u64) << 32);
+        for output in outputs {
+            self.output(index, output);
+        }
+        self.check(index);
+        self.follow(index);
+        let node = &mut self.nodes[index];
+        if let Some(deadline) = node.membership.deadline() {
+            let at = (node.started + deadline).max(self.now + Duration::from_micros(1));
+            if node.tick_at.is_none_or(|tick| tick > at) {
+                node.tick_at = Some(at);
+                self.at(at, index, Happens::Tick);
+            }
+        }
+    }
+
+    fn output(&mut self, from: usize, output: Output) {
+        match output {
+            Output::Send { conn, bytes, .. } => self.send(from, conn.0, bytes),
+            Output::Close { conn, reason, .. } => self.close(from, conn.0, &reason),
+            Output::Dial { peer, addresses } => self.dial(from, peer, &addresses),
+            Output::Event(event) => self.event(from, event),
+        }
+    }
+
+    fn event(&mut self, index: usize, event: MeshEvent) {
+        if let MeshEvent::PeerChanged { peer } = &event
+            && let Some(entry) = self.nodes[index].membership.directory.get(peer)
+        {
+            let record = &entry.record;
+            assert!(self.notary.signed(record), "a record that its author did not sign");
+            assert_eq!(
+                record.body.mesh, self.nodes[index].membership.card.id,
+                "a record of another mesh"
+            );
+            if let Some(watch) = &mut self.watch
+                && self.nodes[watch.author].key == *peer
+                && record.body.announcement.queue == watch.marker
+            {
+                watch.arrived.entry(index).or_insert(self.now);
+            }
+        }
+        let keep = !matches!(event, MeshEvent::PeerChanged { .. } | MeshEvent::Save { .. });
+        if keep {
+            self.nodes[index].events.push(event);
+        }
+    }
+
+    fn follow(&mut self, index: usize) {
+        let Some(watch) = &mut self.watch else { return };
+        if watch.author != index || watch.published.is_some() {
+            return;
+        }
+        let record = self.nodes[index].membership.own_record();
+        if record.is_some_and(|record| record.body.announcement.queue == watch.marker) {
+            watch.published = Some(self.now);
+        }
+    }
+
+    /// What must hold after every step of a node.
+    fn check(&self, index: usize) {
+        let membership = &self.nodes[index].membership;
+        assert!(membership.directory.len() <= MOST_NODES, "the directory is bounded");
+        assert!(membership.links.len() <= 6_144, "the table of links is bounded");
+        assert!(membership.nonces.len() <= super::MOST_NONCES, "the nonces are bounded");
+        assert!(membership.neighbours().len() <= 5, "the active view is bounded");
+        let conns = membership.links.count_connections();
+        assert!(conns <= MOST_CONNECTIONS, "connections are bounded, not {conns}");
+    }
+
+    fn latency(&self, a: usize, b: usize) -> Duration {
+        // The same in both directions, 10 to 50 ms, from the pair and the seed.
+        let pair = (a.min(b) as u64) << 32 | a.max(b) as u64;
+        let mut x = pair ^ self.seed.rotate_left(17);
+        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        Duration::from_micros(10_000 + (x ^ (x >> 31)) % 40_000)
+    }
+
+    fn can_reach(&self, a: usize, b: usize) -> bool {
+        self.nodes[a].alive && self.nodes[b].alive && self.nodes[a].group == self.nodes[b].group
+    }
+
+    fn send(&mut self, from: usize, conn: u64, bytes: Bytes) {
+        assert!(bytes.len() <= FRAME_BYTES, "a frame of {} bytes", bytes.len());
+        self.nodes[from].frames_sent += 1;
+        self.nodes[from].bytes_sent += bytes.len() as u64;
+        let Some(wire) = self.wires.get(&conn) else { return };
+        let end = usize::from(wire.ends[1] == from);
+        let to = wire.ends[1 - end];
+        if !wire.open[end] || !self.can_reach(from, to) {
+            return;
+        }
+        let weather = self.weather;
+        if weather.resets > 0.0 && self.rng.random_bool(weather.resets) {
+            self.close(from, conn, "connection reset");
+            self.wires.remove(&conn);
+            let (peer, reason) = (self.nodes[to].key, "connection reset".to_owned());
+            self.at(self.now, from, Happens::Closed { conn, to: from, reason });
+            let _ = peer;
+            return;
+        }
+        let latency = self.latency(from, to);
+        let mut arrives = self.now + latency;
+        while weather.loss > 0.0 && self.rng.random_bool(weather.loss) {
+            arrives += latency * 3;
+        }
+        let overtakes = weather.reorder > 0.0 && self.rng.random_bool(weather.reorder);
+        if let Some(wire) = self.wires.get_mut(&conn) {
+            if overtakes {
+                arrives += latency;
+            } else {
+                arrives = arrives.max(wire.last[1 - end]);
+                wire.last[1 - end] = arrives;
+            }
+        }
+        if weather.duplicates > 0.0 && self.rng.random_bool(weather.duplicates) {
+            let bytes = bytes.clone();
+            self.at(arrives + latency, to, Happens::Frame { conn, to, bytes });
+        }
+        self.at(arrives, to, Happens::Frame { conn, to, bytes });
+    }
+
+    fn close(&mut self, from: usize, conn: u64, reason: &str) {
+        let Some(wire) = self.wires.get_mut(&conn) else { return };
+        let end = usize::from(wire.ends[1] == from);
+        wire.open[end] = false;
+        let to = wire.ends[1 - end];
+        let last = wire.last[1 - end];
+        if self.can_reach(from, to) {
+            // After what was sent.
+            let at = (self.now + self.latency(from, to)).max(last);
+            self.at(at, to, Happens::Closed { conn, to, reason: reason.to_owned() });
+        }
+    }
+
+    fn dial(&mut self, from: usize, peer: NodeKey, addresses: &Addresses) {
+        assert!(self.nodes[from].dials.insert(peer), "two dials of one peer at a time");
+        let target = self.by_key.get(&peer).copied();
+        let reachable = target.filter(|&to| {
+            self.can_reach(from, to)
+                && Self::address_of(to).direct.iter().all(|at| addresses.direct.contains(at))
+        });
+        let wait = reachable.map_or(DIAL_TIMEOUT, |to| self.latency(from, to) * 2);
+        self.at(self.now + wait, from, Happens::Dialed { from, to: peer, reachable });
+    }
+
+    fn dialed(&mut self, from: usize, peer: NodeKey, reachable: Option<usize>) {
+        self.nodes[from].dials.remove(&peer);
+        let Some(to) = reachable.filter(|&to| self.can_reach(from, to)) else {
+            let reason = "no answer".to_owned();
+            self.input(from, Input::DialFailed { peer, reason });
+            return;
+        };
+        let conn = self.wires_made;
+        self.wires_made += 1;
+        let arrives = self.now + self.latency(from, to);
+        self.wires
+            .insert(conn, Wire { ends: [from, to], open: [true; 2], last: [self.now, arrives] });
+        self.at(arrives, to, Happens::Accepted { conn });
+        self.connected(from, to, conn, Side::Dialed);
+    }
+
+    fn connected(&mut self, index: usize, other: usize, conn: u64, side: Side) {
+        let mut binding = [0; 32];
+        binding[..8].copy_from_slice(&conn.to_le_bytes());
+        let peer = self.nodes[other].key;
+        let (conn, on_lan) = (ConnId(conn), self.on_lan);
+        self.input(index, Input::Connected { peer, conn, side, binding, on_lan });
+        let kind = if on_lan { PathKind::Lan } else { PathKind::Direct };
+        let rtt = self.latency(index, other) * 2;
+        self.input(index, Input::Path { peer, conn, kind, rtt });
+    }
+
+    fn at(&mut self, at: Duration, index: usize, happens: Happens) {
+        self.heap.push(Reverse((at, self.made, index)));
+        self.happens.insert(self.made, happens);
+        self.made += 1;
+    }
+
+    /// Runs until nothing is due before this time.
+    pub(super) fn run_until(&mut self, until: Duration) {
+        while let Some(Reverse((at, id, index))) = self.heap.peek().copied() {
+            if at > until {
+                break;
+            }
+            self.heap.pop();
+            self.now = self.now.max(at);
+            if let Some(happens) = self.happens.remove(&id) {
+                self.happen(index, happens);
+            }
+        }
+        self.now = self.now.max(until);
+    }
+
+    pub(super) fn run_for(&mut self, time: Duration) {
+        self.run_until(self.now + time);
+    }
+
+    /// Runs until this holds, at most for a time; whether it came to hold.
+    pub(super) fn run_until_holds(
+        &mut self,
+        most: Duration,
+        holds: impl Fn(&Self) -> bool,
+    ) -> Option<Duration> {
+        let from = self.now;
+        while self.now < from + most {
+            if holds(self) {
+                return Some(self.now - from);
+            }
+            self.run_for(Duration::from_millis(100));
+        }
+        holds(self).then(|| self.now - from)
+    }
+
+    fn happen(&mut self, index: usize, happens: Happens) {
+        match happens {
+            Happens::Tick => {
+                let node = &mut self.nodes[index];
+                if node.tick_at == Some(self.now) {
+                    node.tick_at = None;
+                    self.input(index, Input::Tick);
+                }
+            }
+            Happens::Frame { conn, to, bytes } => {
+                let Some(wire) = self.wires.get(&conn) else { return };
+                let end = usize::from(wire.ends[1] == to);
+                let from = wire.ends[1 - end];
+                if wire.open[end] && self.can_reach(from, to) {
+                    let peer = self.nodes[from].key;
+                    self.input(to, Input::Frame { peer, conn: ConnId(conn), bytes });
+                }
+            }
+            Happens::Closed { conn, to, reason } => {
+                let Some(wire) = self.wires.get_mut(&conn) else { return };
+                let end = usize::from(wire.ends[1] == to);
+                let peer = self.nodes[wire.ends[1 - end]].key;
+                if std::mem::replace(&mut wire.open[end], false) {
+                    self.input(to, Input::Disconnected { peer, conn: ConnId(conn), reason });
+                }
+            }
+            Happens::Dialed { from, to, reachable } => {
+                if self.nodes[from].alive && self.nodes[from].dials.contains(&to) {
+                    self.dialed(from, to, reachable);
+                }
+            }
+            Happens::Accepted { conn } => {
+                let Some(wire) = self.wires.get(&conn) else { return };
+                let [from, to] = wire.ends;
+                if self.nodes[to].alive {
+                    self.connected(to, from, conn, Side::Accepted);
+                }
+            }
+        }
+    }
+
+    pub(super) fn alive(&self) -> Vec<usize> {
+        (0..self.nodes.len()).filter(|&index| self.nodes[index].alive).collect()
+    }
+
+    /// Every living node has every other living node in its table, and not as a stale one.
+    pub(super) fn is_one_view(&self) -> bool {
+        let alive = self.alive();
+        alive.iter().all(|&index| {
+            let counts = self.nodes[index].membership.counts();
+            counts.known >= alive.len() - 1
+                && alive.iter().all(|&other| {
+                    other == index
+                        || self.nodes[index].membership.directory.contains(&self.nodes[other].key)
+                })
+        })
+    }
+
+    /// Starts `count` nodes, one every `gap`, each with two earlier ones as seeds.
+    pub(super) fn grow(&mut self, count: usize, gap: Duration) {
+        for _ in 0..count {
+            let index = self.add(card(), LanJoin::Automatic);
+            for _ in 0..2_usize.min(index) {
+                let seed = self.rng.random_range(0..index);
+                self.found(index, seed, SourceKind::Seed);
+            }
+            self.run_for(gap);
+        }
+    }
+}
+
+fn millis(time: Duration) -> i64 {
+    i64::try_from(time.as_millis()).expect("a short simulation")
+}

@@ -1,0 +1,110 @@
+//! The bounds of the issue: how fast, how often, how much.
+
+use super::{Duration, Sim, seed};
+
+#[derive(Debug)]
+struct Measured {
+    slowest_ms: u128,
+    mean_ms: u128,
+    missed: usize,
+    redundancy: f64,
+    control_per_delivery: f64,
+}
+
+/// Follows records of random authors through a mesh that has warmed up.
+fn measure(sim: &mut Sim, rounds: u16) -> Measured {
+    let before = traffic(sim);
+    let (mut slowest, mut sum, mut missed) = (0, 0, 0);
+    for round in 0..rounds {
+        let author = (usize::from(round) * 7_919 + 3) % sim.nodes.len();
+        sim.publish(author, 1_000 + round);
+        sim.run_for(Duration::from_secs(3));
+        let watch = sim.watch.take().expect("publish watches");
+        let published = watch.published.expect("the record was signed");
+        missed += sim.nodes.len() - 1 - watch.arrived.len();
+        let last = watch.arrived.values().max().map_or(0, |at| (*at - published).as_millis());
+        slowest = slowest.max(last);
+        sum += last;
+    }
+    let after = traffic(sim);
+    let first = (after.1 - before.1) as f64;
+    Measured {
+        slowest_ms: slowest,
+        mean_ms: sum / u128::from(rounds),
+        missed,
+        redundancy: (after.0 - before.0) as f64 / first - 1.0,
+        control_per_delivery: (after.2 - before.2) as f64 / first,
+    }
+}
+
+fn traffic(sim: &Sim) -> (u64, u64, u64) {
+    sim.nodes.iter().fold((0, 0, 0), |sum, node| {
+        let traffic = node.membership.broadcast.traffic;
+        (sum.0 + traffic.copies, sum.1 + traffic.first, sum.2 + traffic.control)
+    })
+}
+
+fn sent(sim: &Sim) -> (u64, u64) {
+    sim.nodes.iter().fold((0, 0), |sum, node| (sum.0 + node.frames_sent, sum.1 + node.bytes_sent))
+}
+
+fn report(sim: &mut Sim, rounds: u16) -> Measured {
+    let count = sim.nodes.len() as f64;
+    let (steps, wall) = (sim.steps, std::time::Instant::now());
+    let measured = measure(sim, rounds);
+    let before = sent(sim);
+    let idle = Duration::from_secs(20);
+    sim.run_for(idle);
+    let after = sent(sim);
+    let per_minute = 60.0 / idle.as_secs_f64() / count;
+    println!(
+        "{count} nodes: {measured:?}; {:.0} frames and {:.0} KiB sent per node and minute; full \
+         broadcast: {:.0} frames; {} steps in {:?}",
+        (after.0 - before.0) as f64 * per_minute,
+        (after.1 - before.1) as f64 * per_minute / 1024.0,
+        (count - 1.0) * 6.0,
+        sim.steps - steps,
+        wall.elapsed(),
+    );
+    measured
+}
+
+#[test]
+fn a_hundred_nodes_hear_a_record_within_400_ms() {
+    let (seed, _guard) = seed(100);
+    let mut sim = Sim::new(seed);
+    sim.grow(100, Duration::from_millis(50));
+    sim.run_for(Duration::from_secs(30));
+    assert!(sim.is_one_view());
+    let measured = report(&mut sim, 20);
+    assert_eq!(measured.missed, 0);
+    assert!(measured.slowest_ms <= 400, "{measured:?}");
+    assert!(measured.redundancy <= 0.5, "{measured:?}");
+}
+
+#[test]
+fn a_thousand_nodes_hear_a_record_within_800_ms() {
+    let (seed, _guard) = seed(1_000);
+    let mut sim = Sim::new(seed);
+    let wall = std::time::Instant::now();
+    sim.grow(1_000, Duration::from_millis(10));
+    println!("grown in {:?}, {} steps", wall.elapsed(), sim.steps);
+    sim.run_for(Duration::from_secs(20));
+    println!("warm after {:?}, {} steps", wall.elapsed(), sim.steps);
+    let measured = report(&mut sim, 6);
+    assert_eq!(measured.missed, 0);
+    assert!(measured.slowest_ms <= 800, "{measured:?}");
+    assert!(measured.redundancy <= 0.5, "{measured:?}");
+}
+
+#[test]
+#[ignore = "minutes; cargo xtask test --long runs it"]
+fn two_thousand_nodes_send_less_than_full_broadcast() {
+    let (seed, _guard) = seed(2_000);
+    let mut sim = Sim::new(seed);
+    sim.grow(2_000, Duration::from_millis(10));
+    sim.run_for(Duration::from_secs(20));
+    let measured = report(&mut sim, 6);
+    assert_eq!(measured.missed, 0);
+    assert!(measured.redundancy <= 0.5, "{measured:?}");
+}

@@ -1,0 +1,240 @@
+//! Frames on the control stream: one byte that tells the kind, then the content.
+
+use agent_api::mesh::LanJoin;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::io::FRAME_BYTES;
+use crate::mesh::{MeshCard, record::RECORD_BYTES};
+
+/// Lowest and highest version of what is inside frames that this node speaks.
+pub(super) const PROTOCOL: (u16, u16) = (1, 1);
+
+const TALK: u8 = 0;
+const GOSSIP: u8 = 1;
+const RECORDS: u8 = 2;
+/// Names in frames; longer ones are refused.
+const NAME_BYTES: usize = 160;
+/// Digests have 16 or 256 buckets.
+pub(super) const MOST_BUCKETS: usize = 256;
+/// Keys in one answer to a digest: a directory of 4,096 that shares nothing.
+pub(super) const MOST_KEYS: usize = 4_096;
+
+/// A frame that cannot be read. The peer is broken or hostile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BadFrame {
+    TooLarge,
+    Malformed,
+}
+
+#[derive(Debug, PartialEq)]
+pub(super) enum Frame<'a> {
+    Talk(Talk),
+    /// A message of iroh-gossip's protocol; see [`super::mirror`].
+    Gossip(&'a [u8]),
+    /// Signed records, the answer to [`Talk::Want`] or [`Talk::Differ`].
+    Records {
+        more: bool,
+        records: Vec<&'a [u8]>,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) enum Talk {
+    Hello(Hello),
+    Ping(u64),
+    Pong(u64),
+    Digest(Digest),
+    Differ(Differ),
+    /// First eight bytes of the keys whose records are wanted.
+    Want(Vec<u64>),
+    /// May this node join the mesh of the other? Its owner decides.
+    Ask,
+    /// Welcome: what it takes to be in this node's mesh.
+    Card(MeshCard),
+    /// No.
+    Denied,
+}
+
+/// The first frame on a connection, from both ends.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Hello {
+    pub(super) protocol: (u16, u16),
+    /// Hash of the mesh's id.
+    pub(super) mesh: [u8; 32],
+    /// Random at each start: tells a restart, and two computers with one key.
+    pub(super) instance: u64,
+    /// Knowledge of the mesh's secret, bound to this connection.
+    pub(super) proof: [u8; 32],
+    /// What the node calls itself.
+    pub(super) name: String,
+    /// Its mesh's name; shown on the LAN only.
+    pub(super) mesh_name: Option<String>,
+    pub(super) settled: bool,
+    pub(super) lan_join: LanJoin,
+}
+
+/// Sums over all records by the first bits of their authors' keys.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Digest {
+    pub(super) sums: Vec<u64>,
+}
+
+/// The buckets in which the other end has something else, with what it has there.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Differ {
+    /// How many buckets the digest had.
+    pub(super) buckets: u16,
+    pub(super) which: Vec<u8>,
+    pub(super) has: Vec<Holding>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Holding {
+    /// First eight bytes of the author's key, big-endian.
+    pub(super) prefix: u64,
+    pub(super) at_ms: i64,
+}
+
+impl Talk {
+    pub(super) fn encode(&self) -> Bytes {
+        // Writing to a vector cannot fail for these types.
+        postcard::to_extend(self, vec![TALK]).unwrap_or_default().into()
+    }
+
+    fn is_within_bounds(&self) -> bool {
+        match self {
+            Self::Hello(hello) => {
+                let short = |text: &str| text.len() <= NAME_BYTES;
+                short(&hello.name) && hello.mesh_name.as_deref().is_none_or(short)
+            }
+            Self::Digest(digest) => matches!(digest.sums.len(), 16 | MOST_BUCKETS),
+            Self::Differ(differ) => {
+                matches!(usize::from(differ.buckets), 16 | MOST_BUCKETS)
+                    && differ.which.len() <= usize::from(differ.buckets)
+                    && differ.which.iter().all(|&at| u16::from(at) < differ.buckets)
+                    && differ.has.len() <= MOST_KEYS
+            }
+            Self::Want(prefixes) => prefixes.len() <= MOST_KEYS,
+            Self::Card(card) => card.name.len() <= NAME_BYTES,
+            Self::Ping(_) | Self::Pong(_) | Self::Ask | Self::Denied => true,
+        }
+    }
+}
+
+/// Puts the kind before a gossip message; `write` appends the message.
+pub(super) fn gossip_frame(write: impl FnOnce(Vec<u8>) -> Option<Vec<u8>>) -> Option<Bytes> {
+    write(vec![GOSSIP]).map(Bytes::from)
+}
+
+/// Cuts records into frames.
+pub(super) fn record_frames<'a>(records: impl Iterator<Item = &'a Bytes>) -> Vec<Bytes> {
+    let mut frames = Vec::new();
+    let mut frame = vec![RECORDS, 0];
+    for record in records {
+        if frame.len() + 2 + record.len() > FRAME_BYTES {
+            frame[1] = 1;
+            frames.push(std::mem::replace(&mut frame, vec![RECORDS, 0]).into());
+        }
+        let length = u16::try_from(record.len()).unwrap_or(u16::MAX);
+        frame.extend_from_slice(&length.to_le_bytes());
+        frame.extend_from_slice(record);
+    }
+    frames.push(frame.into());
+    frames
+}
+
+pub(super) fn decode(bytes: &[u8]) -> Result<Frame<'_>, BadFrame> {
+    if bytes.len() > FRAME_BYTES {
+        return Err(BadFrame::TooLarge);
+    }
+    let (&kind, content) = bytes.split_first().ok_or(BadFrame::Malformed)?;
+    match kind {
+        TALK => {
+            let (talk, rest) =
+                postcard::take_from_bytes::<Talk>(content).map_err(|_| BadFrame::Malformed)?;
+            let fine = rest.is_empty() && talk.is_within_bounds();
+            if fine { Ok(Frame::Talk(talk)) } else { Err(BadFrame::Malformed) }
+        }
+        GOSSIP => Ok(Frame::Gossip(content)),
+        RECORDS => decode_records(content),
+        _ => Err(BadFrame::Malformed),
+    }
+}
+
+fn decode_records(content: &[u8]) -> Result<Frame<'_>, BadFrame> {
+    let (&more, mut rest) = content.split_first().ok_or(BadFrame::Malformed)?;
+    if more > 1 {
+        return Err(BadFrame::Malformed);
+    }
+    let mut records = Vec::new();
+    while !rest.is_empty() {
+        let (length, after) = rest.split_first_chunk::<2>().ok_or(BadFrame::Malformed)?;
+        let length = usize::from(u16::from_le_bytes(*length));
+        if length > RECORD_BYTES {
+            return Err(BadFrame::TooLarge);
+        }
+        let (record, after) = after.split_at_checked(length).ok_or(BadFrame::Malformed)?;
+        records.push(record);
+        rest = after;
+    }
+    Ok(Frame::Records { more: more == 1, records })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn hello() -> Bytes {
+        Talk::Hello(Hello {
+            protocol: PROTOCOL,
+            mesh: [1; 32],
+            instance: 7,
+            proof: [2; 32],
+            name: "desk".to_owned(),
+            mesh_name: None,
+            settled: true,
+            lan_join: LanJoin::Automatic,
+        })
+        .encode()
+    }
+
+    #[test]
+    fn many_records_are_cut_into_frames_and_none_is_lost() {
+        let record = Bytes::from(vec![5; 3_000]);
+        let frames = record_frames(std::iter::repeat_n(&record, 100));
+        let mut count = 0;
+        for (at, frame) in frames.iter().enumerate() {
+            let Ok(Frame::Records { more, records }) = decode(frame) else {
+                panic!("frame {at} cannot be read")
+            };
+            assert_eq!(more, at + 1 < frames.len());
+            count += records.len();
+        }
+        assert_eq!(count, 100);
+    }
+
+    #[test]
+    fn a_frame_that_is_too_large_is_refused_before_it_is_read() {
+        assert_eq!(decode(&vec![TALK; FRAME_BYTES + 1]), Err(BadFrame::TooLarge));
+        assert_eq!(decode(&[]), Err(BadFrame::Malformed));
+    }
+
+    proptest! {
+        #[test]
+        fn random_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = decode(&bytes);
+        }
+
+        #[test]
+        fn a_changed_frame_never_panics(at in 0usize..100, byte in any::<u8>(), cut in 0usize..100) {
+            let mut bytes = hello().to_vec();
+            let at = at % bytes.len();
+            bytes[at] = byte;
+            bytes.truncate(bytes.len() - cut % bytes.len());
+            let _ = decode(&bytes);
+        }
+    }
+}
