@@ -175,8 +175,7 @@ async fn two_nodes_meet_by_ticket_and_see_what_the_other_says() {
 
 #[tokio::test]
 async fn a_third_node_is_heard_of_through_the_second() {
-    let (a, b, c) =
-        tokio::join!(TestNode::start("a"), TestNode::start("b"), TestNode::start("c"));
+    let (a, b, c) = tokio::join!(TestNode::start("a"), TestNode::start("b"), TestNode::start("c"));
     b.join(&a).await;
     c.join(&b).await;
     tokio::join!(a.until_connected(&c), c.until_connected(&a));
@@ -189,9 +188,8 @@ async fn a_wrong_secret_is_refused_and_the_owner_reads_why() {
     let mut ticket = Ticket::decode(&desk.ticket().await, now_ms()).expect("reads");
     ticket.card.secret = Some([7; 32]);
     stranger.mesh.join(&ticket.encode()).await.expect("a ticket like any other");
-    let told = stranger
-        .until("it is refused", |s| s.rows.values().any(|row| row.problem.is_some()))
-        .await;
+    let told =
+        stranger.until("it is refused", |s| s.rows.values().any(|row| row.problem.is_some())).await;
     let problem = told.rows[&desk.node_key()].problem.clone().expect("there is one");
     assert!(problem.contains("secret"), "{problem}");
     let refused = |s: &Snapshot| s.refused.iter().any(|refused| refused.reason == "not_a_member");
