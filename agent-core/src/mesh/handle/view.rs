@@ -25,6 +25,11 @@ use crate::{
 /// `sources`: the reports of those that look for peers.
 pub(super) fn mesh(snapshot: &Snapshot, mut sources: Vec<Source>) -> MeshView {
     sources.extend([ticket(snapshot), gossip(snapshot), incoming(snapshot)]);
+    for kind in [SourceKind::Saved, SourceKind::Seed, SourceKind::Lan, SourceKind::Dht] {
+        if !sources.iter().any(|source| source.kind == kind) {
+            sources.push(resting(kind));
+        }
+    }
     sources.sort_by_key(|source| order(source.kind));
     let counts = counts(snapshot);
     MeshView {
@@ -126,11 +131,18 @@ fn incoming(snapshot: &Snapshot) -> Source {
     )
 }
 
+/// A source that is not running.
+fn resting(kind: SourceKind) -> Source {
+    let reason = NO_NETWORK.to_owned();
+    let state = SourceState::Off;
+    Source { kind, state, reason, found: 0, names: Vec::new(), last_found_ms: None }
+}
+
 fn own_source(snapshot: &Snapshot, kind: SourceKind, working: &str, waiting: &str) -> Source {
     let (found, last_found_ms) = snapshot.found.of(kind);
     let off = matches!(snapshot.state, MeshState::Off | MeshState::Failed);
     let (state, reason) = match (off, found) {
-        (true, _) => (SourceState::Off, "The mesh has no network."),
+        (true, _) => (SourceState::Off, NO_NETWORK),
         (false, 0) => (SourceState::Waiting, waiting),
         (false, _) => (SourceState::Working, working),
     };
@@ -141,6 +153,7 @@ fn own_source(snapshot: &Snapshot, kind: SourceKind, working: &str, waiting: &st
     Source { kind, state, reason: reason.to_owned(), found, names, last_found_ms }
 }
 
+const NO_NETWORK: &str = "The mesh has no network.";
 /// Names below a source; more would not be read.
 const SHOWN_NAMES: usize = 8;
 
@@ -219,4 +232,76 @@ fn pair(a: NodeKey, b: NodeKey) -> (NodeKey, NodeKey) {
 
 fn reported(from: NodeId, to: NodeId) -> Link {
     Link { from, to, path: None, rtt_ms: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::mesh::{Addresses, net::session::empty_snapshot};
+
+    fn row(byte: u8, name: &str, rtt_ms: Option<u64>) -> Arc<Row> {
+        let state = if rtt_ms.is_some() { PeerState::Connected } else { PeerState::Unreachable };
+        Arc::new(Row {
+            key: NodeKey([byte; 32]),
+            name: name.to_owned(),
+            state,
+            path: rtt_ms.map(|ms| (PathKind::Direct, Duration::from_millis(ms))),
+            address: None,
+            trusted: false,
+            sources: vec![SourceKind::Ticket],
+            last_seen_ms: None,
+            connected_since_ms: None,
+            problem: None,
+            record: None,
+            addresses: Addresses::default(),
+            attempts: Vec::new(),
+            live: None,
+        })
+    }
+
+    fn snapshot(rows: &[Arc<Row>]) -> Snapshot {
+        let mut snapshot = empty_snapshot(MeshState::Joined);
+        snapshot.rows = rows.iter().map(|row| (row.key, Arc::clone(row))).collect();
+        snapshot
+    }
+
+    #[test]
+    fn connected_peers_come_first_the_nearest_of_them_before_the_others() {
+        let rows = [
+            row(1, "lost", None),
+            row(2, "far", Some(90)),
+            row(3, "near", Some(4)),
+            row(4, "again lost", None),
+        ];
+        let snapshot = snapshot(&rows);
+        let names = |query: &PeerQuery| -> Vec<String> {
+            peers(&snapshot, query).peers.into_iter().map(|peer| peer.name).collect()
+        };
+        assert_eq!(names(&PeerQuery::default()), ["near", "far", "again lost", "lost"]);
+        let query = PeerQuery { limit: Some(1), connected: Some(true) };
+        assert_eq!(names(&query), ["near"]);
+        assert_eq!(peers(&snapshot, &query).total, 2);
+    }
+
+    #[test]
+    fn counts_follow_states_and_every_source_is_listed_once() {
+        let view = mesh(&snapshot(&[row(1, "a", Some(1)), row(2, "b", None)]), Vec::new());
+        assert_eq!((view.counts.connected, view.counts.direct), (1, 1));
+        assert_eq!((view.counts.unreachable, view.counts.known), (1, 0));
+        assert_eq!(view.reason, "Connected to one peer.");
+        let kinds: Vec<_> = view.sources.iter().map(|source| order(source.kind)).collect();
+        assert_eq!(kinds, [0, 1, 2, 3, 4, 5, 6]);
+    }
+
+    #[test]
+    fn a_link_that_both_ends_see_is_drawn_once() {
+        let own = NodeKey([9; 32]);
+        let topology = topology(&snapshot(&[row(1, "a", Some(1)), row(2, "b", None)]), own, "me");
+        assert_eq!(topology.nodes.len(), 3);
+        assert_eq!(topology.nodes[0].name, "me");
+        assert_eq!(topology.links.len(), 1);
+        assert_eq!(topology.links[0].path, Some(PathKind::Direct));
+    }
 }

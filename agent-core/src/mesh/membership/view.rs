@@ -20,7 +20,7 @@ const UNREACHABLE_AFTER: u32 = 2;
 pub struct PeerView<'a> {
     pub key: NodeKey,
     /// What it said last; `None` until its record came.
-    pub record: Option<&'a Record>,
+    pub record: Option<&'a Arc<Record>>,
     /// What it calls itself, or what a source called it.
     pub name: Option<&'a str>,
     /// All that are known.
@@ -176,7 +176,7 @@ impl Membership {
         if entry.is_none() && link.is_none() || *key == self.me {
             return None;
         }
-        let record = entry.map(|entry| entry.record.as_ref());
+        let record = entry.map(|entry| &entry.record);
         let mut addresses = link.map(|link| link.addresses.clone()).unwrap_or_default();
         let mut sources: Vec<_> =
             link.map_or(Vec::new(), |link| link.sources.iter().copied().collect());

@@ -19,7 +19,7 @@ use crate::mesh::{Addresses, NodeKey};
 
 /// Streams that one peer may have open at the same time: the control stream, and requests. A node
 /// runs some dozens of tasks at most.
-pub const STREAMS: u32 = 64;
+const STREAMS: u32 = 64;
 /// Kept alive, so that NATs keep the way open: many forget it after 30 s, some after 10.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// A connection on which nothing was heard for so long is over. Membership gives up earlier.

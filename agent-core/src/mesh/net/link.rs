@@ -42,8 +42,10 @@ const UNSENT_FRAMES: usize = 64;
 /// Bytes that wait for one peer: eight of the largest frames. Whoever lets more pile up does not
 /// keep up with the mesh and is cut off.
 const UNSENT_BYTES: usize = 512 << 10;
-/// Smaller changes of the round-trip time are not worth telling.
+/// Smaller changes of the round-trip time are not worth telling: a tenth of it, and what a busy
+/// processor adds.
 const RTT_CHANGE: f64 = 0.10;
+const RTT_NOISE_S: f64 = 0.000_5;
 
 /// What a connection tells the driver.
 #[derive(Debug)]
@@ -88,7 +90,6 @@ pub(super) struct LinkContext {
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) peer: NodeKey,
-    pub(super) side: Side,
     pub(super) connection: Connection,
     pub(super) live: Arc<Live>,
     /// The last that membership was told.
@@ -112,7 +113,7 @@ pub(super) struct TooSlow;
 
 impl Link {
     pub(super) fn start(conn: ConnId, opened: Opened, context: &LinkContext, now_ms: i64) -> Self {
-        let Opened { connection, send, recv, side } = opened;
+        let Opened { connection, send, recv, side: _ } = opened;
         let peer = NodeKey(*connection.remote_id().as_bytes());
         let (queue, outgoing) = mpsc::channel(UNSENT_FRAMES);
         let unsent = Arc::new(AtomicUsize::new(0));
@@ -122,7 +123,6 @@ impl Link {
         tasks.spawn(attend(conn, peer, connection.clone(), context.clone()));
         Self {
             peer,
-            side,
             live: Arc::new(Live::new(connection.clone(), now_ms)),
             connection,
             told: None,
@@ -174,7 +174,7 @@ impl Link {
         self.address = Some(address);
         if let Some((old_kind, old_rtt)) = self.told {
             let change = (rtt.as_secs_f64() - old_rtt.as_secs_f64()).abs();
-            if kind == old_kind && change <= old_rtt.as_secs_f64() * RTT_CHANGE {
+            if kind == old_kind && change <= (old_rtt.as_secs_f64() * RTT_CHANGE).max(RTT_NOISE_S) {
                 return None;
             }
         }
@@ -266,6 +266,8 @@ async fn write(
         match outgoing {
             Outgoing::Frame(frame) => {
                 if write_frame(&mut stream, &frame).await.is_err() {
+                    // Nothing can be said any more; it may be over already.
+                    connection.close(close::MALFORMED, b"the control stream was stopped");
                     return;
                 }
                 unsent.fetch_sub(frame.len(), Ordering::Relaxed);
@@ -348,4 +350,63 @@ pub(super) fn reason_of(error: &ConnectionError) -> String {
 /// At most [`REASON_BYTES`], whole characters.
 pub(super) fn cut(text: &str) -> &str {
     &text[..text.floor_char_boundary(REASON_BYTES)]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use iroh::{Endpoint, EndpointAddr, endpoint::presets};
+
+    use super::*;
+    use crate::mesh::net::ALPN;
+
+    async fn endpoint() -> Endpoint {
+        let builder = Endpoint::builder(presets::Minimal).clear_ip_transports();
+        let builder = builder.alpns(vec![ALPN.to_vec()]).bind_addr((Ipv4Addr::LOCALHOST, 0));
+        builder.expect("an address").bind().await.expect("binds")
+    }
+
+    #[tokio::test]
+    async fn frames_pile_up_to_a_bound_for_a_peer_that_does_not_read() {
+        let (ours, theirs) = tokio::join!(endpoint(), endpoint());
+        let at = theirs.addr().ip_addrs().copied().map(TransportAddr::Ip).collect::<Vec<_>>();
+        let to = EndpointAddr::from_parts(theirs.id(), at);
+        let silent = tokio::spawn(async move {
+            let connection = theirs.accept().await.expect("one").await.expect("connects");
+            let streams = connection.accept_bi().await.expect("opens");
+            let reason = connection.closed().await;
+            drop(streams);
+            reason_of(&reason)
+        });
+        let connection = ours.connect(to, ALPN).await.expect("connects");
+        let (send, recv) = connection.open_bi().await.expect("opens");
+        let (events, _received) = mpsc::channel(1);
+        let context = LinkContext {
+            events,
+            members: watch::Sender::new(Arc::default()).subscribe(),
+            offers: Offers::default(),
+            uses: Uses::default(),
+            tasks: TaskTracker::new(),
+        };
+        let opened = Opened { connection, send, recv, side: Side::Dialed };
+        let link = Link::start(ConnId(1), opened, &context, 0);
+        let frame = Bytes::from(vec![1; 64 << 10]);
+        let mut sent = 0;
+        // The other end's window and our queue together are far below this.
+        while link.send(frame.clone()).is_ok() {
+            sent += 1;
+            assert!(sent < 1_000, "nothing stops it");
+            tokio::task::yield_now().await;
+        }
+        link.connection.close(close::TOO_SLOW, b"you do not read what you are sent");
+        assert_eq!(silent.await.expect("runs"), "you do not read what you are sent");
+    }
+
+    #[test]
+    fn a_reason_is_cut_between_characters() {
+        let long = "ü".repeat(REASON_BYTES);
+        assert!(cut(&long).len() <= REASON_BYTES);
+        assert_eq!(cut("short"), "short");
+    }
 }

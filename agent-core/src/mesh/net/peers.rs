@@ -23,7 +23,7 @@ const RTT_SAMPLES: usize = 60;
 
 /// What of a connection changes too often for the snapshot; shared with the handle.
 #[derive(Debug)]
-pub(super) struct Live {
+pub(in crate::mesh) struct Live {
     pub(super) connection: Connection,
     /// Last frame, milliseconds since 1970.
     heard_ms: AtomicI64,

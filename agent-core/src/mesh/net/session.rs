@@ -102,7 +102,6 @@ pub(in crate::mesh) struct Ends {
 #[derive(Debug)]
 pub(in crate::mesh) struct Session {
     pub(super) setup: MeshSetup,
-    pub(super) key: NodeKey,
     pub(super) ends: Ends,
     /// `None`: it could not be read yet.
     pub(super) file: Option<StateFile>,
@@ -133,6 +132,8 @@ pub(in crate::mesh) fn empty_snapshot(state: MeshState) -> Snapshot {
         blocked: Vec::new(),
         found: super::snapshot::Found::default(),
         ranges: Vec::new(),
+        #[cfg(test)]
+        links: 0,
     }
 }
 
@@ -144,10 +145,8 @@ enum Woken {
 
 impl Session {
     pub(in crate::mesh) fn new(setup: MeshSetup, ends: Ends) -> Self {
-        let key = NodeKey(setup.key.verifying_key().to_bytes());
         let mut session = Self {
             setup,
-            key,
             ends,
             file: None,
             gate: Gate::default(),
@@ -161,6 +160,15 @@ impl Session {
     }
 
     pub(in crate::mesh) async fn run(mut self) {
+        self.run_until_stopped().await;
+        // Rows hold connections, and those the sockets.
+        self.ends.snapshot.send_modify(|snapshot| {
+            let rows = std::collections::HashMap::new();
+            *snapshot = Arc::new(Snapshot { rows, ..Snapshot::clone(snapshot) });
+        });
+    }
+
+    async fn run_until_stopped(&mut self) {
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         loop {
             if !self.setup.settings.borrow_and_update().mesh.enabled {

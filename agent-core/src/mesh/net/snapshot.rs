@@ -31,6 +31,9 @@ pub(in crate::mesh) struct Snapshot {
     /// The driver's own share of the sources: tickets, other peers, incoming connections.
     pub(in crate::mesh) found: Found,
     pub(super) ranges: Vec<Range>,
+    /// Connections, also those whose handshake is not done.
+    #[cfg(test)]
+    pub(in crate::mesh) links: usize,
 }
 
 /// Peers found in the ways that only the driver sees.
@@ -70,7 +73,7 @@ pub(in crate::mesh) struct Row {
     pub(in crate::mesh) record: Option<Arc<Record>>,
     pub(in crate::mesh) addresses: Addresses,
     pub(in crate::mesh) attempts: Vec<Attempt>,
-    pub(super) live: Option<Arc<Live>>,
+    pub(in crate::mesh) live: Option<Arc<Live>>,
 }
 
 impl Row {

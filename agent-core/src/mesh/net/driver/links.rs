@@ -142,6 +142,14 @@ impl Driver<'_> {
         self.asked.entry(peer).or_default().push(reply);
     }
 
+    /// Those who asked and did not wait.
+    pub(super) fn forget_gone(&mut self) {
+        self.asked.retain(|_, replies| {
+            replies.retain(|reply| !reply.is_closed());
+            !replies.is_empty()
+        });
+    }
+
     pub(super) fn answer_asked(&mut self, peer: NodeKey) {
         let connection = self.session.ends.members.borrow().get(&peer).cloned();
         let Some(connection) = connection else { return };

@@ -199,6 +199,8 @@ impl Driver<'_> {
             blocked: memory.map(|memory| memory.blocked_nodes()).unwrap_or_default(),
             found: self.publisher.found.clone(),
             ranges: self.network.ranges().to_vec(),
+            #[cfg(test)]
+            links: self.links.len(),
         }
     }
 
@@ -246,7 +248,7 @@ impl Driver<'_> {
             last_seen_ms: view.last_seen_ms,
             connected_since_ms: used.map(|used| used.since_ms),
             problem: view.problem.map(ToOwned::to_owned),
-            record: self.membership.record(&view.key),
+            record: view.record.cloned(),
             addresses: view.addresses.clone(),
             attempts: view.attempts.iter().map(attempt).collect(),
             live: link.map(|link| Arc::clone(&link.live) as Arc<Live>),

@@ -135,6 +135,7 @@ impl Driver<'_> {
                     link.live.sample(rtt);
                 }
             }
+            self.forget_gone();
             self.set_directory();
             self.set_relays();
             self.look_at_all();
