@@ -7,6 +7,7 @@
 pub mod fault_proxy;
 pub mod gguf;
 pub mod http;
+pub mod mesh_page;
 pub mod node;
 pub mod programs;
 pub mod pulls;
