@@ -22,6 +22,7 @@ mod streams;
 mod supervisor;
 
 mod browser;
+mod mesh_panel;
 mod models_journey;
 mod package;
 mod tray;

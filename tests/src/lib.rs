@@ -10,6 +10,7 @@ pub mod gguf;
 pub mod http;
 #[cfg(target_os = "linux")]
 pub mod netlab;
+pub mod mesh_page;
 pub mod node;
 pub mod programs;
 pub mod pulls;
