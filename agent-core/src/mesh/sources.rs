@@ -117,7 +117,7 @@ impl Sources {
         self.inner.board.reports()
     }
 
-    /// Changes whenever a report, the own relay or the DHT statistics change.
+    /// Changes whenever a report, the own relay or the own DHT node changes.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.inner.board.changes()
     }
@@ -175,3 +175,6 @@ impl Sources {
         self.inner.tasks.wait().await;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,160 @@
-//! Tests.
+//! The relay with real endpoints on this computer.
+
+use std::{collections::HashSet, net::Ipv4Addr, sync::Arc};
+
+use iroh::{Endpoint, EndpointAddr, RelayMode, RelayUrl, TransportAddr, endpoint::presets};
+
+use super::*;
+use crate::mesh::Addresses;
+
+const ALPN: &[u8] = b"edgecoder/test/1";
+const PATIENCE: Duration = Duration::from_secs(60);
+
+struct Running {
+    own: watch::Sender<OwnInfo>,
+    reports: watch::Receiver<RelayReport>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Running {
+    fn start(address: SocketAddr, relay_url: Option<String>) -> Self {
+        let seed = SeedSetup { relay: Some(address), relay_url, dht: None };
+        let own = watch::Sender::new(OwnInfo::default());
+        let stop = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        let changed = watch::Sender::new(0);
+        let reports = spawn(Some(&seed), own.subscribe(), stop.clone(), &tasks, changed);
+        tasks.close();
+        Self { own, reports, stop, tasks }
+    }
+
+    async fn url(&mut self) -> RelayUrl {
+        let up = self.reports.wait_for(|report| report.bound.is_some());
+        let up = tokio::time::timeout(PATIENCE, up).await.expect("it starts").expect("open");
+        let url = up.url(&OwnInfo::default()).expect("bound to one address");
+        url.parse().expect("a url")
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        tokio::time::timeout(PATIENCE, self.tasks.wait()).await.expect("it stops");
+        assert!(self.reports.borrow().bound.is_none());
+    }
+}
+
+fn any_port() -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, 0).into()
+}
+
+/// A node that has no way but the relay.
+async fn relayed(relay: &RelayUrl) -> Endpoint {
+    Endpoint::builder(presets::Minimal)
+        .relay_mode(RelayMode::custom([relay.clone()]))
+        .clear_ip_transports()
+        .alpns(vec![ALPN.to_vec()])
+        .bind()
+        .await
+        .expect("binds")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_nodes_without_a_direct_way_talk_through_the_relay() {
+    let mut relay = Running::start(any_port(), None);
+    let url = relay.url().await;
+    let (a, b) = (relayed(&url).await, relayed(&url).await);
+    let b_id = b.id();
+    let answering = tokio::spawn({
+        let b = b.clone();
+        async move {
+            let connection = b.accept().await.expect("open").await.expect("connects");
+            let (mut send, mut receive) = connection.accept_bi().await.expect("a stream");
+            let said = receive.read_to_end(64).await.expect("reads");
+            send.write_all(&said).await.expect("writes");
+            send.finish().expect("ends");
+            connection.closed().await;
+        }
+    });
+    let talk = async {
+        a.online().await;
+        b.online().await;
+        let to = EndpointAddr::from_parts(b_id, [TransportAddr::Relay(url)]);
+        let connection = a.connect(to, ALPN).await.expect("connects");
+        let (mut send, mut receive) = connection.open_bi().await.expect("a stream");
+        send.write_all(b"through the relay").await.expect("writes");
+        send.finish().expect("ends");
+        let back = receive.read_to_end(64).await.expect("reads");
+        connection.close(0u32.into(), b"done");
+        back
+    };
+    let back = tokio::time::timeout(PATIENCE, talk).await.expect("in time");
+    assert_eq!(back, b"through the relay");
+    answering.await.expect("answers");
+    a.close().await;
+    b.close().await;
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blocked_node_is_refused() {
+    let mut relay = Running::start(any_port(), None);
+    let url = relay.url().await;
+    let blocked = iroh::SecretKey::from_bytes(&[3; 32]);
+    let key = NodeKey(*blocked.public().as_bytes());
+    relay.own.send_modify(|own| own.blocked = Arc::new(HashSet::from([key])));
+    let gate = Gate { own: relay.own.subscribe(), clients: AtomicUsize::new(0) };
+    let ask = |key: &iroh::SecretKey| {
+        let (request, ()) = http_request().into_parts();
+        ClientRequest::new(key.public(), Default::default(), request)
+    };
+    let refused = gate.on_connect(&ask(&blocked)).await;
+    assert!(matches!(refused, Access::Deny { reason: Some(reason) } if reason.contains("blocked")));
+    let other = iroh::SecretKey::from_bytes(&[4; 32]);
+    assert_eq!(gate.on_connect(&ask(&other)).await, Access::Allow);
+    // The gate is the relay's: another node comes online there.
+    let other = relayed(&url).await;
+    tokio::time::timeout(PATIENCE, other.online()).await.expect("in time");
+    other.close().await;
+    relay.stop().await;
+}
+
+fn http_request() -> axum::http::Request<()> {
+    axum::http::Request::new(())
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_told_and_the_node_goes_on() {
+    let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let address = taken.local_addr().expect("bound");
+    let mut relay = Running::start(address, None);
+    let told = relay.reports.wait_for(|report| report.problem.is_some());
+    let told = tokio::time::timeout(PATIENCE, told).await.expect("in time").expect("open").clone();
+    let problem = told.problem.clone().expect("a reason");
+    assert!(problem.contains(&address.to_string()), "{problem}");
+    assert_eq!(told.url(&OwnInfo::default()), None, "nobody is sent there");
+    relay.stop().await;
+}
+
+#[test]
+fn the_url_for_others_is_the_owners_or_the_best_address() {
+    let own = OwnInfo {
+        addresses: Addresses {
+            direct: ["192.168.1.5:4302", "203.0.113.7:4302", "[2001:db8::1]:4302"]
+                .map(|text| text.parse().expect("an address"))
+                .to_vec(),
+            relays: Vec::new(),
+        },
+        ..OwnInfo::default()
+    };
+    let report = |bound: &str, configured: Option<&str>| RelayReport {
+        bound: Some(bound.parse().expect("an address")),
+        configured: configured.map(str::to_owned),
+        problem: None,
+    };
+    let url = |report: RelayReport| report.url(&own);
+    assert_eq!(url(report("0.0.0.0:4303", None)).as_deref(), Some("http://203.0.113.7:4303"));
+    assert_eq!(url(report("10.9.9.9:4303", None)).as_deref(), Some("http://10.9.9.9:4303"));
+    let configured = report("127.0.0.1:4303", Some("https://relay.example"));
+    assert_eq!(url(configured).as_deref(), Some("https://relay.example"));
+    assert_eq!(url(RelayReport::default()), None);
+}

@@ -59,6 +59,10 @@ impl Board {
         self.changed.subscribe()
     }
 
+    pub(super) fn changed(&self) {
+        self.changed.send_modify(|turn| *turn = turn.wrapping_add(1));
+    }
+
     /// For parts that have no row of their own: their change is worth another look, too.
     pub(super) fn bump(&self) -> watch::Sender<u64> {
         self.changed.clone()
@@ -78,7 +82,7 @@ impl Board {
         row.state = state;
         row.reason = reason;
         drop(rows);
-        self.changed.send_modify(|turn| *turn = turn.wrapping_add(1));
+        self.changed();
     }
 
     /// Names to show instead of those of found nodes.
@@ -112,7 +116,7 @@ impl Board {
             row.names.pop_front();
         }
         drop(rows);
-        self.changed.send_modify(|turn| *turn = turn.wrapping_add(1));
+        self.changed();
     }
 
     pub(super) fn reports(&self) -> Vec<Source> {

@@ -27,13 +27,15 @@ use super::{
     hints::{Loopback, clean},
     turn::{Turn, Woken},
 };
-use crate::{backoff::Backoff, clock::now_ms};
+use crate::{backoff::Backoff, clock::now_ms, mesh::Addresses};
 
 const KIND: SourceKind = SourceKind::Dht;
 /// Announced so often; items are forgotten by the public DHT after two hours (BEP 44).
 const ANNOUNCE_EVERY: Duration = Duration::from_secs(25 * 60);
 /// After one that failed.
 const ANNOUNCE_AGAIN: Duration = Duration::from_secs(3 * 60);
+/// After a change of this node's addresses, which comes in several steps.
+const SETTLE: Duration = Duration::from_secs(10);
 /// With so many peers connected nobody is looked for.
 const FEW_PEERS: u32 = 3;
 /// Between two visits to look.
@@ -55,6 +57,8 @@ struct Plan {
     announce: Instant,
     look: Instant,
     looks: Backoff,
+    /// What the last visits came to; said again after other news.
+    last: Option<(SourceState, String)>,
 }
 
 /// Runs until the sources stop. `server`: where a seed's DHT node listens. `coordinators`: DHT nodes
@@ -67,7 +71,8 @@ pub(super) async fn run(
 ) {
     let mut server = server.map(Server::new);
     let now = Instant::now();
-    let mut plan = Plan { announce: now, look: now, looks: Backoff::new(FIRST_LOOK, LAST_LOOK) };
+    let mut plan =
+        Plan { announce: now, look: now, looks: Backoff::new(FIRST_LOOK, LAST_LOOK), last: None };
     loop {
         let settings = turn.settings();
         let wait = if !settings.enabled || settings.dht == DhtUse::Off {
@@ -80,45 +85,67 @@ pub(super) async fn run(
             turn.say(KIND, SourceState::Off, why);
             REST
         } else {
-            let others = others(&turn, &coordinators);
-            let trouble = match &mut server {
-                Some(server) => server.look_after(&others, &stats).await.err(),
-                None => None,
-            };
-            let own = server.as_ref().and_then(Server::loopback);
-            let public = settings.dht == DhtUse::Public;
-            let networks = networks(&others, own, public);
-            let wait = if networks.is_empty() {
-                let reason = "No DHT node is known yet; seeds of the mesh run them.";
-                turn.say(KIND, SourceState::Waiting, reason);
-                NOTHING_KNOWN
-            } else {
-                let stop = turn.stop.clone();
-                tokio::select! {
-                    () = stop.cancelled() => return,
-                    () = visit_all(&turn, networks, &mut plan, &stats) => {}
-                }
-                plan.next(&turn)
-            };
-            if let Some(trouble) = trouble {
-                turn.say(KIND, SourceState::Failed, trouble.to_string());
+            let stop = turn.stop.clone();
+            tokio::select! {
+                () = stop.cancelled() => return,
+                wait = work(&turn, &mut server, &coordinators, &mut plan, &stats) => wait,
             }
-            if server.is_some() { wait.min(SERVER_LOOK) } else { wait }
         };
         let woken = tokio::select! {
-            woken = turn.wait(wait) => woken,
-            changed = coordinators.changed() => {
-                if changed.is_err() { turn.wait(wait).await } else { Woken::Asked }
-            }
+            woken = turn.wait_or_addresses(wait) => woken,
+            Ok(()) = coordinators.changed() => Woken::Asked,
         };
         match woken {
             Woken::Stop => return,
             Woken::Time => {}
             Woken::Asked | Woken::Settings => plan.now(),
-            Woken::Company if turn.alone() => plan.now(),
+            Woken::Addresses => plan.announce = plan.announce.min(Instant::now() + SETTLE),
+            // The last peer is gone: soon, not at once, for one that comes and goes.
+            Woken::Company if turn.alone() => {
+                plan.looks.reset();
+                plan.look = plan.look.min(Instant::now() + FIRST_LOOK);
+            }
             Woken::Company => {}
         }
     }
+}
+
+/// One turn while it is on: looks after a seed's own node, visits what is due, says how it went.
+/// Returns the time until something is due.
+async fn work(
+    turn: &Turn,
+    server: &mut Option<Server>,
+    coordinators: &watch::Receiver<Vec<SocketAddrV4>>,
+    plan: &mut Plan,
+    stats: &Mutex<Stats>,
+) -> Duration {
+    let others = others(turn, coordinators);
+    let port = lock(stats).server_port();
+    let trouble = match server {
+        Some(server) => server.look_after(&others, stats).await.err(),
+        None => None,
+    };
+    if lock(stats).server_port() != port {
+        // Announced, and in the list of coordinators.
+        turn.board.changed();
+    }
+    let own = server.as_ref().and_then(Server::loopback);
+    let public = turn.settings().dht == DhtUse::Public;
+    let networks = networks(&others, own, public);
+    let wait = if networks.is_empty() {
+        let reason = "No DHT node is known yet; seeds of the mesh run them.";
+        plan.last = Some((SourceState::Waiting, reason.to_owned()));
+        NOTHING_KNOWN
+    } else {
+        visit_all(turn, networks, plan, stats).await;
+        plan.next(turn)
+    };
+    if let Some(trouble) = trouble {
+        turn.say(KIND, SourceState::Failed, trouble.to_string());
+    } else if let Some((state, reason)) = plan.last.clone() {
+        turn.say(KIND, state, reason);
+    }
+    if server.is_some() { wait.min(SERVER_LOOK) } else { wait }
 }
 
 impl Plan {
@@ -130,9 +157,12 @@ impl Plan {
 
     /// Time until something is due.
     fn next(&self, turn: &Turn) -> Duration {
-        let few = turn.own.borrow().connected < FEW_PEERS;
-        let due = if few { self.announce.min(self.look) } else { self.announce };
-        due.saturating_duration_since(Instant::now()).max(Duration::from_secs(1))
+        let own = turn.own.borrow();
+        let far = Instant::now() + REST;
+        // New addresses wake the task, and being alone does.
+        let announce = if own.addresses == Addresses::default() { far } else { self.announce };
+        let look = if own.connected < FEW_PEERS { self.look } else { far };
+        announce.min(look).saturating_duration_since(Instant::now())
     }
 }
 
@@ -170,7 +200,7 @@ fn networks(others: &[SocketAddrV4], own: Option<SocketAddrV4>, public: bool) ->
 async fn visit_all(turn: &Turn, networks: Vec<Network>, plan: &mut Plan, stats: &Mutex<Stats>) {
     let now = Instant::now();
     let own = turn.own.borrow().clone();
-    let announce = now >= plan.announce && own.addresses != Default::default();
+    let announce = now >= plan.announce && own.addresses != Addresses::default();
     let look = now >= plan.look && own.connected < FEW_PEERS;
     if !announce && !look {
         return;
@@ -208,8 +238,7 @@ async fn visit_all(turn: &Turn, networks: Vec<Network>, plan: &mut Plan, stats: 
         plan.announce = now + if announced { ANNOUNCE_EVERY } else { ANNOUNCE_AGAIN };
     }
     plan.look = now + plan.looks.next_wait();
-    let (state, reason) = describe(&results);
-    turn.say(KIND, state, reason);
+    plan.last = Some(describe(&results));
 }
 
 /// In a task of its own: `mainline` panics where its thread ends early.

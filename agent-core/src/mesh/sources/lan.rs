@@ -126,13 +126,15 @@ pub(super) async fn run(mut turn: Turn) {
             let (state, reason) = neighbours.describe();
             turn.say(KIND, state, reason);
         }
-        match turn.wait(wait).await {
+        match turn.wait_or_addresses(wait).await {
             Woken::Stop => return,
             Woken::Time => {}
             Woken::Asked | Woken::Settings => {
                 neighbours.forget();
                 fast_until = Instant::now() + FAST_FOR;
             }
+            // Its network changed: shown anew by the next turn, and looked around at once.
+            Woken::Addresses => fast_until = Instant::now() + FAST_FOR,
             Woken::Company => {}
         }
     }

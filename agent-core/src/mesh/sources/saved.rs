@@ -43,6 +43,11 @@ pub(super) async fn run(mut turn: Turn, storage: Storage) {
                     turn.say(KIND, SourceState::Waiting, reason);
                     rounds.next_wait()
                 }
+                Ok(rows) if !turn.alone() => {
+                    let reason = format!("{} peers are kept for the next start.", rows.len());
+                    turn.say(KIND, SourceState::Working, reason);
+                    REST
+                }
                 Ok(rows) => match offer_all(&mut turn, rows).await {
                     Some(Woken::Stop) => return,
                     Some(_) => {
@@ -58,10 +63,9 @@ pub(super) async fn run(mut turn: Turn, storage: Storage) {
                 }
             }
         };
-        let wait = if turn.alone() { wait } else { REST };
         match turn.wait(wait).await {
             Woken::Stop => return,
-            Woken::Time => {}
+            Woken::Time | Woken::Addresses => {}
             Woken::Asked | Woken::Settings | Woken::Company => rounds.reset(),
         }
     }
@@ -74,7 +78,7 @@ async fn offer_all(turn: &mut Turn, rows: Vec<SavedPeer>) -> Option<Woken> {
     let mut offered = 0;
     let mut rows = rows.into_iter().peekable();
     while rows.peek().is_some() {
-        if !turn.alone() && offered > 0 {
+        if !turn.alone() {
             break;
         }
         for row in rows.by_ref().take(BATCH) {
@@ -89,7 +93,7 @@ async fn offer_all(turn: &mut Turn, rows: Vec<SavedPeer>) -> Option<Woken> {
             break;
         }
         match turn.wait(BATCH_WAIT).await {
-            Woken::Time | Woken::Company => {}
+            Woken::Time | Woken::Company | Woken::Addresses => {}
             woken => return Some(woken),
         }
     }

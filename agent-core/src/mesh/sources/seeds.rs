@@ -2,7 +2,7 @@
 
 use std::{
     net::{SocketAddr, SocketAddrV4},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use agent_api::{
@@ -79,18 +79,20 @@ struct Round {
 /// the directory and among the saved peers, with keys and addresses.
 pub(super) async fn run(mut turn: Turn, dht: watch::Sender<Vec<SocketAddrV4>>) {
     let mut rounds = Backoff::new(FIRST_WAIT, LAST_WAIT);
+    let mut due = Instant::now();
     loop {
         let settings = turn.settings();
         let seeds: Vec<String> = settings.seeds.into_iter().take(MAX_SEEDS).collect();
         turn.board.name(KIND, seeds.iter().map(|seed| host(seed)).collect());
-        let mut wait = JOINED_WAIT;
         if !settings.enabled {
             turn.say(KIND, SourceState::Off, "The mesh is off.");
+            due = Instant::now() + JOINED_WAIT;
         } else if seeds.is_empty() {
             let reason =
                 "No seed is set. A mesh on one network, and one joined by ticket, needs none.";
             turn.say(KIND, SourceState::Waiting, reason);
-        } else {
+            due = Instant::now() + JOINED_WAIT;
+        } else if Instant::now() >= due {
             let stop = turn.stop.clone();
             let round = tokio::select! {
                 () = stop.cancelled() => return,
@@ -105,16 +107,21 @@ pub(super) async fn run(mut turn: Turn, dht: watch::Sender<Vec<SocketAddrV4>>) {
             });
             let (state, reason) = describe(&round, seeds.len());
             turn.say(KIND, state, reason);
-            if turn.alone() || round.answered == 0 {
-                wait = rounds.next_wait();
-            } else {
-                rounds.reset();
-            }
+            due = Instant::now() + if turn.alone() { rounds.next_wait() } else { JOINED_WAIT };
         }
-        match turn.wait(wait).await {
+        match turn.wait(due.saturating_duration_since(Instant::now())).await {
             Woken::Stop => return,
-            Woken::Time => {}
-            Woken::Asked | Woken::Settings | Woken::Company => rounds.reset(),
+            Woken::Time | Woken::Addresses => {}
+            Woken::Asked | Woken::Settings => {
+                rounds.reset();
+                due = Instant::now();
+            }
+            // The last peer is gone: soon, not at once, for one that comes and goes.
+            Woken::Company if turn.alone() => {
+                rounds.reset();
+                due = due.min(Instant::now() + FIRST_WAIT);
+            }
+            Woken::Company => due = Instant::now() + JOINED_WAIT,
         }
     }
 }
@@ -186,8 +193,7 @@ fn describe(round: &Round, seeds: usize) -> (SourceState, String) {
         .collect();
     let problems = problems.join(". ");
     if round.answered == 0 {
-        let what = if seeds == 1 { "The seed does" } else { "None of the seeds" };
-        let what = if seeds == 1 { format!("{what} not help") } else { format!("{what} helps") };
+        let what = if seeds == 1 { "The seed does not help" } else { "None of the seeds helps" };
         return (SourceState::Failed, format!("{what}. {problems}."));
     }
     let answered = round.answered;

@@ -42,6 +42,8 @@ pub(super) enum Woken {
     Settings,
     /// The last peer is gone; or the first one is there.
     Company,
+    /// This node is reached at other addresses: its network changed.
+    Addresses,
     /// The wait is over.
     Time,
 }
@@ -80,11 +82,22 @@ impl Turn {
     }
 
     /// Waits until something is to be done, at most `wait`. What changed meanwhile counts as seen.
+    /// Addresses wake nobody here, see [`Self::wait_or_addresses`].
     pub(super) async fn wait(&mut self, wait: Duration) -> Woken {
+        self.wait_for(wait, false).await
+    }
+
+    /// As [`Self::wait`], for sources that tell others of this node's addresses.
+    pub(super) async fn wait_or_addresses(&mut self, wait: Duration) -> Woken {
+        self.wait_for(wait, true).await
+    }
+
+    async fn wait_for(&mut self, wait: Duration, tells_addresses: bool) -> Woken {
         let deadline = Instant::now() + wait;
         let mesh = self.settings();
         let card = self.card.borrow_and_update().id;
         let alone = self.alone();
+        let addresses = self.own.borrow().addresses.clone();
         loop {
             tokio::select! {
                 () = self.stop.cancelled() => return Woken::Stop,
@@ -101,8 +114,15 @@ impl Turn {
                     }
                 }
                 changed = self.own.changed() => {
-                    if changed.is_err() || (self.own.borrow_and_update().connected == 0) != alone {
+                    let (other_company, moved) = {
+                        let own = self.own.borrow_and_update();
+                        ((own.connected == 0) != alone, own.addresses != addresses)
+                    };
+                    if changed.is_err() || other_company {
                         return ended(changed, Woken::Company);
+                    }
+                    if moved && tells_addresses {
+                        return Woken::Addresses;
                     }
                 }
             }

@@ -16,6 +16,8 @@ use crate::mesh::{Addresses, NodeKey};
 
 /// For finding a first DHT node.
 const BOOTSTRAP_TIMEOUT: Duration = Duration::from_secs(15);
+/// Packets get lost; each try takes two seconds where nobody answers.
+const BOOTSTRAP_TRIES: u32 = 3;
 /// For one question or one announcement; on the public DHT a few seconds.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(20);
 /// Slots asked at the same time.
@@ -81,7 +83,7 @@ pub(super) struct Visited {
 
 pub(super) async fn visit(visit: Visit) -> Result<Visited, RoundError> {
     let dht = open(visit.network.clone()).await?;
-    let up = tokio::time::timeout(BOOTSTRAP_TIMEOUT, dht.bootstrapped()).await;
+    let up = tokio::time::timeout(BOOTSTRAP_TIMEOUT, is_up(&dht)).await;
     if !up.unwrap_or(false) {
         return Err(RoundError::Silent);
     }
@@ -99,6 +101,18 @@ pub(super) async fn visit(visit: Visit) -> Result<Visited, RoundError> {
     let (estimate, _) = dht.info().await.dht_size_estimate();
     visited.size_estimate = (visit.network == Network::Public).then_some(estimate);
     Ok(visited)
+}
+
+/// Whether a DHT node answered. What `bootstrapped` says is whether one named others, which a mesh's
+/// only seed cannot.
+async fn is_up(dht: &AsyncDht) -> bool {
+    for _ in 0..BOOTSTRAP_TRIES {
+        dht.bootstrapped().await;
+        if !dht.to_bootstrap().await.is_empty() {
+            return true;
+        }
+    }
+    false
 }
 
 async fn open(network: Network) -> Result<AsyncDht, RoundError> {
@@ -121,16 +135,19 @@ async fn open(network: Network) -> Result<AsyncDht, RoundError> {
     }
 }
 
-/// Reads slots until enough nodes are found: today's, the own slot first; then yesterday's, for the
-/// first minutes after midnight.
+/// Reads today's slots, and yesterday's if those are empty: in the first minutes after midnight.
 async fn look(dht: &AsyncDht, visit: &Visit) -> Vec<Entry> {
     let today = day_of(visit.now_ms);
+    let found = look_at(dht, visit, today).await;
+    if found.is_empty() { look_at(dht, visit, today.saturating_sub(1)).await } else { found }
+}
+
+/// Reads a day's slots, the own one first, until enough nodes are found.
+async fn look_at(dht: &AsyncDht, visit: &Visit, day: u32) -> Vec<Entry> {
     let first = slot_of(visit.own);
-    let slots = (0..SLOTS).map(move |n| (first + n) % SLOTS);
-    let order = slots.clone().map(|slot| (today, slot));
-    let order = order.chain(slots.map(|slot| (today.saturating_sub(1), slot)));
-    let mut answers = stream::iter(order)
-        .map(|(day, slot)| read_slot(dht, &visit.shelf, day, slot, visit.now_ms))
+    let slots = (0..SLOTS).map(|n| (first + n) % SLOTS);
+    let mut answers = stream::iter(slots)
+        .map(|slot| read_slot(dht, &visit.shelf, day, slot, visit.now_ms))
         .buffered(AT_ONCE);
     let mut found = Vec::new();
     while let Some((entries, _)) = answers.next().await {

@@ -1,7 +1,7 @@
 //! A seed's DHT node: answers everybody's questions and keeps what they store, in memory.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4},
+    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket},
     sync::Mutex,
     time::Duration,
 };
@@ -15,6 +15,9 @@ const MAX_VALUES: usize = 1_000;
 /// Info hashes and peers under each (BEP 5): our nodes store none.
 const MAX_INFO_HASHES: usize = 64;
 const MAX_PEERS: usize = 64;
+/// Its thread looks up every 50 ms.
+const PORT_WAIT: Duration = Duration::from_millis(100);
+const PORT_TRIES: u32 = 10;
 /// For an answer of its own thread.
 const ANSWER: Duration = Duration::from_secs(5);
 
@@ -38,6 +41,10 @@ struct Running {
     local: SocketAddrV4,
     /// Other seeds' nodes that it was told of.
     bootstrap: Vec<SocketAddrV4>,
+    /// Told of in their place while there are none: `mainline` takes a node without any for the
+    /// very first of a DHT, and then believes whoever asks it to be a node, also visitors that are
+    /// gone a second later. Open, and read by nobody.
+    _nobody: UdpSocket,
 }
 
 impl Server {
@@ -97,10 +104,29 @@ impl Server {
     }
 }
 
+/// A node that was stopped holds its port until its thread has noticed.
 async fn start(address: SocketAddrV4, others: &[SocketAddrV4]) -> std::io::Result<Running> {
+    for _ in 1..PORT_TRIES {
+        match start_once(address, others).await {
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+                tokio::time::sleep(PORT_WAIT).await;
+            }
+            result => return result,
+        }
+    }
+    start_once(address, others).await
+}
+
+async fn start_once(address: SocketAddrV4, others: &[SocketAddrV4]) -> std::io::Result<Running> {
     let bootstrap = others.to_vec();
-    let given = bootstrap.clone();
+    let nobody = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let mut given: Vec<SocketAddr> = others.iter().copied().map(SocketAddr::V4).collect();
+    if given.is_empty() {
+        given.push(nobody.local_addr()?);
+    }
     let build = tokio::task::spawn_blocking(move || {
+        // `mainline` panics, sometimes, where it cannot open its port; so it is tried before.
+        drop(UdpSocket::bind(address)?);
         let settings = ServerSettings {
             max_info_hashes: MAX_INFO_HASHES,
             max_peers_per_info_hash: MAX_PEERS,
@@ -120,7 +146,7 @@ async fn start(address: SocketAddrV4, others: &[SocketAddrV4]) -> std::io::Resul
     let asked = dht.clone();
     let info = apart(async move { asked.info().await }).await;
     let local = info.ok_or_else(|| std::io::Error::other("its thread ended"))?.local_addr();
-    Ok(Running { dht, local, bootstrap })
+    Ok(Running { dht, local, bootstrap, _nobody: nobody })
 }
 
 async fn nodes_of(dht: AsyncDht) -> Option<usize> {
