@@ -140,6 +140,17 @@ pub(super) fn encode(message: &Message<'_>) -> Option<Vec<u8>> {
     postcard::to_stdvec(message).ok()
 }
 
+/// A message with a record, as its author sends it.
+pub(super) fn data<'a>(topic: &[u8; 32], id: MessageId, content: &'a [u8]) -> Message<'a> {
+    let data = Data { id, content, scope: Scope::Swarm(0) };
+    Message { topic: *topic, content: Content::Gossip(Gossip::Data(data)) }
+}
+
+/// The word after which a peer gets ids first and records when it asks.
+pub(super) fn prune(topic: &[u8; 32]) -> Message<'static> {
+    Message { topic: *topic, content: Content::Gossip(Gossip::Prune) }
+}
+
 impl Swarm<'_> {
     fn is_within_bounds(&self) -> bool {
         match self {

@@ -32,7 +32,7 @@ use super::{
     io::{Command, ConnId, FRAME_BYTES, Input, MeshEvent, Now, Output, Side},
     links::MOST_CONNECTIONS,
 };
-use crate::mesh::{Addresses, MeshCard, MeshId, NodeKey, record::Crypto as _};
+use crate::mesh::{Addresses, MeshCard, MeshId, NodeKey};
 
 const EPOCH_MS: i64 = 1_800_000_000_000;
 /// How long a driver tries to connect.
@@ -290,8 +290,11 @@ impl Sim {
     pub(super) fn publish(&mut self, author: usize, marker: u16) {
         let mut says = announcement(&format!("node-{author}"));
         says.queue = marker;
-        says.serving =
-            if marker % 2 == 0 { AnnouncedServing::Busy } else { AnnouncedServing::Ready };
+        // A change that others decide by, so that it is announced at once.
+        says.serving = match self.nodes[author].membership.announcer.says.serving {
+            AnnouncedServing::Ready => AnnouncedServing::Busy,
+            _ => AnnouncedServing::Ready,
+        };
         self.watch = Some(Watch { author, marker, published: None, arrived: BTreeMap::new() });
         self.input(author, Input::Announce(Box::new(says)));
     }
@@ -373,7 +376,7 @@ impl Sim {
         assert!(membership.directory.len() <= MOST_NODES, "the directory is bounded");
         assert!(membership.links.len() <= 6_144, "the table of links is bounded");
         assert!(membership.nonces.len() <= super::MOST_NONCES, "the nonces are bounded");
-        assert!(membership.neighbours().len() <= 5, "the active view is bounded");
+        assert!(membership.neighbours().len() <= 9, "the active view is bounded");
         let conns = membership.links.count_connections();
         assert!(conns <= MOST_CONNECTIONS, "connections are bounded, not {conns}");
     }
