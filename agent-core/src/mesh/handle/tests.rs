@@ -35,6 +35,15 @@ impl TestNode {
     }
 
     async fn start_in(name: &str, key: SigningKey, dir: TempDir) -> Self {
+        Self::start_with(name, key, dir, None).await
+    }
+
+    async fn start_with(
+        name: &str,
+        key: SigningKey,
+        dir: TempDir,
+        seed: Option<SeedSetup>,
+    ) -> Self {
         let mut settings = Settings::default();
         settings.mesh.lan = false;
         settings.mesh.lan_join = LanJoin::Never;
@@ -50,7 +59,7 @@ impl TestNode {
             settings: settings.subscribe(),
             announcement: announcement.subscribe(),
             bind: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
-            seed: None,
+            seed,
         };
         let mesh = Mesh::start(setup).await;
         let node = Self { mesh, key, settings, announcement, dir };

@@ -136,3 +136,25 @@ async fn without_a_network_the_node_says_why_and_keeps_answering() {
     drop(timeout(PATIENCE, failed).await.expect("in time").expect("the mesh runs"));
     mesh.shutdown().await;
 }
+
+#[tokio::test]
+async fn a_seeds_relay_is_used_by_those_who_learn_of_it_while_they_run() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
+    let relay = free.local_addr().expect("bound");
+    drop(free);
+    let setup = SeedSetup { relay: Some(relay), relay_url: None, dht: None };
+    let dir = tempfile::tempdir().expect("temp dir");
+    let key = SigningKey::from_bytes(&[8; 32]);
+    let seed = TestNode::start_with("seed", key, dir, Some(setup)).await;
+    let node = TestNode::start("desk").await;
+    node.join(&seed).await;
+    let url = |s: &Snapshot| {
+        s.rows.get(&seed.node_key()).and_then(|row| row.announcement()?.relay.clone())
+    };
+    let told = node.until("the seed says that it runs a relay", |s| url(s).is_some()).await;
+    assert!(url(&told).is_some_and(|url| url.contains(&relay.port().to_string())));
+    let used = |s: &Snapshot| s.own.relay_connected && !s.addresses.relays.is_empty();
+    node.until("it is reached through the relay", used).await;
+    assert!(node.mesh.view().own.relay.is_some_and(|url| url.starts_with("http://127.0.0.1")));
+    assert!(seed.mesh.view().own.seed);
+}
