@@ -19,6 +19,7 @@ pub use self::{mesh::MeshView, models::Library};
 use crate::{
     backend::{self, Delivery, Host},
     chat::Chat,
+    derived::{Derived, derived},
     keyboard::{self, Action},
     route::Panel,
     state::{AppState, Link, Next},
@@ -79,16 +80,16 @@ impl App {
     pub fn part<T: PartialEq + Send + Sync + 'static>(
         self,
         read: impl Fn(&Status) -> T + Send + Sync + 'static,
-    ) -> Memo<Option<T>> {
-        Memo::new(move |_| self.state.with(|s| s.status.as_ref().map(&read)))
+    ) -> Derived<Option<T>> {
+        derived(move || self.state.with(|s| s.status.as_ref().map(&read)))
     }
 
-    pub fn active_model(self) -> Memo<Option<InstalledModel>> {
-        Memo::new(move |_| self.state.with(|s| s.status.as_ref()?.model.active.clone()))
+    pub fn active_model(self) -> Derived<Option<InstalledModel>> {
+        derived(move || self.state.with(|s| s.status.as_ref()?.model.active.clone()))
     }
 
-    pub fn live(self) -> Memo<bool> {
-        Memo::new(move |_| self.state.with(|s| s.link == Link::Live))
+    pub fn live(self) -> Derived<bool> {
+        derived(move || self.state.with(|s| s.link == Link::Live))
     }
 
     /// Sets the clock that everything on the page reads.

@@ -14,6 +14,7 @@ pub mod chat;
 mod clipboard;
 pub mod components;
 pub mod conversation;
+mod derived;
 pub mod format;
 pub mod headline;
 pub mod keyboard;

@@ -16,6 +16,7 @@ use wasm_bindgen::JsCast;
 use crate::{
     app::{App, location_hash},
     backend,
+    derived::derived,
     format::LocalTime,
     keyboard::{self, Press},
     panels::{MeshActions, MeshDialogs, ModelActions, ModelDialogs, PanelView},
@@ -43,7 +44,7 @@ pub fn Shell() -> impl IntoView {
             let _ = main.focus();
         }
     };
-    let denied = Memo::new(move |_| match app.state.with(|s| s.link.clone()) {
+    let denied = derived(move || match app.state.with(|s| s.link.clone()) {
         Link::Denied { had_token } => Some(had_token),
         _ => None,
     });
@@ -84,7 +85,7 @@ fn Topbar() -> impl IntoView {
         Some(format!("Last update {}", LocalTime::new(heard, offset).clock_with_seconds()))
     };
     let today =
-        Memo::new(move |_| LocalTime::new(app.now.get(), backend::local_offset_ms()).long_date());
+        derived(move || LocalTime::new(app.now.get(), backend::local_offset_ms()).long_date());
     let installed = app.library.part(|l| l.models.len());
     let paused = app.part(|s| s.serving.state == ServingState::Paused);
     let sub = move || match app.panel.get() {

@@ -16,7 +16,11 @@ use agent_api::{
 use leptos::{prelude::*, task::spawn_local};
 
 use super::App;
-use crate::{backend, route};
+use crate::{
+    backend,
+    derived::{Derived, derived},
+    route,
+};
 
 /// Boxed, so that what goes around it is compiled once.
 type Call = Pin<Box<dyn Future<Output = Result<Mesh, backend::CallError>>>>;
@@ -81,8 +85,8 @@ impl App {
     pub fn mesh_part<T: PartialEq + Send + Sync + 'static>(
         self,
         read: impl Fn(&Mesh) -> T + Send + Sync + 'static,
-    ) -> Memo<Option<T>> {
-        Memo::new(move |_| self.state.with(|s| s.mesh.as_ref().map(&read)))
+    ) -> Derived<Option<T>> {
+        derived(move || self.state.with(|s| s.mesh.as_ref().map(&read)))
     }
 
     /// Asks for the list of peers.

@@ -16,7 +16,11 @@ use agent_api::{
 use leptos::{prelude::*, task::spawn_local};
 
 use super::{App, Toast};
-use crate::{backend, format};
+use crate::{
+    backend,
+    derived::{Derived, derived},
+    format,
+};
 
 /// Boxed, so that what goes around it is compiled once.
 type Action<T> = Pin<Box<dyn Future<Output = Result<T, backend::CallError>>>>;
@@ -75,8 +79,8 @@ impl Library {
     pub fn part<T: PartialEq + Send + Sync + 'static>(
         self,
         read: impl Fn(&ModelList) -> T + Send + Sync + 'static,
-    ) -> Memo<Option<T>> {
-        Memo::new(move |_| self.list.with(|l| l.as_ref()?.as_ref().ok().map(&read)))
+    ) -> Derived<Option<T>> {
+        derived(move || self.list.with(|l| l.as_ref()?.as_ref().ok().map(&read)))
     }
 
     pub fn model(self, id: &str) -> Option<InstalledModel> {

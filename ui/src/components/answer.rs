@@ -8,6 +8,7 @@ use leptos::{prelude::*, task::spawn_local};
 use crate::{
     clipboard,
     components::icon::{Icon, icon},
+    derived::derived,
     markdown::{self, Block, Inline},
 };
 
@@ -18,7 +19,7 @@ pub fn Answer(
     /// The model writes code without saying so.
     bare_code: bool,
 ) -> impl IntoView {
-    let blocks = Memo::new(move |_| {
+    let blocks = derived(move || {
         text.with(|t| if bare_code { markdown::bare_code(t) } else { markdown::parse(t) })
     });
     let numbered = move || blocks.get().into_iter().enumerate().collect::<Vec<_>>();

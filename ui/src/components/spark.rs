@@ -2,6 +2,7 @@
 
 use leptos::prelude::*;
 
+use crate::derived::derived;
 use crate::format;
 
 const WIDTH: f64 = 84.0;
@@ -51,7 +52,7 @@ pub fn Spark(
     #[prop(default = finding)]
     words: fn(&[f64]) -> String,
 ) -> impl IntoView {
-    let line = Memo::new(move |_| {
+    let line = derived(move || {
         let points = values.with(|v| points(v, most, width));
         (points.len() > 1).then_some(points)
     });

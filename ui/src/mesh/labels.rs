@@ -48,6 +48,8 @@ pub struct Wish {
     pub radius: f64,
     pub name: String,
     pub figure: String,
+    /// Placed even where it covers something, as this node's own.
+    pub must: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -90,18 +92,19 @@ pub fn place(wishes: Vec<Wish>, frame: Area, mut taken: Vec<Area>, most: usize) 
             ("middle", wish.x, wish.y - off - 1.0, wish.x - width / 2.0),
             ("middle", wish.x, wish.y + off + 9.0, wish.x - width / 2.0),
         ];
-        for (anchor, x, y, left) in spots {
-            let area = Area {
-                left,
-                top: y - HEIGHT * 0.75,
-                right: left + width,
-                bottom: y + HEIGHT / 4.0,
-            };
-            if frame.holds(area) && !taken.iter().any(|other| area.meets(*other)) {
-                taken.push(area);
-                placed.push(Label { x, y, anchor, name, figure: wish.figure });
-                break;
-            }
+        let area = |y: f64, left: f64| Area {
+            left,
+            top: y - HEIGHT * 0.75,
+            right: left + width,
+            bottom: y + HEIGHT / 4.0,
+        };
+        let covered = |a: Area| taken.iter().filter(|other| a.meets(**other)).count();
+        let inside = spots.into_iter().filter(|(_, _, y, left)| frame.holds(area(*y, *left)));
+        let best = inside.min_by_key(|(_, _, y, left)| covered(area(*y, *left)));
+        let Some((anchor, x, y, left)) = best else { continue };
+        if wish.must || covered(area(y, left)) == 0 {
+            taken.push(area(y, left));
+            placed.push(Label { x, y, anchor, name, figure: wish.figure });
         }
     }
     placed
@@ -114,7 +117,7 @@ mod tests {
     const FRAME: Area = Area { left: 0.0, top: 0.0, right: 200.0, bottom: 100.0 };
 
     fn wish(x: f64, y: f64, name: &str) -> Wish {
-        Wish { x, y, radius: 4.0, name: name.into(), figure: "9 ms".into() }
+        Wish { x, y, radius: 4.0, name: name.into(), figure: "9 ms".into(), must: false }
     }
 
     #[test]
@@ -131,7 +134,9 @@ mod tests {
         let right_edge = place(vec![wish(190.0, 50.0, "edge")], FRAME, Vec::new(), 9);
         assert_eq!(right_edge[0].anchor, "end");
         let everything = vec![FRAME];
-        assert!(place(vec![wish(60.0, 50.0, "a")], FRAME, everything, 9).is_empty());
+        assert!(place(vec![wish(60.0, 50.0, "a")], FRAME, everything.clone(), 9).is_empty());
+        let own = Wish { must: true, ..wish(60.0, 50.0, "own") };
+        assert_eq!(place(vec![own], FRAME, everything, 9).len(), 1);
     }
 
     #[test]

@@ -182,7 +182,7 @@ pub fn draw<'a>(peers: impl Iterator<Item = &'a Peer>, name: &str, own: Option<&
             1 => (group.nearest().name.clone(), rtt(group.nearest())),
             n => (place, n.to_string()),
         };
-        wishes.push(Wish { x: dot.x, y: dot.y, radius: dot.radius, name, figure });
+        wishes.push(Wish { x: dot.x, y: dot.y, radius: dot.radius, name, figure, must: false });
         map.dots.push(dot);
     }
     // The smaller ones are drawn last and stay in sight and in reach.
@@ -223,7 +223,7 @@ fn own_wish(map: &Map, name: &str) -> Option<Wish> {
     let (x, y) = map.own?;
     let figure = if map.near > 0 { format!("you, {} nearby", map.near) } else { "you".into() };
     let radius = if map.near > 0 { NEAR + 5.0 } else { 6.0 };
-    Some(Wish { x, y, radius, name: name.into(), figure })
+    Some(Wish { x, y, radius, name: name.into(), figure, must: true })
 }
 
 fn label(map: &Map, wishes: Vec<Wish>) -> Vec<Label> {

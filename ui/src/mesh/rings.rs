@@ -67,6 +67,7 @@ pub fn draw<'a>(peers: impl Iterator<Item = &'a Peer>, name: &str) -> Graph {
         radius: 6.0,
         name: name.into(),
         figure: "you".into(),
+        must: true,
     }];
     let mut dots = Vec::new();
     for (rtt, peer) in near {
@@ -75,7 +76,7 @@ pub fn draw<'a>(peers: impl Iterator<Item = &'a Peer>, name: &str) -> Graph {
         let y = CENTER.1 + rise(rtt) * angle.sin();
         let radius = if peer.seed { 5.0 } else { 4.0 };
         let figure = words::rtt(rtt);
-        wishes.push(Wish { x, y, radius, name: peer.name.clone(), figure });
+        wishes.push(Wish { x, y, radius, name: peer.name.clone(), figure, must: false });
         let title = format!("{}, {}", peer.name, words::reached(peer));
         let (kind, peer) = (Kind::of(peer), peer.node_id.clone());
         dots.push(Dot { x, y, radius, kind, peer, count: 1, title });

@@ -8,12 +8,12 @@ mod strip;
 
 use leptos::prelude::*;
 
-use crate::{app::use_app, components::banner::Banner};
+use crate::{app::use_app, components::banner::Banner, derived::derived};
 
 #[component]
 pub(super) fn Dashboard() -> impl IntoView {
     let app = use_app();
-    let known = Memo::new(move |_| app.state.with(|s| s.status.is_some()));
+    let known = derived(move || app.state.with(|s| s.status.is_some()));
     let body = move || {
         if known.get() {
             view! {

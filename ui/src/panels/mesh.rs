@@ -19,6 +19,7 @@ use crate::{
         icon::{Icon, icon},
         menu::Menu,
     },
+    derived::derived,
     words::mesh as words,
 };
 
@@ -33,7 +34,7 @@ enum Shape {
 pub(super) fn Mesh() -> impl IntoView {
     let app = use_app();
     let state = app.mesh_part(|m| m.state);
-    let shape = Memo::new(move |_| match state.get() {
+    let shape = derived(move || match state.get() {
         None => Shape::Loading,
         Some(MeshState::Off) => Shape::Off,
         Some(_) => Shape::On,
@@ -83,12 +84,12 @@ fn off(app: App) -> AnyView {
 fn On() -> impl IntoView {
     let app = use_app();
     let paused = app.part(|s| s.serving.state == ServingState::Paused);
-    let banner = Memo::new(move |_| {
+    let banner = derived(move || {
         let paused = paused.get().unwrap_or(false);
         app.state.with(|s| words::banner(s.mesh.as_ref()?, paused))
     });
     // A node that knows nobody has an invitation in the place of the table.
-    let anybody = Memo::new(move |_| {
+    let anybody = derived(move || {
         app.state.with(|s| {
             let counted =
                 s.mesh.as_ref().is_some_and(|m| m.counts.known > 0 || m.counts.connected > 0);
@@ -115,7 +116,7 @@ fn On() -> impl IntoView {
 #[component]
 pub fn Actions() -> impl IntoView {
     let app = use_app();
-    let on = Memo::new(move |_| app.mesh.on(app));
+    let on = derived(move || app.mesh.on(app));
     let open = RwSignal::new(false);
     let entry = move |glyph: Icon, label: &'static str, dialog: RwSignal<bool>| {
         let choose = move |_| {

@@ -21,6 +21,7 @@ use crate::{
         banner::Banner,
         icon::{Icon, icon},
     },
+    derived::derived,
     theme::Theme,
 };
 
@@ -102,7 +103,7 @@ pub(super) fn Settings() -> impl IntoView {
             </li>
         }
     };
-    let ready = Memo::new(move |_| view.with(|v| v.as_ref().map(|v| v.as_ref().err().cloned())));
+    let ready = derived(move || view.with(|v| v.as_ref().map(|v| v.as_ref().err().cloned())));
     let body = move || {
         match (section.get(), ready.get()) {
         (Section::Appearance, _) => view! { <Appearance/> }.into_any(),

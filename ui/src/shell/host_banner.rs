@@ -6,6 +6,7 @@ use leptos::prelude::*;
 use crate::{
     app::use_app,
     components::icon::{Icon, icon},
+    derived::derived,
     format,
     state::Link,
 };
@@ -13,9 +14,9 @@ use crate::{
 #[component]
 pub(super) fn HostBanner() -> impl IntoView {
     let app = use_app();
-    let link = Memo::new(move |_| app.state.with(|s| s.link.clone()));
+    let link = derived(move || app.state.with(|s| s.link.clone()));
     // The countdown changes every second; the banner itself must not be made anew each time.
-    let shown = Memo::new(move |_| match link.get() {
+    let shown = derived(move || match link.get() {
         Link::Lost { attempt, reason, .. } => Some((Some(attempt), reason)),
         Link::Stopped { stopping: true } => {
             Some((None, "The node is stopping. Requests in flight finish first.".into()))

@@ -6,6 +6,7 @@ use crate::{
     app::use_app,
     backend,
     components::icon::{Icon, icon, icon_class, mark},
+    derived::derived,
     headline::{self, Tone},
     route::Panel,
     state::Link,
@@ -42,7 +43,7 @@ fn NavItem(panel: Panel) -> impl IntoView {
     let current = move || (app.panel.get() == panel).then_some("page");
     let title = format!("{} ({})", panel.title(), panel.key());
     let installed = app.library.part(|l| l.models.len());
-    let count = Memo::new(move |_| {
+    let count = derived(move || {
         if panel == Panel::Mesh {
             return app.state.with(|s| words::mesh::nav_count(s.mesh.as_ref()?));
         }
@@ -80,10 +81,10 @@ fn nav_count(count: NavCount) -> AnyView {
 #[component]
 fn NodeCard() -> impl IntoView {
     let app = use_app();
-    let card = Memo::new(move |_| {
+    let card = derived(move || {
         app.state.with(|s| headline::card(s, app.now.get(), backend::local_offset_ms()))
     });
-    let tone = Memo::new(move |_| card.get().0);
+    let tone = derived(move || card.get().0);
     let light = move || match tone.get() {
         Tone::Serving => {
             view! { <span class="dot dot--live" aria-hidden="true"></span> }.into_any()
@@ -94,11 +95,11 @@ fn NodeCard() -> impl IntoView {
         Tone::Trouble => icon_class(Icon::Error, "i i-sm bad"),
     };
     let name = move || app.state.with(|s| s.status.as_ref().map(|s| s.node.name.clone()));
-    let word = Memo::new(move |_| card.get().1);
+    let word = derived(move || card.get().1);
     view! {
         <div class="nodecard">
             <div class="nodecard-row" role="status" aria-label="Node status">
-                {light}<strong id="node-state">{word}</strong><PauseKey/>
+                {light}<strong id="node-state">{move || word.get()}</strong><PauseKey/>
             </div>
             <p class="nodecard-meta trunc">{move || card.get().2}</p>
             <div class="nodecard-id">
@@ -120,7 +121,7 @@ fn NodeCard() -> impl IntoView {
 #[component]
 fn PauseKey() -> impl IntoView {
     let app = use_app();
-    let paused = Memo::new(move |_| {
+    let paused = derived(move || {
         app.state.with(|s| {
             let status = s.status.as_ref().filter(|_| s.link == Link::Live)?;
             Some(status.serving.state == agent_api::node::ServingState::Paused)

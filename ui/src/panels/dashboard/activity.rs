@@ -7,17 +7,17 @@ use crate::{
     app::use_app,
     backend,
     components::icon::{Icon, icon_class},
+    derived::derived,
     format::LocalTime,
 };
 
 #[component]
 pub(super) fn Feed() -> impl IntoView {
     let app = use_app();
-    let lines = Memo::new(move |_| app.state.with(|s| s.activity.clone()));
-    let empty = Memo::new(move |_| lines.with(Vec::is_empty));
+    let lines = derived(move || app.state.with(|s| s.activity.clone()));
+    let empty = derived(move || lines.with(Vec::is_empty));
     // Changes once a day: then the clocks become dates.
-    let today =
-        Memo::new(move |_| LocalTime::new(app.now.get(), backend::local_offset_ms()).date());
+    let today = derived(move || LocalTime::new(app.now.get(), backend::local_offset_ms()).date());
     view! {
         <section class="card grow feedcard" aria-labelledby="activity-title">
             <div class="card-head"><h2 id="activity-title">"Activity"</h2></div>

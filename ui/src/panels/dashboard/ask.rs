@@ -11,6 +11,7 @@ use crate::{
         icon::{Icon, icon},
     },
     conversation::{Answer, Phase},
+    derived::{Derived, derived},
     format,
 };
 
@@ -21,7 +22,7 @@ const FOLLOW_PX: i32 = 48;
 pub(super) fn Ask() -> impl IntoView {
     let app = use_app();
     let model = app.active_model();
-    let usable = Memo::new(move |_| {
+    let usable = derived(move || {
         app.state.with(|s| {
             s.status.as_ref().is_some_and(|s| {
                 s.model.active.is_some()
@@ -29,7 +30,7 @@ pub(super) fn Ask() -> impl IntoView {
             })
         })
     });
-    let has_turns = Memo::new(move |_| app.chat.turns.with(|t| !t.is_empty()));
+    let has_turns = derived(move || app.chat.turns.with(|t| !t.is_empty()));
     let hint = move || match model.get() {
         Some(m) if m.demo => {
             "Demo model: writes code-like text, not useful for real work".to_owned()
@@ -173,11 +174,11 @@ fn Invitation() -> impl IntoView {
 fn TurnView(turn: Turn) -> impl IntoView {
     let app = use_app();
     let id = turn.id;
-    let last = Memo::new(move |_| app.chat.turns.with(|t| t.last().is_some_and(|t| t.id == id)));
+    let last = derived(move || app.chat.turns.with(|t| t.last().is_some_and(|t| t.id == id)));
     let answer = turn.answer;
     let part = |read: fn(&Answer) -> bool| {
         let answer = answer.clone();
-        Memo::new(move |_| answer.with(read))
+        derived(move || answer.with(read))
     };
     let waiting = part(|a| a.phase == Phase::Waiting);
     let writing = part(|a| a.phase == Phase::Writing);
@@ -187,7 +188,7 @@ fn TurnView(turn: Turn) -> impl IntoView {
     };
     let error = {
         let answer = answer.clone();
-        Memo::new(move |_| answer.with(|a| a.error.clone()))
+        derived(move || answer.with(|a| a.error.clone()))
     };
     view! {
         <div class="turn">
@@ -204,7 +205,7 @@ fn TurnView(turn: Turn) -> impl IntoView {
     }
 }
 
-fn failure(app: App, message: String, last: Memo<bool>) -> AnyView {
+fn failure(app: App, message: String, last: Derived<bool>) -> AnyView {
     let again = move |_| {
         if let Some(model) = app.active_model().get_untracked() {
             app.chat.retry(&model);
@@ -226,8 +227,8 @@ fn failure(app: App, message: String, last: Memo<bool>) -> AnyView {
 }
 
 #[component]
-fn Footer(answer: ArcRwSignal<Answer>, last: Memo<bool>) -> impl IntoView {
-    let facts = Memo::new(move |_| answer.with(facts));
+fn Footer(answer: ArcRwSignal<Answer>, last: Derived<bool>) -> impl IntoView {
+    let facts = derived(move || answer.with(facts));
     move || {
         facts.get().map(|facts| {
             let figures = facts
@@ -273,7 +274,7 @@ fn facts(answer: &Answer) -> Option<Facts> {
 }
 
 #[component]
-fn Composer(usable: Memo<bool>) -> impl IntoView {
+fn Composer(usable: Derived<bool>) -> impl IntoView {
     let app = use_app();
     let live = app.live();
     let model = app.active_model();

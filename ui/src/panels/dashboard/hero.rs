@@ -7,6 +7,7 @@ use crate::{
     app::use_app,
     backend,
     components::icon::{Icon, icon, mark},
+    derived::derived,
     headline::{self, Tone},
     state::Link,
 };
@@ -28,17 +29,17 @@ enum Offer {
 #[component]
 pub(super) fn Hero() -> impl IntoView {
     let app = use_app();
-    let line = Memo::new(move |_| {
+    let line = derived(move || {
         app.state.with(|s| headline::headline(s, app.now.get(), backend::local_offset_ms()))
     });
-    let tone = Memo::new(move |_| line.with(|l| l.tone));
+    let tone = derived(move || line.with(|l| l.tone));
     let glyph = move || match tone.get() {
         Tone::Serving | Tone::Ready => mark(),
         Tone::Paused => icon(Icon::Pause),
         Tone::Trouble => icon(Icon::Error),
         Tone::Waiting => icon(Icon::Idle),
     };
-    let offer = Memo::new(move |_| {
+    let offer = derived(move || {
         app.state.with(|s| match &s.status {
             Some(status) if s.link == Link::Live => match status.serving.state {
                 ServingState::Idle | ServingState::Serving => Offer::Pause,
@@ -55,14 +56,14 @@ pub(super) fn Hero() -> impl IntoView {
             _ => Offer::Nothing,
         })
     });
-    let title = Memo::new(move |_| line.with(|l| l.title.clone()));
-    let reason = Memo::new(move |_| line.with(|l| l.reason.clone()));
+    let title = derived(move || line.with(|l| l.title.clone()));
+    let reason = derived(move || line.with(|l| l.reason.clone()));
     view! {
         <section class=move || format!("hero card hero--{}", tone.get().class()) aria-labelledby="status-headline">
             <div class="hero-glyph">{glyph}</div>
             <div class="hero-text">
-                <h2 id="status-headline" role="status">{title}</h2>
-                <p id="status-reason">{reason}</p>
+                <h2 id="status-headline" role="status">{move || title.get()}</h2>
+                <p id="status-reason">{move || reason.get()}</p>
             </div>
             <div class="hero-acts">{move || acts(offer.get())}</div>
         </section>

@@ -14,6 +14,7 @@ use crate::{
         menu::Menu,
         spark::Spark,
     },
+    derived::derived,
     format::{self, LocalTime, UNKNOWN},
     panels::models::why_not,
 };
@@ -112,10 +113,10 @@ fn Uptime() -> impl IntoView {
     let app = use_app();
     let started = app.part(|s| s.node.started_at_ms);
     let crashes = app.part(|s| s.model.runner_crashes);
-    let up = Memo::new(move |_| {
+    let up = derived(move || {
         started.get().map_or(UNKNOWN.into(), |at| format::duration(app.now.get() - at))
     });
-    let since = Memo::new(move |_| {
+    let since = derived(move || {
         let offset = backend::local_offset_ms();
         let now = LocalTime::new(app.now.get(), offset);
         started.get().map_or(String::new(), |at| {
@@ -129,7 +130,7 @@ fn Uptime() -> impl IntoView {
     view! {
         <div class="strip-cell">
             <h3>"Uptime"</h3>
-            <p class="big num">{up}</p>
+            <p class="big num">{move || up.get()}</p>
             <p class="small faint" title=move || since.get()>{small}</p>
         </div>
     }

@@ -18,6 +18,7 @@ use crate::{
         dialog::Dialog,
         icon::{Icon, icon},
     },
+    derived::{Derived, derived},
     keyboard,
     words::{Tone, peer as words},
 };
@@ -40,7 +41,7 @@ pub(super) fn PeerDrawer() -> impl IntoView {
         }
         id
     });
-    let beat = Memo::new(move |_| app.now.get() / ASK_AGAIN_MS);
+    let beat = derived(move || app.now.get() / ASK_AGAIN_MS);
     Effect::new(move |_| {
         let Some(id) = target.get().filter(|_| live.get()) else { return };
         beat.track();
@@ -54,7 +55,7 @@ pub(super) fn PeerDrawer() -> impl IntoView {
         });
     });
     // The list's peer is newer than the details; without the list, as after a deep link, theirs.
-    let peer = Memo::new(move |_| {
+    let peer = derived(move || {
         let id = target.get()?;
         let listed = app.state.with(|s| s.peers.get(&id).map(Arc::clone));
         listed.or_else(|| answer.with(|a| Some(Arc::new(a.as_ref()?.as_ref().ok()?.peer.clone()))))
@@ -73,9 +74,9 @@ pub(super) fn PeerDrawer() -> impl IntoView {
 }
 
 #[component]
-fn Content(peer: Memo<Option<Arc<Peer>>>, answer: Answer) -> impl IntoView {
+fn Content(peer: Derived<Option<Arc<Peer>>>, answer: Answer) -> impl IntoView {
     let app = use_app();
-    let problem = Memo::new(move |_| answer.with(|a| a.as_ref()?.as_ref().err().cloned()));
+    let problem = derived(move || answer.with(|a| a.as_ref()?.as_ref().err().cloned()));
     let waiting = move || peer.with(Option::is_none) && problem.with(Option::is_none);
     let step = move |forward: bool| {
         let rows = app.mesh.rows.get_untracked();

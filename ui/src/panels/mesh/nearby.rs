@@ -6,6 +6,7 @@ use leptos::prelude::*;
 use crate::{
     app::{mesh::Who, use_app},
     components::icon::{Icon, icon},
+    derived::derived,
     words::mesh as words,
 };
 
@@ -18,7 +19,7 @@ pub(super) fn NearbyNodes() -> impl IntoView {
         list.sort_by_key(|n| (!n.asks_to_join, n.name.clone()));
         list
     });
-    let any = Memo::new(move |_| nearby.with(|n| n.as_ref().is_some_and(|n| !n.is_empty())));
+    let any = derived(move || nearby.with(|n| n.as_ref().is_some_and(|n| !n.is_empty())));
     view! {
         <Show when=move || any.get()>
             <section class="card" id="nearby" aria-labelledby="nearby-title">

@@ -6,7 +6,9 @@ mod row;
 use std::{collections::HashMap, ops::Range, sync::Arc, time::Duration};
 
 use agent_api::NodeId;
+use js_sys::{Function, Reflect};
 use leptos::{ev, html, prelude::*};
+use wasm_bindgen::JsCast;
 use web_sys::HtmlElement;
 
 use self::row::Row;
@@ -17,6 +19,7 @@ use crate::{
         icon::{Icon, icon},
         menu::Menu,
     },
+    derived::{Derived, derived},
     format,
     mesh::{
         order::{self, Column, PathFilter, Sort},
@@ -31,7 +34,7 @@ const REORDER_MS: i64 = 5_000;
 const COVERED: f64 = 52.0 + 34.0;
 
 /// Place of every row, by its peer.
-type Places = Memo<Arc<HashMap<NodeId, usize>>>;
+type Places = Derived<Arc<HashMap<NodeId, usize>>>;
 
 /// What the table shows, and what of it is in view.
 #[derive(Clone, Copy)]
@@ -42,7 +45,7 @@ struct Table {
     filter: RwSignal<PathFilter>,
     /// The pointer or the focus is on the rows.
     held: RwSignal<bool>,
-    rows: Memo<Vec<NodeId>>,
+    rows: Derived<Vec<NodeId>>,
     places: Places,
     range: RwSignal<Range<usize>>,
     /// The row that the tab key goes to.
@@ -56,8 +59,8 @@ impl Table {
         let typed = RwSignal::new(String::new());
         let filter = RwSignal::new(PathFilter::default());
         let held = RwSignal::new(false);
-        let members = Memo::new(move |_| app.state.with(|s| s.peers.members()));
-        let beat = Memo::new(move |_| app.now.get() / REORDER_MS);
+        let members = derived(move || app.state.with(|s| s.peers.members()));
+        let beat = derived(move || app.now.get() / REORDER_MS);
         type Query = (Sort, PathFilter, String);
         let ordered = Memo::new(move |before: Option<&(Query, Vec<NodeId>)>| {
             let query = (sort.get(), filter.get(), typed.get());
@@ -75,8 +78,8 @@ impl Table {
             };
             (query, rows)
         });
-        let rows = Memo::new(move |_| ordered.with(|(_, rows)| rows.clone()));
-        let places = Memo::new(move |_| {
+        let rows = derived(move || ordered.with(|(_, rows)| rows.clone()));
+        let places = derived(move || {
             let place = |(place, id): (usize, &NodeId)| (id.clone(), place);
             rows.with(|rows| Arc::new(rows.iter().enumerate().map(place).collect()))
         });
@@ -98,7 +101,7 @@ impl Table {
     fn view(self) -> Option<(HtmlElement, f64, f64)> {
         let body = self.body.get_untracked()?;
         let main = main()?;
-        let above = main.get_bounding_client_rect().top() - body.get_bounding_client_rect().top();
+        let above = top(&main)? - top(&body)?;
         let height = f64::from(main.client_height());
         Some((main, above, height))
     }
@@ -148,8 +151,15 @@ impl Table {
     }
 }
 
+/// Where an element begins in the window. Through `Reflect`, because the page needs nothing else of
+/// the large type that the typed call answers with.
+fn top(element: &web_sys::Element) -> Option<f64> {
+    let ask: Function =
+        Reflect::get(element, &"getBoundingClientRect".into()).ok()?.dyn_into().ok()?;
+    Reflect::get(&ask.call0(element).ok()?, &"top".into()).ok()?.as_f64()
+}
+
 fn main() -> Option<HtmlElement> {
-    use wasm_bindgen::JsCast;
     document().get_element_by_id("main")?.dyn_into().ok()
 }
 
@@ -167,7 +177,7 @@ pub(super) fn Peers() -> impl IntoView {
     });
     let resized = window_event_listener(ev::resize, move |_| table.measure());
     on_cleanup(move || resized.remove());
-    let loaded = Memo::new(move |_| app.state.with(|s| s.peers.loaded()));
+    let loaded = derived(move || app.state.with(|s| s.peers.loaded()));
     view! {
         <section class="card" id="peers" aria-labelledby="peers-title">
             <Head table/>
@@ -190,7 +200,7 @@ fn Head(table: Table) -> impl IntoView {
     let app = table.app;
     let open = RwSignal::new(false);
     let all = app.mesh_part(words::peer_count);
-    let known = Memo::new(move |_| app.state.with(|s| s.peers.iter().count()));
+    let known = derived(move || app.state.with(|s| s.peers.iter().count()));
     let filtered =
         move || table.filter.get() != PathFilter::All || table.typed.with(|t| !t.trim().is_empty());
     let count = move || {
@@ -260,7 +270,6 @@ fn Rows(table: Table) -> impl IntoView {
     let below = move || gap(total().saturating_sub(table.range.with(|r| r.end)));
     let hold = move |on: bool| table.held.set(on);
     let left = move |event: ev::FocusEvent| {
-        use wasm_bindgen::JsCast;
         let to = event.related_target().and_then(|t| t.dyn_into::<web_sys::Node>().ok());
         let inside = table.body.get_untracked().is_some_and(|b| b.contains(to.as_ref()));
         if !inside {

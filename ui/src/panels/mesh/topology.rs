@@ -6,6 +6,8 @@ use leptos::{ev, prelude::*};
 use crate::{
     app::{App, use_app},
     components::icon::{Icon, icon},
+    derived::{Derived, derived},
+    format,
     mesh::{self, Dot, Kind, labels::Label, land, map, rings},
     route, storage,
     words::mesh as words,
@@ -32,7 +34,7 @@ impl View {
 }
 
 #[component]
-pub(super) fn Topology(anybody: Memo<bool>) -> impl IntoView {
+pub(super) fn Topology(anybody: Derived<bool>) -> impl IntoView {
     let app = use_app();
     let remembered = storage::get(VIEW).as_deref() == Some(View::Latency.name());
     let shown = RwSignal::new(if remembered { View::Latency } else { View::Map });
@@ -73,8 +75,8 @@ pub(super) fn Topology(anybody: Memo<bool>) -> impl IntoView {
 }
 
 /// Changes when the pictures are to be drawn anew.
-fn redraw(app: App) -> Memo<(u64, i64, Option<String>)> {
-    Memo::new(move |_| {
+fn redraw(app: App) -> Derived<(u64, i64, Option<String>)> {
+    derived(move || {
         let beat = app.now.get() / REDRAW_MS;
         app.state.with(|s| {
             let region = s.mesh.as_ref().and_then(|m| m.own.region.clone());
@@ -90,9 +92,9 @@ fn own_name(app: App) -> String {
 }
 
 #[component]
-fn Map(redraw: Memo<(u64, i64, Option<String>)>) -> impl IntoView {
+fn Map(redraw: Derived<(u64, i64, Option<String>)>) -> impl IntoView {
     let app = use_app();
-    let drawn = Memo::new(move |_| {
+    let drawn = derived(move || {
         let (_, _, region) = redraw.get();
         let name = own_name(app);
         app.state.with_untracked(|s| map::draw(s.peers.iter(), &name, region.as_deref()))
@@ -125,9 +127,9 @@ fn Map(redraw: Memo<(u64, i64, Option<String>)>) -> impl IntoView {
 }
 
 #[component]
-fn Latency(redraw: Memo<(u64, i64, Option<String>)>) -> impl IntoView {
+fn Latency(redraw: Derived<(u64, i64, Option<String>)>) -> impl IntoView {
     let app = use_app();
-    let drawn = Memo::new(move |_| {
+    let drawn = derived(move || {
         redraw.track();
         let name = own_name(app);
         app.state.with_untracked(|s| rings::draw(s.peers.iter(), &name))
@@ -195,13 +197,16 @@ fn dot(app: App, dot: Dot) -> AnyView {
     };
     let title = dot.title.clone();
     view! {
-        <a href=href aria-label=title on:click=open>
-            <g class=class transform=place>
-                <title>{dot.title}</title>
-                <circle class="mhit" r=format!("{:.1}", radius.max(9.0))></circle>
-                {shape}
-            </g>
-        </a>
+        // Inside a group, so that the link is one of SVG and not of HTML.
+        <g>
+            <a href=href aria-label=title on:click=open>
+                <g class=class transform=place>
+                    <title>{dot.title}</title>
+                    <circle class="mhit" r=format!("{:.1}", radius.max(9.0))></circle>
+                    {shape}
+                </g>
+            </a>
+        </g>
     }
     .into_any()
 }
@@ -221,9 +226,9 @@ fn labels(labels: Vec<Label>) -> AnyView {
 }
 
 #[component]
-fn Legend(redraw: Memo<(u64, i64, Option<String>)>) -> impl IntoView {
+fn Legend(redraw: Derived<(u64, i64, Option<String>)>) -> impl IntoView {
     let app = use_app();
-    let counts = Memo::new(move |_| {
+    let counts = derived(move || {
         redraw.track();
         app.state.with_untracked(|s| mesh::counts(s.peers.iter()))
     });
@@ -237,7 +242,7 @@ fn Legend(redraw: Memo<(u64, i64, Option<String>)>) -> impl IntoView {
         view! {
             <li>
                 <svg width="12" height="10" aria-hidden="true"><g class=class>{shape}</g></svg>
-                {kind.title()}" "<b>{count.to_string()}</b>
+                {kind.title()}" "<b>{format::count(count as u64)}</b>
             </li>
         }
     };

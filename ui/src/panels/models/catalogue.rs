@@ -18,6 +18,7 @@ use crate::{
         banner::Banner,
         icon::{Icon, icon},
     },
+    derived::derived,
     words::{
         catalogue::{self as words, Filter},
         pull,
@@ -93,7 +94,7 @@ pub(super) fn Catalogue() -> impl IntoView {
     let live = app.live();
     let installed =
         app.library.part(|list| list.models.iter().map(|m| m.id.clone()).collect::<Vec<_>>());
-    let kept = Memo::new(move |_| {
+    let kept = derived(move || {
         app.state.with(|s| {
             let s = s.settings.as_ref()?;
             Some((s.ram_reserve_bytes, s.gpu_reserve_bytes, s.context_length, s.parallel))
@@ -188,7 +189,7 @@ fn by_name(app: App, search: Search) -> Option<AnyView> {
 #[component]
 fn Rows(search: Search) -> impl IntoView {
     let app = use_app();
-    let shown = Memo::new(move |_| {
+    let shown = derived(move || {
         search.answer.with(|answer| {
             let data = answer.as_ref()?.as_ref().ok()?;
             let filters = search.filters.get();
@@ -281,7 +282,7 @@ fn none_found(app: App, search: Search) -> AnyView {
 fn Row(entry: CatalogueEntry) -> impl IntoView {
     let chosen = RwSignal::new(words::first_choice(&entry.variants));
     let variants = StoredValue::new(entry.variants.clone());
-    let variant = Memo::new(move |_| variants.with_value(|v| v.get(chosen.get()).cloned()));
+    let variant = derived(move || variants.with_value(|v| v.get(chosen.get()).cloned()));
     let label = format!("Quantization of {}", entry.title);
     let facts = words::facts(&entry);
     let options = entry
@@ -328,7 +329,7 @@ fn Act(variant: CatalogueVariant, title: String) -> impl IntoView {
     let app = use_app();
     let name = variant.pull.clone();
     let here = variant.installed;
-    let stage = Memo::new(move |_| {
+    let stage = derived(move || {
         let pulls = |state: &crate::state::AppState| {
             let pull = state.pulls.iter().find(|p| p.model == name)?;
             Some(match pull::under_way(pull) {

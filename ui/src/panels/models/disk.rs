@@ -9,6 +9,7 @@ use crate::{
         answer::CopyButton,
         icon::{Icon, icon},
     },
+    derived::Derived,
     format,
 };
 
@@ -88,7 +89,7 @@ fn bar(disk: &DiskUse) -> AnyView {
 
 /// The budget, changed in its place.
 #[component]
-fn Budget(disk: Memo<Option<DiskUse>>) -> impl IntoView {
+fn Budget(disk: Derived<Option<DiskUse>>) -> impl IntoView {
     let editing = RwSignal::new(false);
     let budget = move || disk.get().and_then(|d| d.budget_bytes);
     move || {

@@ -13,6 +13,7 @@ use crate::{
         icon::{Icon, icon},
         menu::Menu,
     },
+    derived::derived,
     format,
     words::model::{self as words, Primary},
 };
@@ -21,7 +22,7 @@ use crate::{
 pub(super) fn Installed() -> impl IntoView {
     let app = use_app();
     // Only which of these is shown; the rows follow the list by themselves.
-    let shape = Memo::new(move |_| {
+    let shape = derived(move || {
         app.library.list.with(|list| match list {
             None => Shape::Loading,
             Some(Err(why)) => Shape::Failed(why.clone()),
@@ -174,8 +175,8 @@ fn Row(id: String) -> impl IntoView {
 #[component]
 fn Act(id: String, model: Memo<Option<InstalledModel>>) -> impl IntoView {
     let app = use_app();
-    let busy = Memo::new(move |_| app.library.is_busy(&id));
-    let action = Memo::new(move |_| {
+    let busy = derived(move || app.library.is_busy(&id));
+    let action = derived(move || {
         model.with(|m| m.as_ref().and_then(|m| Some((words::primary(m)?, m.name.clone()))))
     });
     move || {

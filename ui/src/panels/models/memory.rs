@@ -15,6 +15,7 @@ use crate::{
     app::use_app,
     backend,
     components::badge::fit_badge,
+    derived::derived,
     format,
     words::{
         memory::{self as words, MemoryUse},
@@ -28,17 +29,17 @@ const MOVING: Duration = Duration::from_millis(120);
 #[component]
 pub(super) fn Memory() -> impl IntoView {
     let app = use_app();
-    let memory = Memo::new(move |_| {
+    let memory = derived(move || {
         let hardware = app.library.hardware.get()?.ok()?;
         let settings = app.state.with(|s| s.settings.clone())?;
         Some(words::memory_use(&hardware, &settings, &app.library.models()))
     });
-    let title = Memo::new(move |_| memory.with(|m| m.as_ref().map_or("Memory", |m| m.title)));
-    let device = Memo::new(move |_| memory.with(|m| m.as_ref().map(|m| m.device.clone())));
+    let title = derived(move || memory.with(|m| m.as_ref().map_or("Memory", |m| m.title)));
+    let device = derived(move || memory.with(|m| m.as_ref().map(|m| m.device.clone())));
     view! {
         <section class="card" aria-labelledby="memory-title" id="memory">
             <div class="card-head">
-                <h2 id="memory-title">{title}</h2><span class="push faint small trunc">{device}</span>
+                <h2 id="memory-title">{move || title.get()}</h2><span class="push faint small trunc">{move || device.get()}</span>
             </div>
             <div class="card-body stack">
                 {move || match memory.get() {
@@ -243,7 +244,7 @@ fn ask(
 #[component]
 fn KeepAlive() -> impl IntoView {
     let app = use_app();
-    let now = Memo::new(move |_| app.state.with(|s| s.settings.as_ref().map(|s| s.keep_alive_s)));
+    let now = derived(move || app.state.with(|s| s.settings.as_ref().map(|s| s.keep_alive_s)));
     let change = move |event| {
         if let Ok(seconds) = event_target_value(&event).parse() {
             app.patch_settings(SettingsPatch { keep_alive_s: Some(seconds), ..Default::default() });

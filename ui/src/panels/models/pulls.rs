@@ -12,6 +12,7 @@ use crate::{
         badge::fit_badge,
         icon::{Icon, icon},
     },
+    derived::derived,
     format,
     words::pull as words,
 };
@@ -23,7 +24,7 @@ const MB: u64 = 1_000_000;
 #[component]
 pub(super) fn Pulls() -> impl IntoView {
     let app = use_app();
-    let ids = Memo::new(move |_| {
+    let ids = derived(move || {
         app.state.with(|s| s.pulls.iter().map(|p| p.id.clone()).collect::<Vec<_>>())
     });
     let any = move || ids.with(|ids| !ids.is_empty());
@@ -47,7 +48,7 @@ pub(super) fn Pulls() -> impl IntoView {
 #[component]
 fn Limit() -> impl IntoView {
     let app = use_app();
-    let limit = Memo::new(move |_| {
+    let limit = derived(move || {
         app.state.with(|s| s.settings.as_ref().and_then(|s| s.download_limit)).unwrap_or(0)
     });
     let change = move |event| {
@@ -89,7 +90,7 @@ fn Row(id: String) -> impl IntoView {
     });
     // Its own memo: the elements stay while numbers change, else a button that is being pressed
     // would go away under the finger.
-    let known = Memo::new(move |_| pull.with(Option::is_some));
+    let known = derived(move || pull.with(Option::is_some));
     move || known.get().then(|| view! { <Lines id=id.clone() pull/> })
 }
 
@@ -106,7 +107,7 @@ fn Lines(id: String, pull: Memo<Option<Pull>>) -> impl IntoView {
         move || pull.with(|p| p.as_ref().and_then(|p| words::percent(p.done_bytes, p.size_bytes)));
     let bar = move || pull.with(|p| p.as_ref().map_or("bar", words::bar));
     let state = move || pull.with(|p| p.as_ref().and_then(|p| words::state(p, app.now.get())));
-    let fit = Memo::new(move |_| pull.with(|p| p.as_ref().and_then(|p| p.fit.clone())));
+    let fit = derived(move || pull.with(|p| p.as_ref().and_then(|p| p.fit.clone())));
     let whole = text(|p| {
         let percent = words::percent(p.done_bytes, p.size_bytes)?;
         (p.state != PullState::Done).then(|| format::percent(percent as f64))
@@ -159,7 +160,7 @@ fn Lines(id: String, pull: Memo<Option<Pull>>) -> impl IntoView {
 #[component]
 fn Act(pull: Memo<Option<Pull>>) -> impl IntoView {
     let app = use_app();
-    let now = Memo::new(move |_| {
+    let now = derived(move || {
         pull.with(|p| p.as_ref().map(|p| (p.state, p.id.clone(), p.model.clone())))
     });
     let installed = move |model: &str| app.library.model(model).is_some_and(|m| !m.active);
@@ -209,7 +210,7 @@ fn Act(pull: Memo<Option<Pull>>) -> impl IntoView {
 fn Cancel(pull: Memo<Option<Pull>>) -> impl IntoView {
     let app = use_app();
     let done =
-        Memo::new(move |_| pull.with(|p| p.as_ref().is_none_or(|p| p.state == PullState::Done)));
+        derived(move || pull.with(|p| p.as_ref().is_none_or(|p| p.state == PullState::Done)));
     let cancel = move |_| {
         let Some(pull) = pull.get_untracked() else { return };
         if words::lost_by_cancel(&pull).is_some() {

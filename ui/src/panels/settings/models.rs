@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     app::{App, use_app},
+    derived::derived,
     words::{memory::usable_gpu, model as words},
 };
 
@@ -87,8 +88,7 @@ fn disk(view: View) -> impl IntoView {
 fn memory(app: App, view: View) -> impl IntoView {
     let keep =
         words::KEEP_ALIVE.iter().map(|(s, name)| (s.to_string(), (*name).to_owned())).collect();
-    let gpu =
-        Memo::new(move |_| hardware(app, |h| usable_gpu(h).map(|g| g.name.clone())).flatten());
+    let gpu = derived(move || hardware(app, |h| usable_gpu(h).map(|g| g.name.clone())).flatten());
     view! {
         <section class="card">
             <div class="card-head card-head--line"><h3 class="h-card">"Memory"</h3></div>

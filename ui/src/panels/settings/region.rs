@@ -7,7 +7,7 @@ use super::{
     View,
     row::{Row, Saved, known, save},
 };
-use crate::{keyboard, mesh::places};
+use crate::{derived::derived, keyboard, mesh::places};
 
 const FIELD: &str = "mesh.region";
 /// What the patch calls this computer's own zone.
@@ -46,7 +46,7 @@ pub(super) fn RegionRow(view: View) -> impl IntoView {
     let open = RwSignal::new(false);
     let typed = RwSignal::new(String::new());
     let chosen = RwSignal::new(0_usize);
-    let found = Memo::new(move |_| if open.get() { choices(&typed.get()) } else { Vec::new() });
+    let found = derived(move || if open.get() { choices(&typed.get()) } else { Vec::new() });
     let close = move || {
         open.set(false);
         typed.set(String::new());

@@ -16,6 +16,7 @@ use crate::{
         dialog::Dialog,
         icon::{Icon, icon},
     },
+    derived::derived,
 };
 
 const FIELD: &str = "registries";
@@ -26,7 +27,7 @@ pub(super) fn Registries(view: View) -> impl IntoView {
     // `Some("")` is a new one, `Some(host)` one that is being changed.
     let editing = RwSignal::new(None::<Registry>);
     let login = RwSignal::new(None::<String>);
-    let list = Memo::new(move |_| known(view).map(|v| v.settings.registries).unwrap_or_default());
+    let list = derived(move || known(view).map(|v| v.settings.registries).unwrap_or_default());
     let rows =
         move || list.get().into_iter().map(|r| row(view, saved, editing, login, r)).collect_view();
     view! {

@@ -11,6 +11,7 @@ use super::View;
 use crate::{
     backend,
     components::icon::{Icon, icon},
+    derived::derived,
     format,
 };
 
@@ -269,7 +270,7 @@ pub(super) fn ListRow(
     patch: fn(Vec<String>) -> SettingsPatch,
 ) -> impl IntoView {
     let saved = RwSignal::new(Saved::default());
-    let list = Memo::new(move |_| known(view).map(|v| read(&v.settings)).unwrap_or_default());
+    let list = derived(move || known(view).map(|v| read(&v.settings)).unwrap_or_default());
     let typed = NodeRef::<html::Input>::new();
     let submit = move |event: leptos::ev::SubmitEvent| {
         event.prevent_default();
@@ -386,7 +387,7 @@ pub(super) fn KeyRow(view: View) -> impl IntoView {
     const FIELD: &str = "api_key";
     let saved = RwSignal::new(Saved::default());
     let typed = NodeRef::<html::Input>::new();
-    let set = Memo::new(move |_| known(view).is_some_and(|v| v.api_key_set));
+    let set = derived(move || known(view).is_some_and(|v| v.api_key_set));
     let send = move |key: String| {
         save(view, FIELD, SettingsPatch { api_key: Some(key), ..SettingsPatch::default() }, saved);
     };

@@ -15,6 +15,7 @@ use crate::{
         icon::{Icon, icon},
         spark::Spark,
     },
+    derived::{Derived, derived},
     format::{self, LocalTime, UNKNOWN},
     words::{Badge, Tone, model, peer as words},
 };
@@ -27,8 +28,8 @@ const LINE_WIDTH: f64 = 168.0;
 fn part<T: PartialEq + Send + Sync + 'static>(
     answer: Answer,
     read: impl Fn(&PeerDetails) -> T + Send + Sync + 'static,
-) -> Memo<Option<T>> {
-    Memo::new(move |_| answer.with(|a| a.as_ref()?.as_ref().ok().map(&read)))
+) -> Derived<Option<T>> {
+    derived(move || answer.with(|a| a.as_ref()?.as_ref().ok().map(&read)))
 }
 
 fn facts(facts: Vec<(&'static str, String)>) -> AnyView {
@@ -48,9 +49,9 @@ fn finding(values: &[f64]) -> String {
 }
 
 #[component]
-pub(super) fn Latency(peer: Memo<Option<Arc<Peer>>>, answer: Answer) -> impl IntoView {
+pub(super) fn Latency(peer: Derived<Option<Arc<Peer>>>, answer: Answer) -> impl IntoView {
     let history = part(answer, |d| d.rtt_history.clone());
-    let now = Memo::new(move |_| peer.with(|p| p.as_ref()?.rtt_ms));
+    let now = derived(move || peer.with(|p| p.as_ref()?.rtt_ms));
     let values = Signal::derive(move || history.get().unwrap_or_default());
     let span = move || values.with(|v| finding(v));
     view! {

@@ -11,6 +11,7 @@ use leptos::{ev, prelude::*};
 use super::Table;
 use crate::{
     components::icon::icon,
+    derived::derived,
     format::UNKNOWN,
     mesh::{Kind, order::Column},
     route,
@@ -46,7 +47,7 @@ pub(super) fn Row(id: NodeId, table: Table) -> impl IntoView {
             .or_else(|| before.cloned().flatten())
     });
     let own = StoredValue::new(id.clone());
-    let place = Memo::new(move |_| table.places.with(|p| own.with_value(|id| p.get(id).copied())));
+    let place = derived(move || table.places.with(|p| own.with_value(|id| p.get(id).copied())));
     // One row is reached with the tab key: the one that had the focus, or the first.
     let tab = move || {
         let current = table.current.with(|c| {

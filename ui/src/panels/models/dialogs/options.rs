@@ -18,6 +18,7 @@ use crate::{
         dialog::Dialog,
         icon::{Icon, icon},
     },
+    derived::derived,
     format,
     words::memory::{context_stops, usable_gpu},
 };
@@ -109,7 +110,7 @@ fn Form(model: InstalledModel) -> impl IntoView {
         asked: StoredValue::new(0),
     };
     let before = model.options.clone();
-    let changed = Memo::new(move |_| draft.options.with(|o| *o != before));
+    let changed = derived(move || draft.options.with(|o| *o != before));
     let saved = model.id.clone();
     let save = move |_| {
         app.library.options.set(None);
