@@ -2,14 +2,13 @@
 //!
 //! Its membership (HyParView) is used as it is. Its broadcast (Plumtree) pushes records along a
 //! tree and only ids along the other links. With every node an author and several records under
-//! way at once that tree never settles: at 100 nodes it sent each record 1.9 times and took up to
-//! 580 ms in the simulator, and slower timers made it slower without sending less. So no link is
-//! part of a tree here: an author pushes to its neighbours, and from there a node tells ids and is
-//! asked for what is missing. Each record then comes once, by the fastest way, at three times the
-//! delay of a push per hop.
+//! way at once that tree never settles: at 100 nodes each record came 1.9 times and took up to
+//! 580 ms in the simulator, and other timers did not help. So no link is part of a tree here.
+//! Near its author, where hardly anybody has it, a record is pushed to every neighbour; after
+//! that a node tells ids, and is asked at once for what is missing. See `sim/scale.rs`.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::Duration,
 };
 
@@ -23,7 +22,7 @@ use tokio::time::Instant;
 
 use super::{
     limits::Recent,
-    mirror::{self, MessageId},
+    mirror::{self, IHave, MessageId},
     wire::gossip_frame,
 };
 use crate::mesh::{MeshId, NodeKey};
@@ -34,6 +33,8 @@ const IDS_KEPT: Duration = Duration::from_secs(90);
 const MOST_IDS: usize = 4_096;
 /// Ids that peers promised and that are waited for; the protocol itself keeps them without bound.
 const MOST_AWAITED: usize = 4_096;
+/// Neighbours that have an awaited message; there are five of them.
+const MOST_HOLDERS: usize = 4;
 /// A promise that is not kept within that time is broken.
 const AWAIT: Duration = Duration::from_secs(20);
 /// Broken promises after which the protocol's state is made anew, which frees what it kept of them.
@@ -63,6 +64,17 @@ pub(super) struct Traffic {
     pub(super) control: u64,
 }
 
+/// A record that a neighbour told of.
+#[derive(Debug)]
+struct Awaited {
+    /// Who was asked last.
+    peer: NodeKey,
+    /// When the promise counts as broken.
+    until: Duration,
+    /// Who else has it, and over how many hops.
+    others: Vec<(NodeKey, u16)>,
+}
+
 #[derive(Debug)]
 pub(super) struct Broadcast {
     state: State<NodeKey, StdRng>,
@@ -76,7 +88,9 @@ pub(super) struct Broadcast {
     passed: Recent<MessageId>,
     /// Ids of messages that were refused: their other copies need no second look.
     refused: Recent<MessageId>,
-    awaited: BTreeMap<MessageId, (Duration, NodeKey)>,
+    awaited: BTreeMap<MessageId, Awaited>,
+    /// When the next holder of an awaited record is asked; in order, because all wait as long.
+    asks: VecDeque<(Duration, MessageId)>,
     pub(super) broken: usize,
     pub(super) traffic: Traffic,
 }
@@ -97,6 +111,7 @@ impl Broadcast {
             passed: Recent::new(IDS_KEPT, MOST_IDS),
             refused: Recent::new(IDS_KEPT, MOST_IDS),
             awaited: BTreeMap::new(),
+            asks: VecDeque::new(),
             broken: 0,
             traffic: Traffic::default(),
         }
@@ -112,7 +127,9 @@ impl Broadcast {
     }
 
     pub(super) fn deadline(&self) -> Option<Duration> {
-        self.timers.first_key_value().map(|((at, _), _)| *at)
+        let timer = self.timers.first_key_value().map(|((at, _), _)| *at);
+        let ask = self.asks.front().map(|(at, _)| *at);
+        timer.into_iter().chain(ask).min()
     }
 
     pub(super) fn has_passed(&self, id: &MessageId) -> bool {
@@ -134,31 +151,60 @@ impl Broadcast {
         self.passed.insert(id, now);
     }
 
-    /// A peer says that it has this message. False: too many are waited for already.
-    pub(super) fn awaits(&mut self, id: MessageId, peer: NodeKey, now: Duration) -> bool {
-        if self.awaited.contains_key(&id) || self.passed.contains(&id) {
-            return true;
+    /// A neighbour says that it has this message. True: the protocol should ask it; otherwise
+    /// somebody was asked already, and it is asked if that one does not answer.
+    pub(super) fn awaits(&mut self, have: &IHave, peer: NodeKey, now: Duration) -> bool {
+        if self.passed.contains(&have.id) {
+            return false;
         }
-        let room = self.awaited.len() < MOST_AWAITED;
-        if room {
-            self.awaited.insert(id, (now + AWAIT, peer));
+        if let Some(awaited) = self.awaited.get_mut(&have.id) {
+            if awaited.others.len() < MOST_HOLDERS {
+                awaited.others.push((peer, have.round));
+            }
+            return false;
         }
-        room
+        if self.awaited.len() >= MOST_AWAITED {
+            return false;
+        }
+        let awaited = Awaited { peer, until: now + AWAIT, others: Vec::new() };
+        self.awaited.insert(have.id, awaited);
+        self.asks.push_back((now + ASK_NEXT, have.id));
+        true
     }
 
     /// Who promised messages and did not have them.
     pub(super) fn broken_promises(&mut self, now: Duration) -> Vec<NodeKey> {
         let before = self.awaited.len();
         let mut who = Vec::new();
-        self.awaited.retain(|_, (until, peer)| {
-            let waits = *until > now;
+        self.awaited.retain(|_, awaited| {
+            let waits = awaited.until > now;
             if !waits {
-                who.push(*peer);
+                who.push(awaited.peer);
             }
             waits
         });
         self.broken += before - self.awaited.len();
         who
+    }
+
+    /// Asks the next holder of what did not come.
+    fn ask_others(&mut self, now: Duration) -> Vec<Step> {
+        let mut steps = Vec::new();
+        while let Some((at, id)) = self.asks.front().copied()
+            && at <= now
+        {
+            self.asks.pop_front();
+            let Some(awaited) = self.awaited.get_mut(&id) else { continue };
+            if awaited.others.is_empty() {
+                continue;
+            }
+            let (peer, round) = awaited.others.remove(0);
+            awaited.peer = peer;
+            self.asks.push_back((now + ASK_NEXT, id));
+            let message = mirror::have(self.topic.as_bytes(), id, round);
+            steps.extend(self.receive_mirrored(peer, &message, now));
+        }
+        steps
     }
 
     pub(super) fn join(&mut self, peers: Vec<NodeKey>, now: Duration) -> Vec<Step> {
@@ -176,21 +222,44 @@ impl Broadcast {
     pub(super) fn publish(&mut self, content: Bytes, now: Duration) -> Vec<Step> {
         let id = *blake3::hash(&content).as_bytes();
         self.pass(id, now);
-        let message = mirror::data(self.topic.as_bytes(), id, &content);
-        let frame = gossip_frame(|mut bytes| {
-            bytes.extend(mirror::encode(&message)?);
-            Some(bytes)
-        });
-        let mut steps: Vec<_> = frame.map_or(Vec::new(), |frame| {
-            self.neighbours.iter().map(|peer| Step::Send(*peer, frame.clone())).collect()
-        });
+        let mut steps = self.push(id, &content, 0, None);
         let command = Command::Broadcast(content, Scope::Swarm);
         steps.extend(self.handle(InEvent::Command(self.topic, command), now));
         steps
     }
 
+    /// Passes a record on unasked that is near its author: hardly anybody has it there. `nodes`:
+    /// size of the mesh.
+    pub(super) fn push_early(
+        &self,
+        from: NodeKey,
+        data: &mirror::Data<'_>,
+        nodes: usize,
+    ) -> Vec<Step> {
+        match data.scope {
+            mirror::Scope::Swarm(hops) if hops + 1 < pushed_hops(nodes) => {
+                self.push(data.id, data.content, hops + 1, Some(from))
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn push(&self, id: MessageId, content: &[u8], hops: u16, but: Option<NodeKey>) -> Vec<Step> {
+        let message = mirror::data(self.topic.as_bytes(), id, content, hops);
+        let frame = gossip_frame(|mut bytes| {
+            bytes.extend(mirror::encode(&message)?);
+            Some(bytes)
+        });
+        let Some(frame) = frame else { return Vec::new() };
+        let others = self.neighbours.iter().filter(|peer| Some(**peer) != but);
+        others.map(|peer| Step::Send(*peer, frame.clone())).collect()
+    }
+
     pub(super) fn disconnected(&mut self, peer: NodeKey, now: Duration) -> Vec<Step> {
-        self.awaited.retain(|_, (_, promised_by)| *promised_by != peer);
+        self.awaited.retain(|_, awaited| {
+            awaited.others.retain(|(holder, _)| *holder != peer);
+            awaited.peer != peer || !awaited.others.is_empty()
+        });
         self.handle(InEvent::PeerDisconnected(peer), now)
     }
 
@@ -217,7 +286,7 @@ impl Broadcast {
     }
 
     pub(super) fn tick(&mut self, now: Duration) -> Vec<Step> {
-        let mut steps = Vec::new();
+        let mut steps = self.ask_others(now);
         // A timer that schedules itself for now would keep this loop alive; none does, but the
         // protocol is not ours.
         for _ in 0..1_024 {
@@ -282,6 +351,17 @@ impl Broadcast {
             self.state.handle(word, self.base + now, None).for_each(drop);
         }
     }
+}
+
+/// Hops over which records are pushed: as long as the last hop makes fewer copies than there are nodes.
+fn pushed_hops(nodes: usize) -> u16 {
+    let mut hops = 1;
+    let mut copies = 5;
+    while copies * 4 <= nodes {
+        copies *= 4;
+        hops += 1;
+    }
+    hops
 }
 
 fn config() -> Config {

@@ -113,9 +113,11 @@ impl Membership {
             Gossip::IHave(list) => {
                 let before = list.len();
                 list.retain(|have| {
-                    !self.broadcast.was_refused(&have.id)
-                        && self.broadcast.awaits(have.id, peer, now)
+                    !self.broadcast.was_refused(&have.id) && self.broadcast.awaits(have, peer, now)
                 });
+                if list.is_empty() {
+                    return;
+                }
                 if list.len() < before {
                     message.content = Content::Gossip(gossip);
                     let steps = self.broadcast.receive_mirrored(peer, &message, now);
@@ -154,6 +156,9 @@ impl Membership {
         match self.believe(peer, data.content) {
             Ok(()) => {
                 self.broadcast.pass(data.id, now);
+                let nodes = self.directory.present();
+                let steps = self.broadcast.push_early(peer, data, nodes);
+                self.carry_out(steps);
                 true
             }
             Err(refusal) => {

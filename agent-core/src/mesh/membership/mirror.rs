@@ -123,7 +123,7 @@ pub(super) struct Graft {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct IHave {
     pub(super) id: MessageId,
-    round: u16,
+    pub(super) round: u16,
 }
 
 /// Reads a message; `None`: damaged, or outside the bounds.
@@ -140,10 +140,20 @@ pub(super) fn encode(message: &Message<'_>) -> Option<Vec<u8>> {
     postcard::to_stdvec(message).ok()
 }
 
-/// A message with a record, as its author sends it.
-pub(super) fn data<'a>(topic: &[u8; 32], id: MessageId, content: &'a [u8]) -> Message<'a> {
-    let data = Data { id, content, scope: Scope::Swarm(0) };
+/// A message with a record that has made so many hops.
+pub(super) fn data<'a>(
+    topic: &[u8; 32],
+    id: MessageId,
+    content: &'a [u8],
+    hops: u16,
+) -> Message<'a> {
+    let data = Data { id, content, scope: Scope::Swarm(hops) };
     Message { topic: *topic, content: Content::Gossip(Gossip::Data(data)) }
+}
+
+/// Tells that a record is there.
+pub(super) fn have(topic: &[u8; 32], id: MessageId, round: u16) -> Message<'static> {
+    Message { topic: *topic, content: Content::Gossip(Gossip::IHave(vec![IHave { id, round }])) }
 }
 
 /// The word after which a peer gets ids first and records when it asks.

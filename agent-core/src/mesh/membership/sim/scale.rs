@@ -88,7 +88,7 @@ fn a_thousand_nodes_hear_a_record_within_800_ms() {
     let (seed, _guard) = seed(1_000);
     let mut sim = Sim::new(seed);
     let wall = std::time::Instant::now();
-    sim.grow(std::env::var("SIMN").map_or(1_000, |n| n.parse().unwrap()), Duration::from_millis(10));
+    sim.grow(1_000, Duration::from_millis(10));
     println!("grown in {:?}, {} steps", wall.elapsed(), sim.steps);
     sim.run_for(Duration::from_secs(20));
     println!("warm after {:?}, {} steps", wall.elapsed(), sim.steps);
