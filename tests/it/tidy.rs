@@ -233,7 +233,12 @@ fn the_repository_names_no_machine_and_no_registry() {
 #[test]
 fn published_migrations_are_never_edited() {
     // Add a line for a new migration; never change one.
-    let known = [("0001_init.sql", 1_011), ("0002_models.sql", 1_010), ("0003_pulls.sql", 565), ("0004_mesh.sql", 541)];
+    let known = [
+        ("0001_init.sql", 1_011),
+        ("0002_models.sql", 1_010),
+        ("0003_pulls.sql", 565),
+        ("0004_mesh.sql", 541),
+    ];
     for (name, bytes) in known {
         let path = root().join("agent-core/migrations").join(name);
         let found = fs::metadata(path).expect("the migration").len();

@@ -8,9 +8,9 @@ pub mod cluster;
 pub mod fault_proxy;
 pub mod gguf;
 pub mod http;
+pub mod mesh_page;
 #[cfg(target_os = "linux")]
 pub mod netlab;
-pub mod mesh_page;
 pub mod node;
 pub mod programs;
 pub mod pulls;

@@ -17,6 +17,7 @@
 mod fetch;
 #[cfg(test)]
 pub(crate) mod loopback;
+mod over_mesh;
 mod provide;
 #[cfg(test)]
 mod tests;

@@ -14,6 +14,7 @@ mod gate;
 mod link;
 mod lookup;
 mod network;
+mod observed;
 pub(in crate::mesh) mod peers;
 pub(in crate::mesh) mod session;
 pub(in crate::mesh) mod snapshot;

@@ -201,6 +201,9 @@ impl Node {
         self.spawn_critical("notables", self.clone().write_notables(notables));
         self.spawn_critical("clock", self.clone().tick());
         self.spawn_critical("residency", self.clone().announce_residency());
+        if let Some(provider) = self.share_models_with(Some(Arc::new(self.inner.mesh.clone()))) {
+            provider.serve_over(&self.inner.mesh);
+        }
         self.spawn_mesh_tasks();
         self.begin_serving().await;
         self.record(ActivityKind::NodeStarted, "Node started".into()).await;

@@ -28,6 +28,7 @@ use super::{
     endpoint::from_iroh,
     link::{Link, LinkContext, LinkEvent, Opened},
     network::{Network, SleepWatch},
+    observed::{self, Observed, Report, Reports},
     session::{Reply, Request, Session},
 };
 use crate::{
@@ -77,6 +78,7 @@ enum Woken {
     Link(LinkEvent),
     Dialed(NodeKey, Result<Box<Opened>, String>),
     Found(Found),
+    Observed(Report),
     Settings,
     Announcement,
     Address(EndpointAddr),
@@ -119,6 +121,8 @@ pub(super) struct Driver<'a> {
     card: watch::Sender<MeshCard>,
     directory: watch::Sender<Arc<Vec<KnownPeer>>>,
     own_addresses: Addresses,
+    reports: Reports,
+    observed: mpsc::Receiver<Report>,
     relay_connected: bool,
     relays: BTreeSet<RelayUrl>,
     address_changes: Watched<EndpointAddr>,
@@ -151,6 +155,8 @@ impl<'a> Driver<'a> {
             seed: session.setup.seed.clone(),
         });
         session.ends.sources.send_replace(Some(sources.clone()));
+        let (reports, observed) = mpsc::channel(observed::QUEUE);
+        session.ends.offers.add(observed::KIND, Arc::new(Observed { reports }));
         let tasks = TaskTracker::new();
         let (events, link_events) = mpsc::channel(LINK_EVENTS);
         let (accepted, opened) = mpsc::channel(OPENED);
@@ -190,6 +196,8 @@ impl<'a> Driver<'a> {
             card,
             directory,
             own_addresses,
+            reports: Reports::default(),
+            observed,
             relay_connected: false,
             relays,
         };
@@ -221,6 +229,7 @@ impl<'a> Driver<'a> {
                     Err(_) => Woken::Tick,
                 },
                 Some(found) = self.found.recv() => Woken::Found(found),
+                Some(report) = self.observed.recv() => Woken::Observed(report),
                 changed = self.session.setup.settings.changed() => {
                     if changed.is_ok() { Woken::Settings } else { Woken::Stop }
                 }
@@ -256,6 +265,7 @@ impl<'a> Driver<'a> {
             Woken::Link(event) => self.link_event(event),
             Woken::Dialed(peer, result) => self.dialed(peer, result.map(|opened| *opened)),
             Woken::Found(found) => self.found(found),
+            Woken::Observed(report) => self.observed(report),
             Woken::Settings => return self.settings_changed(),
             Woken::Announcement | Woken::SourcesChanged => self.announce(),
             Woken::Address(address) => self.address_changed(&address),

@@ -2,6 +2,7 @@
 //! watches paths. All end with the connection; none holds up the driver.
 
 use std::{
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -96,6 +97,8 @@ pub(super) struct Link {
     pub(super) told: Option<(PathKind, Duration)>,
     /// The address or relay in use.
     pub(super) address: Option<String>,
+    /// The peer's own address on the internet, as it was told.
+    pub(super) told_address: Option<SocketAddr>,
     queue: mpsc::Sender<Outgoing>,
     unsent: Arc<AtomicUsize>,
     tasks: TaskTracker,
@@ -127,6 +130,7 @@ impl Link {
             connection,
             told: None,
             address: None,
+            told_address: None,
             queue,
             unsent,
             tasks: context.tasks.clone(),

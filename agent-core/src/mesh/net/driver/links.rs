@@ -14,6 +14,7 @@ use crate::mesh::{
         dial::dial,
         endpoint::to_iroh,
         link::{Link, LinkEvent, Opened, TooSlow},
+        observed::{Change, Report, seen, tell},
         session::{Answer, Reply},
     },
 };
@@ -116,9 +117,34 @@ impl Driver<'_> {
         let ranges = self.network.ranges();
         let Some(link) = self.links.get_mut(&conn) else { return };
         let peer = link.peer;
+        let seen = seen(&link.connection, ranges);
+        if seen.is_some() && seen != link.told_address {
+            link.told_address = seen;
+            let (connection, uses) = (link.connection.clone(), self.context.uses.clone());
+            if let Some(address) = seen {
+                self.context.tasks.spawn(tell(connection, uses.begin(peer), address));
+            }
+        }
         if let Some((kind, rtt)) = link.measure(ranges) {
             self.input(Input::Path { peer, conn, kind, rtt });
         }
+    }
+
+    /// A peer says which address it sees of this node.
+    pub(super) fn observed(&mut self, report: Report) {
+        let change = self.reports.take(report);
+        if change == Change::default() {
+            return;
+        }
+        let endpoint = self.endpoint.clone();
+        self.context.tasks.spawn(async move {
+            for old in &change.remove {
+                endpoint.remove_external_addr(old).await;
+            }
+            if let Some(new) = change.add {
+                endpoint.add_external_addr(new).await;
+            }
+        });
     }
 
     /// Who may open streams, and over which connection.

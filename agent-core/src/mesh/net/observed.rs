@@ -1,0 +1,156 @@
+//! Which address others see.
+//!
+//! A node behind a NAT does not know the address that the NAT gives it. Whoever is connected to it
+//! straight over the internet does, and says so on a stream of its own. The address then goes into
+//! this node's record and into iroh's hole punching. The QUIC extension for this (address discovery)
+//! needs a relay with TLS; this works with any peer.
+//!
+//! It is a hint like every address: a peer that lies makes others dial in vain, and each peer has one
+//! say at a time.
+
+use std::{collections::BTreeMap, net::SocketAddr, pin::Pin, time::Duration};
+
+use iroh::{TransportAddr, endpoint::Connection};
+use tokio::{sync::mpsc, time::timeout};
+
+use super::{
+    network::{Range, is_on_link},
+    peers::InUse,
+    streams::{PeerStream, StreamHandler, open_stream},
+};
+use crate::mesh::NodeKey;
+
+/// Name of the stream.
+pub(super) const KIND: &str = "observed/1";
+/// An address as postcard: at most 19 bytes.
+const BYTES: usize = 32;
+/// Peers whose word is kept, newest first: with a NAT that maps every peer to another port more of
+/// them are of no use.
+const REPORTS: usize = 4;
+/// Reports that wait for the driver; more are dropped, the next path change brings another.
+pub(super) const QUEUE: usize = 16;
+const WAIT: Duration = Duration::from_secs(10);
+
+/// A peer's word about this node's address.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Report {
+    pub(super) by: NodeKey,
+    pub(super) address: SocketAddr,
+}
+
+/// Takes what peers say.
+#[derive(Debug)]
+pub(super) struct Observed {
+    pub(super) reports: mpsc::Sender<Report>,
+}
+
+impl StreamHandler for Observed {
+    fn serve(&self, mut stream: PeerStream) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        let reports = self.reports.clone();
+        Box::pin(async move {
+            let read = timeout(WAIT, stream.recv.read_to_end(BYTES)).await;
+            let Ok(Ok(bytes)) = read else { return };
+            if let Ok(address) = postcard::from_bytes(&bytes) {
+                let _ = reports.try_send(Report { by: stream.peer, address });
+            }
+        })
+    }
+}
+
+/// The address that the other end has for us, where it is one of the internet.
+pub(super) fn seen(connection: &Connection, ranges: &[Range]) -> Option<SocketAddr> {
+    let paths = connection.paths();
+    let mut addresses = paths.iter().filter_map(|path| match path.remote_addr() {
+        TransportAddr::Ip(at) if !is_on_link(ranges, at.ip()) => Some(*at),
+        _ => None,
+    });
+    addresses.next()
+}
+
+/// Tells the other end. Nothing depends on it: an error is the end of the connection or of the mesh.
+pub(super) async fn tell(connection: Connection, in_use: InUse, address: SocketAddr) {
+    let Ok(bytes) = postcard::to_stdvec(&address) else { return };
+    let Ok(mut stream) = open_stream(&connection, KIND, in_use).await else { return };
+    if stream.send.write_all(&bytes).await.is_ok() && stream.send.finish().is_ok() {
+        let _ = timeout(WAIT, stream.send.stopped()).await;
+    }
+}
+
+/// What was said, and so which addresses iroh is told of.
+#[derive(Debug, Default)]
+pub(super) struct Reports {
+    /// By peer, with the order in which they came.
+    held: BTreeMap<NodeKey, (u64, SocketAddr)>,
+    count: u64,
+}
+
+/// What changes for iroh.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Change {
+    pub(super) add: Option<SocketAddr>,
+    pub(super) remove: Vec<SocketAddr>,
+}
+
+impl Reports {
+    pub(super) fn take(&mut self, report: Report) -> Change {
+        let address = SocketAddr::new(report.address.ip().to_canonical(), report.address.port());
+        let ip = address.ip();
+        if ip.is_unspecified() || ip.is_multicast() || ip.is_loopback() || address.port() == 0 {
+            return Change::default();
+        }
+        let before = self.addresses();
+        self.count += 1;
+        self.held.insert(report.by, (self.count, address));
+        if self.held.len() > REPORTS
+            && let Some(oldest) =
+                self.held.iter().min_by_key(|(_, (at, _))| *at).map(|(key, _)| *key)
+        {
+            self.held.remove(&oldest);
+        }
+        let after = self.addresses();
+        Change {
+            add: (!before.contains(&address)).then_some(address),
+            remove: before.into_iter().filter(|old| !after.contains(old)).collect(),
+        }
+    }
+
+    fn addresses(&self) -> Vec<SocketAddr> {
+        let mut addresses: Vec<SocketAddr> = self.held.values().map(|(_, at)| *at).collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        addresses
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(by: u8, address: &str) -> Report {
+        Report { by: NodeKey([by; 32]), address: address.parse().expect("an address") }
+    }
+
+    #[test]
+    fn a_peer_has_one_say_and_the_oldest_goes_first() {
+        let mut reports = Reports::default();
+        let first = reports.take(report(1, "203.0.113.7:4000"));
+        assert_eq!(first.add, Some("203.0.113.7:4000".parse().expect("an address")));
+        assert_eq!(reports.take(report(2, "203.0.113.7:4000")), Change::default());
+        let moved = reports.take(report(1, "203.0.113.7:5000"));
+        assert_eq!(moved.remove, [], "another peer still says so");
+        assert!(moved.add.is_some());
+        for by in 3..6 {
+            reports.take(report(by, "198.51.100.1:1"));
+        }
+        assert!(!reports.addresses().contains(&"203.0.113.7:4000".parse().expect("an address")));
+        assert!(reports.held.len() <= REPORTS);
+    }
+
+    #[test]
+    fn what_cannot_be_dialed_is_no_address() {
+        let mut reports = Reports::default();
+        for wrong in ["127.0.0.1:4000", "0.0.0.0:1", "203.0.113.7:0", "224.0.0.1:9", "[::1]:7"] {
+            assert_eq!(reports.take(report(1, wrong)), Change::default(), "{wrong}");
+        }
+    }
+}
