@@ -93,12 +93,16 @@ pub enum LogOutput<'a> {
     File(&'a Path),
 }
 
+/// What libraries say at these levels and below tells an owner nothing: each address of a peer that
+/// does not answer, each interface that comes and goes.
+const DEFAULT_FILTER: &str = "info,sqlx=warn,hyper=warn,iroh=error,iroh_relay=warn,noq=error,noq_proto=error,noq_udp=error,netwatch=error,portmapper=error,swarm_discovery=error,mainline=error";
+
 /// Sets the process's logger up, once. `EDGECODER_LOG` chooses levels (default `info`), in
 /// tracing's filter syntax. A second call changes nothing and returns an empty ring.
 pub fn init(output: LogOutput<'_>) -> LogRing {
     let ring = LogRing::default();
     let filter = EnvFilter::try_from_env("EDGECODER_LOG")
-        .unwrap_or_else(|_| EnvFilter::new("info,sqlx=warn,hyper=warn"));
+        .unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
     let text = tracing_subscriber::fmt::layer().with_target(false);
     let text = match output {
         LogOutput::Stderr => {
