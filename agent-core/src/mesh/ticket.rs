@@ -187,8 +187,7 @@ mod tests {
                     continue;
                 }
                 let error = Ticket::decode(&changed, 1_500).expect_err("refused");
-                let expected =
-                    if at < 3 { TicketError::NotATicket } else { TicketError::Damaged };
+                let expected = if at < 3 { TicketError::NotATicket } else { TicketError::Damaged };
                 assert_eq!(error, expected, "{wrong} at {at}");
             }
             let mut missing = text.clone();
