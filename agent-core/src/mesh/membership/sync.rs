@@ -24,7 +24,7 @@ use super::{
 use crate::mesh::NodeKey;
 
 /// Time between two exchanges that nothing else called for.
-pub const PERIOD: Duration = Duration::from_secs(30);
+pub(super) const PERIOD: Duration = Duration::from_secs(30);
 /// How long an answer is waited for before the next neighbour is asked.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a peer may send the records that it was asked for.
