@@ -132,7 +132,8 @@ impl Broadcast {
         timer.into_iter().chain(ask).min()
     }
 
-    pub(super) fn has_passed(&self, id: &MessageId) -> bool {
+    pub(super) fn has_passed(&mut self, id: &MessageId, now: Duration) -> bool {
+        self.passed.expire(now);
         self.passed.contains(id)
     }
 

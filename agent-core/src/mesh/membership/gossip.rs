@@ -146,13 +146,13 @@ impl Membership {
             self.refuse(peer, Refusal::Malformed);
             return false;
         }
-        if self.broadcast.has_passed(&data.id) {
+        let now = self.now.mono;
+        if self.broadcast.has_passed(&data.id, now) {
             return true;
         }
         if self.broadcast.was_refused(&data.id) {
             return false;
         }
-        let now = self.now.mono;
         match self.believe(peer, data.content) {
             Ok(()) => {
                 self.broadcast.pass(data.id, now);

@@ -1,8 +1,9 @@
 //! Connections: which there are, whom to dial, and how long to wait after a failure.
 
+mod dial;
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    sync::Arc,
     time::Duration,
 };
 
@@ -550,128 +551,6 @@ impl Membership {
         link.wanted = true;
         link.not_before = link.not_before.min(now);
         self.replan = true;
-    }
-
-    /// One node that is not connected, at random: late ones half of the time, because a mesh that
-    /// fell apart shows in them.
-    pub(super) fn probe(&mut self) {
-        let now = self.now.mono;
-        let prefers_late = self.rng.random_bool(0.5);
-        let free = |key: &NodeKey, link: Option<&Link>| {
-            !self.blocked.contains(key)
-                && link.is_none_or(|link| {
-                    link.conns.is_empty() && !link.dialing && link.not_before <= now
-                })
-        };
-        let mut all: Vec<NodeKey> = Vec::new();
-        let mut late: Vec<NodeKey> = Vec::new();
-        for (key, entry) in self.directory.others() {
-            if free(key, self.links.get(key)) {
-                all.push(*key);
-                if entry.is_late(now) {
-                    late.push(*key);
-                }
-            }
-        }
-        for (key, link) in self.links.iter() {
-            if !self.directory.contains(key) && !link.sources.is_empty() && free(key, Some(link)) {
-                all.push(*key);
-                late.push(*key);
-            }
-        }
-        let from = if prefers_late && !late.is_empty() { &late } else { &all };
-        if !from.is_empty() {
-            let peer = from[self.rng.random_range(0..from.len())];
-            self.want_anew(peer);
-        }
-    }
-
-    pub(super) fn plan_dials(&mut self) {
-        let in_flight = self.links.iter().filter(|(_, link)| link.dialing).count();
-        let mut room = MOST_DIALS.saturating_sub(in_flight);
-        if room == 0 {
-            return;
-        }
-        for peer in self.dial_list(in_flight) {
-            if room == 0 {
-                break;
-            }
-            room -= usize::from(self.dial(peer));
-        }
-    }
-
-    /// Whom it would be good to be connected to, most urgent first.
-    fn dial_list(&mut self, in_flight: usize) -> Vec<NodeKey> {
-        let now = self.now.mono;
-        let small = self.is_small();
-        let up = self.links.up().count();
-        let lonely = up + in_flight < FEW_NEIGHBOURS;
-        let mut urgent = Vec::new();
-        let mut good = Vec::new();
-        let mut any = Vec::new();
-        for (key, link) in self.links.iter() {
-            if link.dialing || link.not_before > now {
-                continue;
-            }
-            if link.wanted {
-                urgent.push(*key);
-            } else if link.conns.is_empty() {
-                if link.in_use || !link.queued.is_empty() {
-                    urgent.push(*key);
-                } else if link.sources.contains(&SourceKind::Lan) && (small || lonely) {
-                    good.push(*key);
-                } else if lonely && !link.sources.is_empty() {
-                    any.push(*key);
-                }
-            }
-        }
-        if small {
-            let alone = self.directory.others().filter(|(key, _)| {
-                self.links.get(key).is_none_or(|link| link.conns.is_empty() && !link.dialing)
-            });
-            good.extend(alone.map(|(key, _)| *key));
-        } else if lonely {
-            any.extend(self.directory.others().map(|(key, _)| *key));
-        }
-        if !any.is_empty() {
-            // A few of many: not the same ones for every node.
-            for _ in 0..FEW_NEIGHBOURS {
-                good.push(any[self.rng.random_range(0..any.len())]);
-            }
-        }
-        urgent.extend(good);
-        urgent
-    }
-
-    fn dial(&mut self, peer: NodeKey) -> bool {
-        let now = self.now.mono;
-        if peer == self.me || self.blocked.contains(&peer) || self.links.is_banned(&peer, now) {
-            return false;
-        }
-        let known = self.directory.get(&peer).map(|entry| Arc::clone(&entry.record));
-        let told = known.map(|record| record.body.addresses.cleaned(self.loopback(false)));
-        let is_new = self.links.get(&peer).is_none();
-        let after_you = self.me > peer;
-        let link = self.links.row(peer, now);
-        // Both ends of a small mesh hear of each other at the same time.
-        if is_new && after_you && !link.wanted {
-            link.not_before = now + AFTER_YOU;
-        }
-        if link.dialing || link.not_before > now {
-            return false;
-        }
-        let mut addresses = link.addresses.clone();
-        if let Some(told) = told {
-            addresses.merge(&told);
-        }
-        // Without an address only the driver's own sources can help; a source named the peer.
-        if addresses.is_empty() && link.sources.is_empty() {
-            return false;
-        }
-        link.dialing = true;
-        link.wanted = false;
-        self.out.push(Output::Dial { peer, addresses });
-        true
     }
 
     /// Tells the driver what to keep for the next start.

@@ -376,7 +376,7 @@ impl Sim {
         assert!(membership.directory.len() <= MOST_NODES, "the directory is bounded");
         assert!(membership.links.len() <= 6_144, "the table of links is bounded");
         assert!(membership.nonces.len() <= super::MOST_NONCES, "the nonces are bounded");
-        assert!(membership.neighbours().len() <= 9, "the active view is bounded");
+        assert!(membership.neighbours().len() <= 5, "the active view is bounded");
         let conns = membership.links.count_connections();
         assert!(conns <= MOST_CONNECTIONS, "connections are bounded, not {conns}");
     }
@@ -406,11 +406,8 @@ impl Sim {
         }
         let weather = self.weather;
         if weather.resets > 0.0 && self.rng.random_bool(weather.resets) {
+            // The other end hears of it; this end finds out by silence.
             self.close(from, conn, "connection reset");
-            self.wires.remove(&conn);
-            let (peer, reason) = (self.nodes[to].key, "connection reset".to_owned());
-            self.at(self.now, from, Happens::Closed { conn, to: from, reason });
-            let _ = peer;
             return;
         }
         let latency = self.latency(from, to);

@@ -35,8 +35,8 @@ fn five_nodes_are_all_connected_within_two_seconds_and_notice_who_leaves() {
 
     let left = sim.nodes[4].key;
     sim.command(4, Command::Shutdown);
-    sim.nodes[4].alive = false;
     sim.run_for(SECOND);
+    sim.nodes[4].alive = false;
     for index in [0, 1, 2] {
         let gone = MeshEvent::PeerGone { peer: left, said_goodbye: true };
         assert!(sim.nodes[index].events.contains(&gone), "goodbye is heard by {index}");
