@@ -6,6 +6,7 @@
 mod browser;
 mod desktop;
 mod incoming;
+mod tree;
 
 use std::{fmt, future::ready, pin::Pin};
 
@@ -100,7 +101,7 @@ pub(crate) fn raw<E: Endpoint>(request: &E::Request) -> Raw {
 
 /// Reads an answer of [`raw`].
 pub(crate) fn read<T: DeserializeOwned>(answer: Result<Value, CallError>) -> Result<T, CallError> {
-    serde_json::from_value(answer?).map_err(|e| CallError::Unreadable(e.to_string()))
+    tree::read(answer?).map_err(|e| CallError::Unreadable(e.to_string()))
 }
 
 /// The same for every path, and boxed, so that it is compiled once and not into every caller.
