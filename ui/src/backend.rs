@@ -6,14 +6,16 @@
 mod browser;
 mod desktop;
 mod incoming;
+mod tree;
 
-use std::{fmt, pin::Pin};
+use std::{fmt, future::ready, pin::Pin};
 
 use agent_api::{
     ApiError, Endpoint, ErrorCode, Method, endpoint::fill_path, host::HostMessage,
     openai::ErrorBody,
 };
 use futures_util::Stream;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use wasm_bindgen::{JsCast, JsValue};
 
@@ -86,18 +88,27 @@ pub fn connect(deliver: impl Fn(Delivery) + 'static) {
 
 /// Asks a typed path of the node.
 pub async fn call<E: Endpoint>(_: E, request: &E::Request) -> Result<E::Response, CallError> {
-    let unreadable = |e: serde_json::Error| CallError::Unreadable(e.to_string());
-    let request = serde_json::to_value(request).map_err(unreadable)?;
-    let answer = exchange(E::METHOD, E::PATH, request).await?;
-    serde_json::from_value(answer).map_err(unreadable)
+    read(raw::<E>(request).await)
+}
+
+/// An answer that is not read yet.
+pub(crate) type Raw = Pin<Box<dyn Future<Output = Result<Value, CallError>>>>;
+
+/// Asks a typed path of the node and leaves the answer as it comes.
+pub(crate) fn raw<E: Endpoint>(request: &E::Request) -> Raw {
+    match serde_json::to_value(request) {
+        Ok(request) => exchange(E::METHOD, E::PATH, request),
+        Err(error) => Box::pin(ready(Err(CallError::Unreadable(error.to_string())))),
+    }
+}
+
+/// Reads an answer of [`raw`].
+pub(crate) fn read<T: DeserializeOwned>(answer: Result<Value, CallError>) -> Result<T, CallError> {
+    tree::read(answer?).map_err(|e| CallError::Unreadable(e.to_string()))
 }
 
 /// The same for every path, and boxed, so that it is compiled once and not into every caller.
-fn exchange(
-    method: Method,
-    path: &'static str,
-    request: Value,
-) -> Pin<Box<dyn Future<Output = Result<Value, CallError>>>> {
+fn exchange(method: Method, path: &'static str, request: Value) -> Raw {
     Box::pin(async move {
         let (path, request) = fill_path(path, request);
         let (path, body) = match method {

@@ -10,6 +10,8 @@ pub mod places;
 pub mod rings;
 pub mod rows;
 
+use std::cmp::Ordering;
+
 use agent_api::mesh::{PathKind, Peer, PeerState};
 
 /// How a peer is drawn and counted.
@@ -74,6 +76,21 @@ pub fn counts<'a>(peers: impl Iterator<Item = &'a Peer>) -> Vec<(Kind, usize)> {
         }
     }
     counts.into_iter().filter(|(_, count)| *count > 0).collect()
+}
+
+/// The places of `len` things in order. The standard sort is compiled anew for each type and is
+/// large; this one is compiled once for all of the panel.
+fn places_in_order(len: usize, compare: &dyn Fn(usize, usize) -> Ordering) -> Vec<usize> {
+    let mut places: Vec<usize> = (0..len).collect();
+    places.sort_by(|a, b| compare(*a, *b));
+    places
+}
+
+/// `items` in order.
+fn in_order<T>(items: Vec<T>, compare: impl Fn(&T, &T) -> Ordering) -> Vec<T> {
+    let order = places_in_order(items.len(), &|a, b| compare(&items[a], &items[b]));
+    let mut items: Vec<Option<T>> = items.into_iter().map(Some).collect();
+    order.into_iter().filter_map(|place| items[place].take()).collect()
 }
 
 /// A point that is drawn as a circle or another small shape.

@@ -1,9 +1,7 @@
 //! What the owner can do with the mesh, and what the page knows about it.
 
-use std::pin::Pin;
-
 use agent_api::{
-    NodeId,
+    Endpoint, NodeId,
     endpoint::{
         GetMeshPeers, Nothing, PatchSettings, PostMeshAdmit, PostMeshBlock, PostMeshCreate,
         PostMeshJoin, PostMeshLeave, PostMeshRefresh, PostMeshTrust,
@@ -21,9 +19,6 @@ use crate::{
     derived::{Derived, derived},
     route,
 };
-
-/// Boxed, so that what goes around it is compiled once.
-type Call = Pin<Box<dyn Future<Output = Result<Mesh, backend::CallError>>>>;
 
 /// A node that a question is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,14 +118,25 @@ impl App {
 
     /// One call that answers with the mesh as it is then. Whether one is on its way is in
     /// `mesh.busy`; `done` runs after one that worked.
-    fn change_mesh(self, failed: &'static str, call: Call, done: impl FnOnce(&Mesh) + 'static) {
+    fn change_mesh<E: Endpoint<Response = Mesh>>(
+        self,
+        failed: &'static str,
+        _: E,
+        request: &E::Request,
+        done: impl FnOnce(&Mesh) + 'static,
+    ) {
+        self.change(failed, backend::raw::<E>(request), Box::new(done));
+    }
+
+    /// The same for every call, so that it is compiled once.
+    fn change(self, failed: &'static str, call: backend::Raw, done: Box<dyn FnOnce(&Mesh)>) {
         if self.mesh.busy.get_untracked() {
             return;
         }
         self.mesh.busy.set(true);
         self.mesh.refusal.set(None);
         spawn_local(async move {
-            match call.await {
+            match backend::read::<Mesh>(call.await) {
                 Ok(mesh) => {
                     done(&mesh);
                     self.state.update(|s| s.mesh = Some(mesh));
@@ -144,23 +150,23 @@ impl App {
     }
 
     pub fn look_for_peers(self) {
-        let call = Box::pin(async move { backend::call(PostMeshRefresh, &Nothing {}).await });
-        self.change_mesh("Not asked.", call, |_| {});
+        let call = (PostMeshRefresh, &Nothing {});
+        self.change_mesh("Not asked.", call.0, call.1, |_| {});
     }
 
     pub fn trust(self, who: Who, on: bool) {
         let mark = MarkNode { node_id: who.id.clone(), on };
-        let call = Box::pin(async move { backend::call(PostMeshTrust, &mark).await });
-        self.change_mesh("Not marked.", call, move |_| {
+        let call = (PostMeshTrust, &mark);
+        self.change_mesh("Not marked.", call.0, call.1, move |_| {
             self.state.update(|s| s.peers.trust(&who.id, on));
         });
     }
 
     pub fn block(self, who: Who, on: bool) {
         let mark = MarkNode { node_id: who.id, on };
-        let call = Box::pin(async move { backend::call(PostMeshBlock, &mark).await });
+        let call = (PostMeshBlock, &mark);
         let failed = if on { "Not blocked." } else { "Still blocked." };
-        self.change_mesh(failed, call, move |_| {
+        self.change_mesh(failed, call.0, call.1, move |_| {
             if on {
                 self.show_peer(None);
                 self.done(format!("{} is blocked", who.name));
@@ -172,8 +178,8 @@ impl App {
 
     pub fn admit(self, who: Who, admit: bool) {
         let answer = AdmitNode { node_id: who.id, admit };
-        let call = Box::pin(async move { backend::call(PostMeshAdmit, &answer).await });
-        self.change_mesh("Not answered.", call, move |_| {
+        let call = (PostMeshAdmit, &answer);
+        self.change_mesh("Not answered.", call.0, call.1, move |_| {
             if admit {
                 self.done(format!("{} is let in", who.name));
             }
@@ -181,22 +187,22 @@ impl App {
     }
 
     pub fn leave_mesh(self) {
-        let call = Box::pin(async move { backend::call(PostMeshLeave, &Nothing {}).await });
-        self.change_mesh("Not left.", call, move |mesh| self.moved(mesh));
+        let call = (PostMeshLeave, &Nothing {});
+        self.change_mesh("Not left.", call.0, call.1, move |mesh| self.moved(mesh));
     }
 
     pub fn join_mesh(self, ticket: String) {
         let body = TicketText { ticket };
-        let call = Box::pin(async move { backend::call(PostMeshJoin, &body).await });
-        self.change_mesh("Not joined.", call, move |mesh| {
+        let call = (PostMeshJoin, &body);
+        self.change_mesh("Not joined.", call.0, call.1, move |mesh| {
             self.mesh.join.set(false);
             self.moved(mesh);
         });
     }
 
     pub fn create_mesh(self, body: CreateMesh) {
-        let call = Box::pin(async move { backend::call(PostMeshCreate, &body).await });
-        self.change_mesh("Not made.", call, move |mesh| {
+        let call = (PostMeshCreate, &body);
+        self.change_mesh("Not made.", call.0, call.1, move |mesh| {
             self.mesh.create.set(false);
             self.moved(mesh);
         });

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 /// Any answer of the node.
 pub(crate) fn answer<T: DeserializeOwned>(text: &str) -> Result<T, serde_json::Error> {
-    serde_json::from_value(serde_json::from_str(text)?)
+    super::tree::read(serde_json::from_str(text)?)
 }
 
 /// An event; `None` for what this page does not know.
@@ -69,7 +69,7 @@ fn object(value: Value) -> Option<Map<String, Value>> {
 }
 
 fn field<T: DeserializeOwned>(fields: &mut Map<String, Value>, name: &str) -> Option<T> {
-    serde_json::from_value(fields.remove(name)?).ok()
+    super::tree::read(fields.remove(name)?).ok()
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::{
 use agent_api::mesh::Peer;
 
 use super::{
-    Dot, Kind,
+    Dot, Kind, in_order,
     labels::{self, Area, Label, Wish},
     places::{self, Point},
 };
@@ -70,8 +70,10 @@ struct Group<'a> {
 }
 
 impl<'a> Group<'a> {
-    fn of(mut peers: Vec<&'a Peer>) -> Option<Self> {
-        peers.sort_by(|a, b| rank(a).total_cmp(&rank(b)).then_with(|| a.node_id.cmp(&b.node_id)));
+    fn of(peers: Vec<&'a Peer>) -> Option<Self> {
+        let peers = in_order(peers, |a, b| {
+            rank(a).total_cmp(&rank(b)).then_with(|| a.node_id.cmp(&b.node_id))
+        });
         let kind = Kind::of(peers.first()?);
         Some(Self { peers, kind })
     }
@@ -155,14 +157,14 @@ pub fn draw<'a>(peers: impl Iterator<Item = &'a Peer>, name: &str, own: Option<&
         }
     }
     let mut wishes = Vec::new();
-    let mut groups: Vec<_> = by_place
+    let groups: Vec<_> = by_place
         .into_iter()
         .filter_map(|(zone, peers)| {
             let at = project(places::locate(zone)?);
             Some((zone, Group::of(peers)?, at))
         })
         .collect();
-    groups.sort_by(|a, b| {
+    let groups = in_order(groups, |a, b| {
         let (a, b) = (&a.1, &b.1);
         rank(a.nearest())
             .total_cmp(&rank(b.nearest()))
@@ -186,7 +188,8 @@ pub fn draw<'a>(peers: impl Iterator<Item = &'a Peer>, name: &str, own: Option<&
         map.dots.push(dot);
     }
     // The smaller ones are drawn last and stay in sight and in reach.
-    map.dots.sort_by(|a, b| b.radius.total_cmp(&a.radius).then_with(|| a.peer.cmp(&b.peer)));
+    map.dots =
+        in_order(map.dots, |a, b| b.radius.total_cmp(&a.radius).then_with(|| a.peer.cmp(&b.peer)));
     add_near(&mut map, near, own_zone.unwrap_or_default());
     let wishes = own_wish(&map, name).into_iter().chain(wishes).collect();
     map.labels = label(&map, wishes);

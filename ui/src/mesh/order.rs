@@ -8,7 +8,7 @@ use agent_api::{
     mesh::{Peer, PeerState},
 };
 
-use super::Kind;
+use super::{Kind, in_order};
 use crate::words::{model::tier, peer as words};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -193,11 +193,11 @@ pub fn rows<'a>(
     typed: &str,
 ) -> Vec<NodeId> {
     let typed: Vec<String> = typed.split_whitespace().map(str::to_lowercase).collect();
-    let mut rows: Vec<_> = peers
+    let rows: Vec<_> = peers
         .filter(|p| filter.lets(p) && matches(p, &typed))
         .map(|p| (key(p, sort.column), p))
         .collect();
-    rows.sort_by(|(a, p), (b, q)| {
+    let rows = in_order(rows, |(a, p), (b, q)| {
         compare(a.as_ref(), b.as_ref(), sort.descending)
             .then_with(|| p.rtt_ms.unwrap_or(f64::MAX).total_cmp(&q.rtt_ms.unwrap_or(f64::MAX)))
             .then_with(|| p.name.cmp(&q.name))

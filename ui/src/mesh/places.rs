@@ -69,7 +69,7 @@ pub fn area(zone: &str) -> &str {
 pub fn search(typed: &str, most: usize) -> Vec<&'static str> {
     let typed = typed.to_lowercase();
     let words: Vec<&str> = typed.split_whitespace().collect();
-    let mut found: Vec<_> = table()
+    let found: Vec<_> = table()
         .keys()
         .filter_map(|zone| {
             let text = zone.to_lowercase().replace('_', " ");
@@ -78,7 +78,7 @@ pub fn search(typed: &str, most: usize) -> Vec<&'static str> {
             fits.then(|| (!place.starts_with(typed.trim()), place, current(zone)))
         })
         .collect();
-    found.sort();
+    let found = super::in_order(found, Ord::cmp);
     let mut zones: Vec<&str> = Vec::new();
     for (_, _, zone) in found {
         // An older name leads to the zone that is there already.

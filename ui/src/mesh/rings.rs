@@ -5,7 +5,7 @@ use std::f64::consts::TAU;
 use agent_api::{NodeId, mesh::Peer};
 
 use super::{
-    Dot, Kind,
+    Dot, Kind, in_order,
     labels::{self, Area, Label, Wish},
 };
 use crate::words::peer as words;
@@ -56,9 +56,10 @@ fn direction(id: &NodeId) -> f64 {
 }
 
 pub fn draw<'a>(peers: impl Iterator<Item = &'a Peer>, name: &str) -> Graph {
-    let mut near: Vec<(f64, &Peer)> =
+    let near: Vec<(f64, &Peer)> =
         peers.filter(|p| Kind::of(p).connected()).filter_map(|p| Some((p.rtt_ms?, p))).collect();
-    near.sort_by(|a, b| a.0.total_cmp(&b.0).then_with(|| a.1.node_id.cmp(&b.1.node_id)));
+    let mut near =
+        in_order(near, |a, b| a.0.total_cmp(&b.0).then_with(|| a.1.node_id.cmp(&b.1.node_id)));
     let left_out = near.len().saturating_sub(MAX_DOTS);
     near.truncate(MAX_DOTS);
     let mut wishes = vec![Wish {

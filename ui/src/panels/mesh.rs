@@ -141,7 +141,7 @@ pub fn Actions() -> impl IntoView {
                 <Menu label="More about the mesh" class="ibtn ibtn--bar" id="mesh-more" glyph=Icon::Dots at_end=true open>
                     {entries()}
                 </Menu>
-                <button class="btn" type="button" id="mesh-join" on:click=move |_| app.mesh.join.set(true)>
+                <button class="btn" type="button" id="mesh-join" aria-label="Join another mesh" title="Join another mesh" on:click=move |_| app.mesh.join.set(true)>
                     {icon(Icon::Ticket)}<span>"Join another mesh"</span>
                 </button>
                 <button class="btn btn--primary" type="button" id="mesh-invite" on:click=move |_| app.mesh.invite.set(true)>

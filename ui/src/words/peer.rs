@@ -34,7 +34,7 @@ pub fn path_icon(kind: Kind) -> Icon {
 pub fn path(peer: &Peer) -> &'static str {
     match peer.state {
         PeerState::Stale => "Overdue",
-        PeerState::Known => "None needed",
+        PeerState::Known => "None",
         PeerState::Connected | PeerState::Unreachable => Kind::of(peer).title(),
     }
 }
