@@ -122,6 +122,8 @@ pub(super) struct Link {
     pub(super) failures: u32,
     not_before: Duration,
     pub(super) problem: Option<String>,
+    /// It said last that it is in another mesh.
+    elsewhere: bool,
     pub(super) attempts: VecDeque<Attempt>,
     /// Last use of this row; the oldest leave a full table.
     touched: Duration,
@@ -141,6 +143,13 @@ pub(super) struct Link {
 }
 
 impl Link {
+    /// It was here and went to another mesh, or was never asked into this one: nobody misses it. Who
+    /// gave the ticket and is not there is worth knowing.
+    pub(super) fn is_missed(&self) -> bool {
+        let inviter = self.sources.contains(&SourceKind::Ticket) && self.last_up.is_none();
+        !self.elsewhere || inviter
+    }
+
     fn new(now: Duration) -> Self {
         Self {
             name: None,
@@ -151,6 +160,7 @@ impl Link {
             failures: 0,
             not_before: now,
             problem: None,
+            elsewhere: false,
             attempts: VecDeque::new(),
             touched: now,
             last_up: None,
@@ -281,6 +291,7 @@ impl Links {
         link.name = Some(hello.name.clone());
         link.failures = 0;
         link.problem = None;
+        link.elsewhere = false;
         link.wanted = false;
         link.last_up = Some(now.mono);
         link.not_before = now.mono;
@@ -328,6 +339,12 @@ impl Links {
         link.not_before = now.mono + wait.mul_f64(rng.random_range(0.8..1.2));
         link.problem = Some(why.clone());
         link.note(false, why, now);
+    }
+
+    pub(super) fn is_elsewhere(&mut self, peer: &NodeKey) {
+        if let Some(link) = self.table.get_mut(peer) {
+            link.elsewhere = true;
+        }
     }
 
     pub(super) fn forgive_all(&mut self) {

@@ -163,7 +163,9 @@ impl Membership {
         let named = [SourceKind::Saved, SourceKind::Ticket, SourceKind::Seed];
         let more = self.links.iter().filter(move |(_, link)| {
             link.up().is_some()
-                || link.failures > 0 && named.iter().any(|kind| link.sources.contains(kind))
+                || link.failures > 0
+                    && link.is_missed()
+                    && named.iter().any(|kind| link.sources.contains(kind))
         });
         keys.extend(more.map(|(key, _)| *key));
         keys.into_iter().filter_map(|key| self.peer(&key))
