@@ -143,11 +143,9 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// It was here and went to another mesh, or was never asked into this one: nobody misses it. Who
-    /// gave the ticket and is not there is worth knowing.
+    /// It did not go to another mesh.
     pub(super) fn is_missed(&self) -> bool {
-        let inviter = self.sources.contains(&SourceKind::Ticket) && self.last_up.is_none();
-        !self.elsewhere || inviter
+        !self.elsewhere
     }
 
     fn new(now: Duration) -> Self {

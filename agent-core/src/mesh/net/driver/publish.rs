@@ -6,9 +6,7 @@ use std::{
     time::Duration,
 };
 
-use agent_api::mesh::{
-    Attempt, MeshState, Nearby, OwnNode, PathKind, PeerState, Refused, SourceKind,
-};
+use agent_api::mesh::{Attempt, MeshState, Nearby, OwnNode, PathKind, PeerState, Refused};
 use tokio::time::Instant;
 
 use super::Driver;
@@ -151,7 +149,7 @@ impl Driver<'_> {
         }
         for key in keys {
             if let std::collections::hash_map::Entry::Vacant(vacant) = listed.entry(key) {
-                let view = self.membership.peer(&key).filter(is_listed);
+                let view = self.membership.peer(&key).filter(|_| self.membership.lists(&key));
                 if let Some(view) = view {
                     vacant.insert(self.row(&view));
                 } else if self.publisher.set(key, None, now_ms) {
@@ -309,13 +307,6 @@ impl Driver<'_> {
         let own = self.sources.relay_urls();
         own.into_iter().chain(relays.into_iter().map(|(_, url)| url)).take(SEED_RELAYS).collect()
     }
-}
-
-/// As [`Membership::peers`] lists them.
-fn is_listed(view: &PeerView<'_>) -> bool {
-    let named = [SourceKind::Saved, SourceKind::Ticket, SourceKind::Seed];
-    let tried = view.problem.is_some() && named.iter().any(|kind| view.sources.contains(kind));
-    view.record.is_some() || !view.connections.is_empty() || tried
 }
 
 fn known_peer(row: &Row) -> Option<KnownPeer> {
