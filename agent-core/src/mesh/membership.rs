@@ -128,14 +128,14 @@ impl Refusal {
     }
 
     /// What it costs the peer that sent it, of [`limits::OFFENCES`]. Nothing where an honest peer
-    /// cannot know better: it may not have blocked whom we blocked, and our clock may be the wrong
-    /// one.
+    /// cannot know better: it may not have blocked whom we blocked, it may not have seen the record
+    /// that another has the nonce of, and our clock may be the wrong one.
     fn points(self) -> f64 {
         match self {
             Self::BadSignature | Self::Malformed | Self::TooLarge | Self::ForeignMesh => 20.0,
-            Self::NotAMember | Self::Replayed => 5.0,
+            Self::NotAMember => 5.0,
             Self::RateLimited => 1.0,
-            Self::Expired | Self::ClockSkew | Self::Blocked => 0.0,
+            Self::Replayed | Self::Expired | Self::ClockSkew | Self::Blocked => 0.0,
         }
     }
 }

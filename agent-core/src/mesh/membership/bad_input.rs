@@ -187,6 +187,20 @@ fn a_replayed_record_is_counted_and_not_passed_on() {
 }
 
 #[test]
+fn who_passes_on_what_others_sent_twice_or_too_often_does_not_pay_for_it() {
+    let mut pair = Pair::new();
+    pair.gossip(&sealed(5, NOW_MS + 1_000, 1).bytes);
+    for n in 2..200 {
+        // The same nonce, then new ones above the author's rate.
+        pair.gossip(&sealed(5, NOW_MS + 1_000 + n, 1).bytes);
+        pair.gossip(&sealed(5, NOW_MS + 1_000 + n, n.unsigned_abs()).bytes);
+    }
+    assert!(pair.refused(Refusal::Replayed) > 100);
+    assert!(pair.refused(Refusal::RateLimited) > 100);
+    assert!(pair.node.is_connected(&pair.peer));
+}
+
+#[test]
 fn foreign_oversized_and_blocked_records_are_refused_by_name() {
     let mut pair = Pair::new();
     pair.gossip(&sealed_in(MeshId([8; 32]), 5, NOW_MS + 1_000, 1).bytes);
