@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use agent_api::mesh::LanJoin;
+use agent_api::mesh::{AnnouncedModel, LanJoin, SourceKind};
 use bytes::Bytes;
 use ed25519_dalek::SigningKey;
 use proptest::prelude::*;
@@ -141,6 +141,62 @@ fn sealed_in(mesh: MeshId, author: u8, at_ms: i64, nonce: u64) -> Arc<Record> {
     record::seal(&crypto, body).expect("small")
 }
 
+/// A record of almost the longest length.
+fn long_record(author: u8) -> Arc<Record> {
+    let mut says = announcement("somebody");
+    says.at_ms = NOW_MS;
+    says.models = (0..10)
+        .map(|n| AnnouncedModel {
+            id: format!("{n}{}", "m".repeat(200)),
+            digest: None,
+            size_bytes: 0,
+            context: 0,
+            resident: false,
+            tokens_per_s: None,
+            shared: false,
+        })
+        .collect();
+    let about = About { goodbye: false, addresses: Addresses::default(), announcement: says };
+    let crypto = key(author);
+    let body = Body::new(MeshId([7; 32]), crypto.key(), 9, u64::from(author), about);
+    record::seal(&crypto, body).expect("below the limit")
+}
+
+#[test]
+fn a_newcomer_gets_a_large_directory_in_answers_that_a_link_can_hold() {
+    let (mut ours, mut theirs) = (node(1), node(2));
+    let mut bytes = 0;
+    for author in 3..=253 {
+        let record = long_record(author);
+        bytes += record.bytes.len();
+        assert_eq!(ours.learn(&record.bytes), Ok(true));
+    }
+    assert!(bytes > 512 << 10, "more than fits at once: {bytes} bytes");
+    let connect = |peer, side| Input::Connected {
+        peer,
+        conn: ConnId(1),
+        side,
+        binding: [3; 32],
+        on_lan: false,
+    };
+    let mut to_ours = frames(theirs.handle(at(1), connect(ours.key(), Side::Dialed)));
+    let mut to_theirs = frames(ours.handle(at(1), connect(theirs.key(), Side::Accepted)));
+    for ms in 2..60 {
+        let (us, them) = (ours.key(), theirs.key());
+        for bytes in std::mem::take(&mut to_ours) {
+            let frame = Input::Frame { peer: them, conn: ConnId(1), bytes };
+            to_theirs.extend(frames(ours.handle(at(ms), frame)));
+        }
+        let on_the_way: usize = to_theirs.iter().map(Bytes::len).sum();
+        assert!(on_the_way < 300 << 10, "{on_the_way} bytes unsent");
+        for bytes in std::mem::take(&mut to_theirs) {
+            let frame = Input::Frame { peer: us, conn: ConnId(1), bytes };
+            to_ours.extend(frames(theirs.handle(at(ms), frame)));
+        }
+    }
+    assert_eq!(theirs.counts().known, 252);
+}
+
 #[test]
 fn nobody_speaks_for_another_node() {
     let mut pair = Pair::new();
@@ -198,6 +254,17 @@ fn who_passes_on_what_others_sent_twice_or_too_often_does_not_pay_for_it() {
     assert!(pair.refused(Refusal::Replayed) > 100);
     assert!(pair.refused(Refusal::RateLimited) > 100);
     assert!(pair.node.is_connected(&pair.peer));
+}
+
+#[test]
+fn a_clock_that_was_far_ahead_does_not_silence_a_node_for_ever() {
+    let mut ours = node(1);
+    let ahead = 3_600_000;
+    let wrong = Now { unix_ms: NOW_MS + ahead, ..at(1) };
+    ours.handle(wrong, Input::Tick);
+    assert_eq!(ours.own_record().map(Record::at_ms), Some(NOW_MS + ahead));
+    ours.handle(at(20_000), Input::Tick);
+    assert_eq!(ours.own_record().map(Record::at_ms), Some(NOW_MS + 20_000));
 }
 
 #[test]
@@ -355,6 +422,61 @@ proptest! {
     fn random_records_are_refused(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
         prop_assert!(key(1).open(&bytes).is_err());
     }
+}
+
+#[test]
+fn a_stranger_that_says_anything_but_hello_does_not_keep_its_connection() {
+    let mut ours = node(1);
+    let peer = key(2).key();
+    let (conn, side) = (ConnId(1), Side::Accepted);
+    ours.handle(at(1), Input::Connected { peer, conn, side, binding: [3; 32], on_lan: false });
+    let mut closed = false;
+    // Slowly enough not to be banned.
+    for s in 1..14 {
+        let frame = Input::Frame { peer, conn, bytes: Talk::Ping(1).encode() };
+        closed |= closes(&ours.handle(at(s * 1_000), frame));
+    }
+    assert!(closed);
+}
+
+#[test]
+fn strangers_at_the_door_do_not_take_the_places_of_members() {
+    let mut ours = node(1);
+    let connect = |n: u8| Input::Connected {
+        peer: key(n).key(),
+        conn: ConnId(u64::from(n)),
+        side: Side::Accepted,
+        binding: [3; 32],
+        on_lan: false,
+    };
+    assert_eq!(ours.learn(&sealed(2, NOW_MS, 1).bytes), Ok(true));
+    let refused = (3..=100).filter(|&n| closes(&ours.handle(at(1), connect(n)))).count();
+    assert_eq!(refused, 98 - 64);
+    assert!(!closes(&ours.handle(at(1), connect(2))), "a member is let in");
+}
+
+#[test]
+fn a_dial_whose_connection_is_refused_makes_room_for_the_next_one() {
+    let mut ours = node(1);
+    let addresses = Addresses { direct: vec![([10, 0, 0, 2], 4302).into()], relays: Vec::new() };
+    let dials = |outputs: &[Output]| {
+        outputs.iter().filter(|output| matches!(output, Output::Dial { .. })).count()
+    };
+    let mut dialed = 0;
+    for n in 2..30 {
+        let (peer, conn) = (key(n).key(), ConnId(u64::from(n)));
+        let source = SourceKind::Saved;
+        let found = Input::Found { peer, addresses: addresses.clone(), source, name: None };
+        dialed += dials(&ours.handle(at(2_000 * u64::from(n)), found));
+        dialed += dials(&ours.handle(at(2_000 * u64::from(n) + 1_600), Input::Tick));
+        // The owner blocks it while the dial is under way.
+        ours.handle(at(2_000 * u64::from(n) + 1_700), Input::Command(Command::Block(peer)));
+        let side = Side::Dialed;
+        let up = Input::Connected { peer, conn, side, binding: [3; 32], on_lan: false };
+        assert!(closes(&ours.handle(at(2_000 * u64::from(n) + 1_800), up)));
+    }
+    assert_eq!(dialed, 28, "each of them was dialed");
+    assert!(ours.peers().all(|peer| !peer.dialing));
 }
 
 #[test]

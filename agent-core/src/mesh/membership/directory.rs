@@ -38,7 +38,9 @@ impl Entry {
     }
 
     pub(super) fn is_gone(&self, now: Duration) -> bool {
-        now.saturating_sub(self.heard) > self.every() * GONE_AFTER
+        // A goodbye is there to be passed on to those who missed it.
+        let after = if self.record.body.goodbye { STALE_AFTER } else { GONE_AFTER };
+        now.saturating_sub(self.heard) > self.every() * after
     }
 
     /// Half an announcement late: a reason to look whether the mesh fell apart.
@@ -133,7 +135,8 @@ impl Directory {
     }
 
     /// Takes a record that [`judge`](Self::judge) called new or newer. `keep`: nodes that stay
-    /// when the table is full. Returns who had to make room, or false for a full table.
+    /// when the table is full; those that said goodbye go first. Returns who had to make room and
+    /// was not known to have left, or [`Offered::Full`].
     pub(super) fn insert(
         &mut self,
         record: Arc<Record>,
@@ -144,11 +147,17 @@ impl Directory {
         let author = record.author();
         let mut made_room = None;
         if self.entries.len() >= MOST_NODES && !self.entries.contains_key(&author) {
+            let left = self
+                .entries
+                .iter()
+                .filter(|(key, entry)| entry.record.body.goodbye && **key != self.me);
+            let left = left.min_by_key(|(_, entry)| entry.heard).map(|(key, _)| *key);
             let stale = self.others().filter(|(key, entry)| entry.is_stale(now) && !keep(key));
             let oldest = stale.min_by_key(|(_, entry)| entry.heard).map(|(key, _)| *key);
-            let Some(oldest) = oldest else { return Err(Offered::Full) };
-            self.remove(&oldest);
-            made_room = Some(oldest);
+            let Some(out) = left.or(oldest) else { return Err(Offered::Full) };
+            self.remove(&out);
+            // That a node left was told when it said goodbye.
+            made_room = oldest.filter(|_| left.is_none());
         }
         let counts = author != self.me;
         self.add_to_sums(&record);

@@ -39,7 +39,7 @@ impl From<RecordError> for Refusal {
     }
 }
 
-fn skew_ms() -> i64 {
+pub(super) fn skew_ms() -> i64 {
     i64::try_from(CLOCK_SKEW.as_millis()).unwrap_or(i64::MAX)
 }
 
@@ -239,12 +239,22 @@ impl Membership {
 
     /// A record with this node's own key came back.
     fn on_own_record(&mut self, record: &Record) -> Result<(), Refusal> {
-        if record.body.instance == self.instance || record.at_ms() <= self.started_ms {
+        let at_ms = record.at_ms();
+        if record.body.instance == self.instance || at_ms <= self.own_until_ms {
             // An echo, or from before the last start.
             return Err(Refusal::Expired);
         }
-        if !self.duplicate {
-            self.duplicate = true;
+        // This clock may be behind what it was before the start. A twin speaks again after this
+        // node has said something newer; the past does not.
+        let is_answered = self.last_at_ms > self.own_until_ms;
+        if at_ms > self.last_at_ms && !(self.caught_up && is_answered) {
+            self.caught_up = true;
+            self.own_until_ms = at_ms;
+            self.last_at_ms = at_ms;
+            self.announcer.soon(self.now.mono);
+            return Err(Refusal::Expired);
+        }
+        if self.duplicate.replace(self.now.mono).is_none() {
             self.event(MeshEvent::DuplicateIdentity);
         }
         // The others should hear of it too: they see two computers take turns.

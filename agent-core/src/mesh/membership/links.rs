@@ -26,6 +26,9 @@ const SMALL_MESH: usize = 32;
 pub(super) const FEW_NEIGHBOURS: usize = 3;
 /// A busy seed: nodes that join, and those that its neighbourhood needs.
 pub(super) const MOST_CONNECTIONS: usize = 512;
+/// Of them, accepted ones that have not said hello and whose node is not in the directory:
+/// strangers do not take the places of members.
+pub(super) const MOST_STRANGERS: usize = 64;
 /// At a time; more would look like a scan to a home router.
 const MOST_DIALS: usize = 8;
 /// Peers in the table: every node of a full directory, and candidates.
@@ -258,6 +261,12 @@ impl Links {
         self.table.values().map(|link| link.conns.len()).sum()
     }
 
+    /// Accepted connections whose hello is awaited.
+    pub(super) fn count_greeting(&self) -> usize {
+        let conns = self.table.values().flat_map(|link| &link.conns);
+        conns.filter(|conn| conn.phase == Phase::Greeting && conn.side == Side::Accepted).count()
+    }
+
     pub(super) fn is_banned(&self, peer: &NodeKey, now: Duration) -> bool {
         self.table.get(peer).is_some_and(|link| link.banned_until > now)
     }
@@ -326,6 +335,15 @@ impl Links {
         let link = self.table.get_mut(peer)?;
         let at = link.conns.iter().position(|conn| conn.id == id)?;
         Some(link.conns.remove(at))
+    }
+
+    /// Takes out connections with an earlier start of this peer.
+    pub(super) fn take_earlier(&mut self, peer: &NodeKey, instance: u64) -> Vec<ConnId> {
+        let Some(link) = self.table.get_mut(peer) else { return Vec::new() };
+        let earlier = link.conns.extract_if(.., |conn| {
+            conn.hello.as_ref().is_some_and(|hello| hello.instance != instance)
+        });
+        earlier.map(|conn| conn.id).collect()
     }
 
     /// A dial or a connection failed: it waits before the next one.

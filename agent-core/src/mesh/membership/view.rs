@@ -91,9 +91,9 @@ impl Membership {
         announce::interval(self.directory.present())
     }
 
-    /// Another computer uses this node's key.
+    /// Another computer uses this node's key, or did a short time ago.
     pub fn has_duplicate(&self) -> bool {
-        self.duplicate
+        self.duplicate.is_some()
     }
 
     pub fn blocked(&self) -> &BTreeSet<NodeKey> {
@@ -160,8 +160,10 @@ impl Membership {
     /// or the last start named, once an attempt to reach them failed.
     pub fn peers(&self) -> impl Iterator<Item = PeerView<'_>> {
         let mut keys: BTreeSet<NodeKey> = self.directory.others().map(|(key, _)| *key).collect();
+        // Whom the owner blocked is in a list of its own.
         let named = [SourceKind::Saved, SourceKind::Ticket, SourceKind::Seed];
-        let more = self.links.iter().filter(move |(_, link)| {
+        let more = self.links.iter().filter(move |(key, _)| !self.blocked.contains(key));
+        let more = more.filter(|(_, link)| {
             link.up().is_some()
                 || link.failures > 0
                     && link.is_missed()
