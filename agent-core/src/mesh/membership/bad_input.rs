@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::{
     Membership, Refusal, Setup,
-    io::{Command, ConnId, Input, Now, Output, Side},
+    io::{Command, ConnId, Input, MeshEvent, Now, Output, Side},
     mirror,
     sim::announcement,
     wire::{Talk, gossip_frame},
@@ -30,10 +30,14 @@ fn card() -> MeshCard {
 }
 
 fn node(n: u8) -> Membership {
+    start(n, u64::from(n))
+}
+
+fn start(n: u8, instance: u64) -> Membership {
     let setup = Setup {
         crypto: Box::new(key(n)),
         card: card(),
-        instance: u64::from(n),
+        instance,
         rng: [n; 32],
         lan_join: LanJoin::Automatic,
         blocked: BTreeSet::new(),
@@ -307,6 +311,68 @@ fn ten_thousand_announcements_of_one_peer_cost_it_the_connection() {
 }
 
 #[test]
+fn a_twin_is_told_from_the_past_and_forgotten_when_it_is_silent() {
+    let mut pair = Pair::new();
+    // From before the start, when this node's clock was ahead of what it is now.
+    pair.gossip(&sealed(1, NOW_MS + 60_000, 1).bytes);
+    assert!(!pair.node.has_duplicate());
+    pair.ms += 2_000;
+    pair.node.handle(at(pair.ms), Input::Tick);
+    assert!(pair.node.own_record().map(Record::at_ms) > Some(NOW_MS + 60_000));
+    pair.gossip(&sealed(1, NOW_MS + 60_000, 2).bytes);
+    assert!(!pair.node.has_duplicate());
+    // Nobody but a twin speaks after that.
+    let outputs = pair.gossip(&sealed(1, NOW_MS + 70_000, 3).bytes);
+    assert!(
+        outputs.iter().any(|output| matches!(output, Output::Event(MeshEvent::DuplicateIdentity)))
+    );
+    assert!(pair.node.has_duplicate());
+    pair.node.handle(at(pair.ms + 130_000), Input::Tick);
+    assert!(!pair.node.has_duplicate());
+}
+
+#[test]
+fn a_peer_that_was_killed_and_is_back_at_once_is_down_and_then_up() {
+    let mut pair = Pair::new();
+    let mut back = start(2, 77);
+    let connect = |peer, side| Input::Connected {
+        peer,
+        conn: ConnId(2),
+        side,
+        binding: [4; 32],
+        on_lan: false,
+    };
+    let hello = frames(back.handle(at(1), connect(pair.node.key(), Side::Dialed))).remove(0);
+    pair.node.handle(at(1_001), connect(pair.peer, Side::Accepted));
+    let frame = Input::Frame { peer: pair.peer, conn: ConnId(2), bytes: hello };
+    let outputs = pair.node.handle(at(1_002), frame);
+    let told: Vec<_> = outputs
+        .iter()
+        .filter_map(|output| match output {
+            Output::Close { conn: ConnId(1), .. } => Some("closed"),
+            Output::Event(MeshEvent::PeerDown { .. }) => Some("down"),
+            Output::Event(MeshEvent::PeerUp { .. }) => Some("up"),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(told, ["closed", "down", "up"]);
+}
+
+#[test]
+fn a_blocked_peer_that_was_not_reached_is_not_in_the_list() {
+    let mut ours = node(1);
+    let peer = key(2).key();
+    let addresses = Addresses { direct: vec![([10, 0, 0, 2], 4302).into()], relays: Vec::new() };
+    ours.handle(at(1), Input::Found { peer, addresses, source: SourceKind::Saved, name: None });
+    for ms in [2, 3] {
+        ours.handle(at(ms), Input::DialFailed { peer, reason: "no answer".to_owned() });
+    }
+    assert_eq!(ours.peers().count(), 1);
+    ours.handle(at(4), Input::Command(Command::Block(peer)));
+    assert_eq!(ours.peers().count(), 0);
+}
+
+#[test]
 fn a_wrong_secret_a_foreign_mesh_and_a_future_protocol_are_turned_away_with_a_reason() {
     let stranger = |change: fn(&mut Setup)| {
         let mut setup = Setup {
@@ -465,7 +531,7 @@ fn a_dial_whose_connection_is_refused_makes_room_for_the_next_one() {
     let mut dialed = 0;
     for n in 2..30 {
         let (peer, conn) = (key(n).key(), ConnId(u64::from(n)));
-        let source = SourceKind::Saved;
+        let source = SourceKind::Lan;
         let found = Input::Found { peer, addresses: addresses.clone(), source, name: None };
         dialed += dials(&ours.handle(at(2_000 * u64::from(n)), found));
         dialed += dials(&ours.handle(at(2_000 * u64::from(n) + 1_600), Input::Tick));

@@ -281,3 +281,39 @@ fn first_u64(bytes: &[u8; 32]) -> u64 {
     let [a, b, c, d, e, f, g, h, ..] = *bytes;
     u64::from_be_bytes([a, b, c, d, e, f, g, h])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mesh::{
+        Addresses, MeshId,
+        membership::sim::announcement,
+        record::{About, Body},
+    };
+
+    fn record(n: usize, goodbye: bool) -> Arc<Record> {
+        let mut author = NodeKey([0; 32]);
+        author.0[..8].copy_from_slice(&n.to_be_bytes());
+        let about = About {
+            goodbye,
+            addresses: Addresses::default(),
+            announcement: announcement("somebody"),
+        };
+        let body = Body::new(MeshId([7; 32]), author, 1, 1, about);
+        Arc::new(Record { body, bytes: bytes::Bytes::new(), hash: author.0 })
+    }
+
+    #[test]
+    fn a_table_full_of_goodbyes_has_room_for_who_is_there() {
+        let now = Duration::from_secs(1);
+        let mut directory = Directory::new(NodeKey([255; 32]));
+        for n in 0..MOST_NODES {
+            assert_eq!(directory.insert(record(n, true), now, now, |_| true), Ok(None));
+        }
+        assert_eq!(directory.insert(record(MOST_NODES, false), now, now, |_| true), Ok(None));
+        assert_eq!((directory.len(), directory.present()), (MOST_NODES, 1));
+        // Three announcements later they are all swept out, and the other one is only stale.
+        assert_eq!(directory.sweep(now + Duration::from_secs(31)).len(), MOST_NODES - 1);
+        assert_eq!(directory.len(), 1);
+    }
+}

@@ -50,7 +50,7 @@ impl Membership {
             Some("this node has as many connections as it can serve; try others")
         } else if conn.side == Side::Accepted
             && !self.directory.contains(&peer)
-            && self.links.count_greeting() >= MOST_STRANGERS
+            && self.strangers() >= MOST_STRANGERS
         {
             Some("too many strangers are at the door; try again in a few seconds")
         } else {
@@ -67,6 +67,12 @@ impl Membership {
         let hello = self.hello(&conn);
         self.links.add(peer, conn, self.now.mono);
         self.out.push(Output::Send { peer, conn: id, bytes: Talk::Hello(hello).encode() });
+    }
+
+    /// Accepted connections whose hello is awaited.
+    fn strangers(&self) -> usize {
+        let conns = self.links.iter().flat_map(|(_, link)| &link.conns);
+        conns.filter(|conn| conn.phase == Phase::Greeting && conn.side == Side::Accepted).count()
     }
 
     fn hello(&self, conn: &Conn) -> Hello {

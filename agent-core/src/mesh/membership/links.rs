@@ -261,12 +261,6 @@ impl Links {
         self.table.values().map(|link| link.conns.len()).sum()
     }
 
-    /// Accepted connections whose hello is awaited.
-    pub(super) fn count_greeting(&self) -> usize {
-        let conns = self.table.values().flat_map(|link| &link.conns);
-        conns.filter(|conn| conn.phase == Phase::Greeting && conn.side == Side::Accepted).count()
-    }
-
     pub(super) fn is_banned(&self, peer: &NodeKey, now: Duration) -> bool {
         self.table.get(peer).is_some_and(|link| link.banned_until > now)
     }
