@@ -5,12 +5,15 @@ use agent_api::mesh::LanJoin;
 use super::{
     Membership, Refusal,
     io::{ConnId, MeshEvent, Output, Side},
-    links::{Conn, FEW_NEIGHBOURS, MOST_CONNECTIONS, MOST_STRANGERS, Phase},
+    links::{Conn, FEW_NEIGHBOURS, MOST_CONNECTIONS, Phase},
     wire::{Hello, PROTOCOL, Talk},
 };
 use crate::mesh::{MeshCard, NodeKey};
 
 const PROOF_DOMAIN: &[u8] = b"edgecoder/mesh/1";
+/// Accepted connections that have not said hello, above which only nodes of the directory are let in:
+/// strangers do not take the places of members.
+const MOST_STRANGERS: usize = 64;
 const MESH_DOMAIN: &str = "edgecoder mesh id 2026-11 v1";
 
 /// What strangers may know of a mesh's id.

@@ -26,9 +26,6 @@ const SMALL_MESH: usize = 32;
 pub(super) const FEW_NEIGHBOURS: usize = 3;
 /// A busy seed: nodes that join, and those that its neighbourhood needs.
 pub(super) const MOST_CONNECTIONS: usize = 512;
-/// Of them, accepted ones that have not said hello and whose node is not in the directory:
-/// strangers do not take the places of members.
-pub(super) const MOST_STRANGERS: usize = 64;
 /// At a time; more would look like a scan to a home router.
 const MOST_DIALS: usize = 8;
 /// Peers in the table: every node of a full directory, and candidates.
