@@ -326,6 +326,15 @@ impl Links {
         Some(link.conns.remove(at))
     }
 
+    /// Takes out connections with an earlier start of this peer.
+    pub(super) fn take_earlier(&mut self, peer: &NodeKey, instance: u64) -> Vec<ConnId> {
+        let Some(link) = self.table.get_mut(peer) else { return Vec::new() };
+        let earlier = link.conns.extract_if(.., |conn| {
+            conn.hello.as_ref().is_some_and(|hello| hello.instance != instance)
+        });
+        earlier.map(|conn| conn.id).collect()
+    }
+
     /// A dial or a connection failed: it waits before the next one.
     pub(super) fn failed(&mut self, peer: &NodeKey, why: String, now: Now, rng: &mut StdRng) {
         let link = self.row(*peer, now.mono);
