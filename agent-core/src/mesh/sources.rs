@@ -82,6 +82,7 @@ impl Sources {
         let relay = relay::spawn(
             context.seed.as_ref(),
             context.own.clone(),
+            context.directory.clone(),
             stop.clone(),
             &tasks,
             board.bump(),
