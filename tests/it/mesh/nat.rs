@@ -177,13 +177,15 @@ fn a_direct_path_outlives_the_seed() -> Result<()> {
         let cluster = &mut meeting.cluster;
         let [seed, right] = [cluster.id(SEED), cluster.id(RIGHT)];
         let direct = |view: &View| path(view, &right) == Some(PathKind::Direct);
-        let before = cluster.until(LEFT, "a direct path", direct).await?;
+        let before = cluster.until(LEFT, "a direct path", direct).await?.mesh.at_ms;
         let since = |view: &View| view.peer(&right).and_then(|peer| peer.connected_since_ms);
         cluster.kill(SEED)?;
         let missed = |view: &View| !view.is_connected(&seed);
         let after = cluster.until(LEFT, "the seed is missed", missed).await?;
         assert!(after.is_connected(&right));
-        assert_eq!(since(&after), since(&before), "the connection was not touched");
+        // Of two that were dialed at once one stays; none is made after the seed is gone.
+        let since = since(&after).context("connected")?;
+        assert!(since <= before + 2_000, "the connection was not touched: {since}, {before}");
         Ok(())
     })
 }
