@@ -91,8 +91,8 @@ fn peer(n: usize) -> Peer {
     let state = match n {
         4 => PeerState::Unreachable,
         0..32 => PeerState::Connected,
-        _ if n % 53 == 0 => PeerState::Unreachable,
-        _ if n % 29 == 0 => PeerState::Stale,
+        _ if n.is_multiple_of(53) => PeerState::Unreachable,
+        _ if n.is_multiple_of(29) => PeerState::Stale,
         _ => PeerState::Known,
     };
     let connected = state == PeerState::Connected;
