@@ -6,7 +6,8 @@
 //! | Part | Does |
 //! |---|---|
 //! | `handshake` | Hellos: same mesh? same protocol? knows the secret? |
-//! | `broadcast`, `mirror` | iroh-gossip's protocol, and a look into its messages before it gets them |
+//! | `overlay`, `mirror` | The neighbours: iroh-gossip's HyParView, and a look into its messages before it gets them |
+//! | `broadcast` | How a record gets to everybody over the neighbours |
 //! | `gossip` | Which records are believed, and what they change |
 //! | `directory` | Who is in the mesh; fades |
 //! | `sync` | Anti-entropy: two nodes find out what the other does not know |
@@ -27,6 +28,7 @@ mod links;
 mod liveness;
 mod merge;
 mod mirror;
+mod overlay;
 mod sync;
 mod view;
 mod wire;
@@ -47,12 +49,13 @@ use tokio::time::Instant;
 
 use self::{
     announce::Announcer,
-    broadcast::{Broadcast, Step},
+    broadcast::{Broadcast, RecordId, Spread},
     directory::Directory,
     io::{Command, Input, MeshEvent, Now, Output},
     limits::Recent,
     links::Links,
     merge::Visitors,
+    overlay::{Overlay, Step},
     sync::Sync,
 };
 pub use self::{
@@ -156,6 +159,7 @@ pub struct Membership {
     announcer: Announcer,
     last_at_ms: i64,
     directory: Directory,
+    overlay: Overlay,
     broadcast: Broadcast,
     nonces: Recent<(u64, u64)>,
     links: Links,
@@ -192,7 +196,8 @@ impl Membership {
             announcer: Announcer::new(setup.announcement, now.mono),
             last_at_ms: 0,
             directory: Directory::new(me),
-            broadcast: Broadcast::new(me, setup.card.id, base, gossip_rng),
+            overlay: Overlay::new(me, setup.card.id, base, gossip_rng),
+            broadcast: Broadcast::new(now.mono),
             nonces: Recent::new(NONCES_KEPT, MOST_NONCES),
             links: Links::default(),
             sync: Sync::new(now.mono),
@@ -247,7 +252,8 @@ impl Membership {
             return None;
         }
         let fixed = self.next_housekeeping.min(self.announcer.next).min(self.sync.deadline());
-        Some(self.broadcast.deadline().map_or(fixed, |gossip| gossip.min(fixed)))
+        let gossip = self.overlay.deadline().into_iter().chain(self.broadcast.deadline());
+        gossip.chain([fixed]).min()
     }
 
     fn settle(&mut self) {
@@ -255,10 +261,11 @@ impl Membership {
             return;
         }
         let now = self.now.mono;
-        if self.broadcast.deadline().is_some_and(|at| at <= now) {
-            let steps = self.broadcast.tick(now);
+        if self.overlay.deadline().is_some_and(|at| at <= now) {
+            let steps = self.overlay.tick(now);
             self.carry_out(steps);
         }
+        self.broadcast.ask_others(now);
         if self.next_housekeeping <= now {
             self.next_housekeeping = now + HOUSEKEEPING;
             self.keep_house();
@@ -269,6 +276,7 @@ impl Membership {
         if self.sync.deadline() <= now {
             self.run_sync();
         }
+        self.send_waves();
         if std::mem::take(&mut self.replan) {
             self.plan_dials();
         }
@@ -282,8 +290,10 @@ impl Membership {
         for peer in self.broadcast.broken_promises(now) {
             self.offence(peer, 1.0);
         }
-        if self.broadcast.broken > broadcast::MOST_BROKEN {
-            self.renew_broadcast();
+        if self.overlay.is_worn() {
+            let rng = StdRng::from_rng(&mut self.rng);
+            let steps = self.overlay.renew(rng, now);
+            self.carry_out(steps);
         }
         if self.next_sweep <= now {
             self.next_sweep = now + SWEEP;
@@ -362,42 +372,43 @@ impl Membership {
                 break None;
             }
         };
-        self.announcer.done(every, self.now.mono, &mut self.rng);
         if let Some(record) = record {
-            let bytes = record.bytes.clone();
             let now = self.now.mono;
+            let urgent = self.announcer.urgent || self.is_urgent(&record);
+            let (id, bytes) = (RecordId::of(&record.hash), record.bytes.clone());
             // A full table has a row for this node: it got it first.
             let _ = self.directory.insert(record, now, now, |_| true);
-            let steps = self.broadcast.publish(bytes, now);
-            self.carry_out(steps);
+            let spread = Spread { id, bytes, hops: 0, urgent };
+            self.broadcast.spread(spread, None, self.directory.present(), now);
+        }
+        self.announcer.done(every, self.now.mono, &mut self.rng);
+    }
+
+    fn send_waves(&mut self) {
+        for (peer, frame) in self.broadcast.frames(self.now.mono) {
+            self.send(peer, frame);
         }
     }
 
-    /// Does what the broadcast protocol wants.
+    /// Does what the overlay's protocol wants.
     fn carry_out(&mut self, steps: Vec<Step>) {
         for step in steps {
             match step {
                 Step::Send(peer, bytes) => self.send_gossip(peer, bytes),
-                Step::NeighbourUp => {
-                    if self.broadcast.neighbours().len() == 1 {
+                Step::NeighbourUp(peer) => {
+                    self.broadcast.neighbour_up(peer);
+                    if self.overlay.neighbours().len() == 1 {
                         // The first way into the mesh: now somebody hears it.
                         self.announcer.soon(self.now.mono);
                     }
                 }
-                Step::NeighbourDown => self.replan = true,
+                Step::NeighbourDown(peer) => {
+                    self.broadcast.neighbour_down(&peer);
+                    self.replan = true;
+                }
                 Step::Unneeded(peer) => self.links.linger(&peer, self.now.mono),
             }
         }
-    }
-
-    fn renew_broadcast(&mut self) {
-        let rng = StdRng::from_rng(&mut self.rng);
-        let neighbours: Vec<_> = self.broadcast.neighbours().iter().copied().collect();
-        let steps = self.broadcast.quit(self.now.mono);
-        self.carry_out(steps);
-        self.broadcast = Broadcast::new(self.me, self.card.id, self.base, rng);
-        let steps = self.broadcast.join(neighbours, self.now.mono);
-        self.carry_out(steps);
     }
 
     fn block(&mut self, peer: NodeKey) {
@@ -418,7 +429,8 @@ impl Membership {
         self.mesh_hash = handshake::mesh_hash(&card);
         self.directory = Directory::new(self.me);
         let rng = StdRng::from_rng(&mut self.rng);
-        self.broadcast = Broadcast::new(self.me, card.id, self.base, rng);
+        self.overlay = Overlay::new(self.me, card.id, self.base, rng);
+        self.broadcast = Broadcast::new(self.now.mono);
         self.card = card;
         self.sync = Sync::new(self.now.mono);
         self.visitors = Visitors::default();
@@ -430,7 +442,8 @@ impl Membership {
     /// Says goodbye and closes everything.
     fn leave(&mut self) {
         self.announce(true);
-        let steps = self.broadcast.quit(self.now.mono);
+        self.send_waves();
+        let steps = self.overlay.quit(self.now.mono);
         self.carry_out(steps);
         for peer in self.links.connected() {
             self.drop_peer(peer, "it left the mesh");

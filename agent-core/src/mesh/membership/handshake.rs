@@ -125,8 +125,8 @@ impl Membership {
         for bytes in self.links.take_queued(&peer) {
             self.send(peer, bytes);
         }
-        if self.broadcast.neighbours().len() < FEW_NEIGHBOURS {
-            let steps = self.broadcast.join(vec![peer], self.now.mono);
+        if self.overlay.neighbours().len() < FEW_NEIGHBOURS {
+            let steps = self.overlay.join(vec![peer], self.now.mono);
             self.carry_out(steps);
         }
         // One of the two asks; what both have is exchanged.

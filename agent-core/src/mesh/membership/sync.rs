@@ -211,10 +211,10 @@ impl Membership {
     /// parts should grow together.
     fn tell_neighbourhood(&mut self, peer: NodeKey, missed: usize) {
         let now = self.now.mono;
-        let neighbours = self.broadcast.neighbours();
+        let neighbours = self.overlay.neighbours();
         let apart = missed >= ANOTHER_PART && !neighbours.contains(&peer);
         if apart || neighbours.len() < FEW_NEIGHBOURS {
-            let steps = self.broadcast.join(vec![peer], now);
+            let steps = self.overlay.join(vec![peer], now);
             self.carry_out(steps);
         }
         if missed >= ANOTHER_PART && self.sync.cascade.take(CASCADE, 1.0, now) {
@@ -223,7 +223,7 @@ impl Membership {
     }
 
     pub(super) fn sync_with_neighbours(&mut self, but: Option<NodeKey>) {
-        for peer in self.broadcast.neighbours() {
+        for peer in self.overlay.neighbours() {
             if Some(*peer) != but {
                 self.sync.want(*peer);
             }
