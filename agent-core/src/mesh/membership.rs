@@ -44,7 +44,7 @@ use std::{
 };
 
 use agent_api::mesh::{Announcement, LanJoin};
-use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
+use rand::{Rng as _, RngExt as _, SeedableRng as _, rngs::StdRng};
 use tokio::time::Instant;
 
 use self::{
@@ -52,7 +52,7 @@ use self::{
     broadcast::{Broadcast, RecordId, Spread},
     directory::Directory,
     io::{Command, Input, MeshEvent, Now, Output},
-    limits::Recent,
+    limits::{Rate, Recent, TokenBucket},
     links::Links,
     merge::Visitors,
     overlay::{Overlay, Step},
@@ -75,6 +75,9 @@ pub const CLOCK_SKEW: Duration = Duration::from_secs(120);
 const NONCES_KEPT: Duration = Duration::from_secs(300);
 /// 20 records a second for that time, and as many again.
 const MOST_NONCES: usize = 12_288;
+/// How often a node asks for a place in the overlay. Each such word takes a walk through the mesh
+/// and may cost somebody else a place, which then asks in turn.
+const JOINS: Rate = Rate { burst: 4.0, per_s: 0.5 };
 /// What has no time of its own is looked at that often.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// How often the directory is searched for nodes that are gone.
@@ -161,6 +164,7 @@ pub struct Membership {
     directory: Directory,
     overlay: Overlay,
     broadcast: Broadcast,
+    joins: TokenBucket,
     nonces: Recent<(u64, u64)>,
     links: Links,
     sync: Sync,
@@ -198,6 +202,7 @@ impl Membership {
             directory: Directory::new(me),
             overlay: Overlay::new(me, setup.card.id, base, gossip_rng),
             broadcast: Broadcast::new(now.mono),
+            joins: TokenBucket::full(JOINS, now.mono),
             nonces: Recent::new(NONCES_KEPT, MOST_NONCES),
             links: Links::default(),
             sync: Sync::new(now.mono),
@@ -287,6 +292,7 @@ impl Membership {
         self.check_liveness();
         self.trim_links();
         self.tidy_visitors();
+        self.look_for_neighbours();
         for peer in self.broadcast.broken_promises(now) {
             self.offence(peer, 1.0);
         }
@@ -387,6 +393,29 @@ impl Membership {
     fn send_waves(&mut self) {
         for (peer, frame) in self.broadcast.frames(self.now.mono) {
             self.send(peer, frame);
+        }
+    }
+
+    /// Asks a connected peer for a place in the overlay.
+    fn join(&mut self, peer: NodeKey) {
+        let now = self.now.mono;
+        if self.joins.take(JOINS, 1.0, now) {
+            let steps = self.overlay.join(vec![peer], now);
+            self.carry_out(steps);
+        }
+    }
+
+    /// A node with few neighbours asks one of its other peers, each second another one.
+    fn look_for_neighbours(&mut self) {
+        let neighbours = self.overlay.neighbours();
+        if neighbours.len() >= links::FEW_NEIGHBOURS {
+            return;
+        }
+        let up = self.links.up().map(|(key, _)| *key);
+        let others: Vec<_> = up.filter(|key| !neighbours.contains(key)).collect();
+        if !others.is_empty() {
+            let peer = others[self.rng.random_range(0..others.len())];
+            self.join(peer);
         }
     }
 

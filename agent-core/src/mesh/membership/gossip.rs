@@ -241,7 +241,10 @@ impl Membership {
         if addresses_changed && self.links.is_up(&author) {
             self.save(author);
         }
-        self.replan |= offered == Offered::New || addresses_changed;
+        // In a large mesh a new node is no reason to connect, unless something waits for it; and
+        // what is missing is looked for every second anyway.
+        let wanted = self.is_small() || self.links.get(&author).is_some();
+        self.replan |= wanted && (offered == Offered::New || addresses_changed);
         true
     }
 

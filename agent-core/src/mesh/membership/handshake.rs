@@ -126,8 +126,7 @@ impl Membership {
             self.send(peer, bytes);
         }
         if self.overlay.neighbours().len() < FEW_NEIGHBOURS {
-            let steps = self.overlay.join(vec![peer], self.now.mono);
-            self.carry_out(steps);
+            self.join(peer);
         }
         // One of the two asks; what both have is exchanged.
         if self.links.was_dialed(&peer) {

@@ -123,6 +123,7 @@ pub(super) struct Sim {
     wires_made: u64,
     pub(super) rng: StdRng,
     pub(super) steps: u64,
+    pub(super) kinds: [u64; 8],
     /// Changes with everything that happens; two runs of one seed have the same.
     pub(super) trace: u64,
 }
@@ -192,6 +193,7 @@ impl Sim {
             wires_made: 0,
             rng: StdRng::seed_from_u64(seed),
             steps: 0,
+            kinds: [0; 8],
             trace: 0,
         }
     }
@@ -310,6 +312,7 @@ impl Sim {
         }
         let now = self.clock(index);
         self.steps += 1;
+        if matches!(input, Input::Tick) { self.kinds[7] += 1; }
         let outputs = self.nodes[index].membership.handle(now, input);
         self.trace = self.trace.rotate_left(5) ^ (index as u64) ^ ((outputs.len() as u64) << 32);
         for output in outputs {
@@ -397,6 +400,7 @@ impl Sim {
     fn send(&mut self, from: usize, conn: u64, bytes: Bytes) {
         assert!(bytes.len() <= FRAME_BYTES, "a frame of {} bytes", bytes.len());
         self.nodes[from].frames_sent += 1;
+        self.kinds[usize::from(bytes[0])] += 1;
         self.nodes[from].bytes_sent += bytes.len() as u64;
         let Some(wire) = self.wires.get(&conn) else { return };
         let end = usize::from(wire.ends[1] == from);

@@ -111,9 +111,9 @@ fn a_thousand_nodes_hear_a_record_within_800_ms() {
     let mut sim = Sim::new(seed);
     let wall = std::time::Instant::now();
     sim.grow(1_000, Duration::from_millis(10));
-    println!("grown in {:?}, {} steps", wall.elapsed(), sim.steps);
+    println!("grown in {:?}, {} steps {:?}", wall.elapsed(), sim.steps, sim.kinds);
     sim.run_for(Duration::from_secs(20));
-    println!("warm after {:?}, {} steps", wall.elapsed(), sim.steps);
+    println!("warm after {:?}, {} steps {:?}", wall.elapsed(), sim.steps, sim.kinds);
     let measured = report(&mut sim, 6);
     assert_eq!(measured.missed, 0);
     assert!(measured.slowest_ms <= 800, "{measured:?}");
