@@ -60,11 +60,12 @@ fn report(sim: &mut Sim, rounds: u16) -> Measured {
     let (steps, wall) = (sim.steps, std::time::Instant::now());
     let measured = measure(sim, rounds);
     let Measured { slowest_ms, mean_ms, missed, redundancy, urgent_redundancy } = &measured;
-    let before = sent(sim);
+    let (before, kinds) = (sent(sim), sim.kinds);
     let idle = Duration::from_secs(20);
     sim.run_for(idle);
     let after = sent(sim);
     let per_minute = 60.0 / idle.as_secs_f64() / count;
+    println!("{:?}", sim.kinds.iter().zip(kinds).map(|(a, b)| (a - b) as f64 * per_minute).collect::<Vec<_>>());
     println!(
         "{count} nodes: last node after {mean_ms} ms (mean), {slowest_ms} ms (slowest); {missed} \
          missed; redundancy {redundancy:.2}, of urgent records {urgent_redundancy:.2}; {:.0} frames and {:.0} KiB sent per node and minute; full \
