@@ -380,7 +380,7 @@ impl Membership {
         };
         if let Some(record) = record {
             let now = self.now.mono;
-            let urgent = self.announcer.urgent || self.is_urgent(&record);
+            let urgent = self.announcer.urgent || goodbye;
             let (id, bytes) = (RecordId::of(&record.hash), record.bytes.clone());
             // A full table has a row for this node: it got it first.
             let _ = self.directory.insert(record, now, now, |_| true);

@@ -68,7 +68,7 @@ pub(super) fn interval(others: usize) -> Duration {
 }
 
 /// A change that others decide by.
-pub(super) fn is_important(old: &Announcement, new: &Announcement) -> bool {
+fn is_important(old: &Announcement, new: &Announcement) -> bool {
     let same = |old: &AnnouncedModel, new: &AnnouncedModel| {
         old.id == new.id && old.resident == new.resident && old.shared == new.shared
     };

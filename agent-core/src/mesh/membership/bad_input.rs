@@ -107,7 +107,7 @@ impl Pair {
 
 /// A record that its author passes on.
 fn wave(content: &[u8]) -> Bytes {
-    let records = vec![Passed { hops: 0, bytes: content }];
+    let records = vec![Passed { hops: 0, urgent: true, bytes: content }];
     wave_frame(&Wave { have: Vec::new(), want: Vec::new(), records })
 }
 

@@ -15,8 +15,7 @@
 //! * A **calm** record (the regular word that nothing changed) is told by id, many at a time,
 //!   every [`CALM`]. So the number of frames does not grow with the mesh.
 //!
-//! Every node decides by itself which one it is, by what it knew of the author. What is for one
-//! neighbour at one moment goes in one frame. Measured in `sim/scale.rs`.
+//! The author says which one it is. What is for one neighbour at one moment goes in one frame. Measured in `sim/scale.rs`.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -116,7 +115,7 @@ struct Slot {
     peer: NodeKey,
     have: Vec<RecordId>,
     want: Vec<RecordId>,
-    records: Vec<(u8, Bytes)>,
+    records: Vec<(u8, bool, Bytes)>,
 }
 
 #[derive(Debug)]
@@ -241,7 +240,7 @@ impl Broadcast {
             }
             if pushes > 0 {
                 pushes -= 1;
-                slot.records.push((hops, held.bytes.clone()));
+                slot.records.push((hops, urgent, held.bytes.clone()));
                 held.told |= 1 << at;
                 held.sent |= 1 << at;
                 self.hasty = true;
@@ -285,7 +284,7 @@ impl Broadcast {
             {
                 held.sent |= 1 << at;
                 held.told |= 1 << at;
-                slot.records.push((held.hops, held.bytes.clone()));
+                slot.records.push((held.hops, held.urgent, held.bytes.clone()));
                 self.hasty = true;
             }
         }
@@ -343,11 +342,13 @@ impl Broadcast {
                 continue;
             }
             let held = &mut self.held;
+            let gathers = if tells { Vec::new() } else { std::mem::take(&mut slot.have) };
             slot.have.retain(|id| {
                 let held = held.get_mut(id).filter(|held| held.told & (1 << at) == 0);
                 held.map(|held| held.told |= 1 << at).is_some()
             });
             slot.encode(&mut frames);
+            slot.have = gathers;
         }
         frames
     }
@@ -385,16 +386,19 @@ impl Slot {
         let (mut have, mut want, mut records) = (have.chunks(MOST_IDS), want.chunks(MOST_IDS), &records[..]);
         loop {
             let mut bytes = 0;
-            let fits = records.iter().take_while(|(_, record)| {
+            let fits = records.iter().take_while(|(.., record)| {
                 bytes += record.len() + 3;
                 bytes <= WAVE_BYTES
             });
             let (now, later) = records.split_at(fits.count());
             records = later;
+            let passed = now
+                .iter()
+                .map(|(hops, urgent, bytes)| Passed { hops: *hops, urgent: *urgent, bytes });
             let wave = Wave {
                 have: have.next().unwrap_or_default().to_vec(),
                 want: want.next().unwrap_or_default().to_vec(),
-                records: now.iter().map(|(hops, bytes)| Passed { hops: *hops, bytes }).collect(),
+                records: passed.collect(),
             };
             if wave.have.is_empty() && wave.want.is_empty() && wave.records.is_empty() {
                 return;

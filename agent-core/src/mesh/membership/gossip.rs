@@ -4,7 +4,6 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     CLOCK_SKEW, Membership, Refusal,
-    announce::is_important,
     broadcast::{RecordId, Spread},
     directory::{GONE_AFTER, Offered, STALE_AFTER, key_prefix},
     io::{ConnId, MeshEvent},
@@ -122,9 +121,10 @@ impl Membership {
             return;
         }
         match self.believe(peer, passed.bytes) {
-            Ok((record, urgent)) => {
+            Ok(record) => {
                 let hops = passed.hops.saturating_add(1);
-                let spread = Spread { id, bytes: record.bytes.clone(), hops, urgent };
+                let (bytes, urgent) = (record.bytes.clone(), passed.urgent);
+                let spread = Spread { id, bytes, hops, urgent };
                 self.broadcast.spread(spread, Some(peer), self.directory.present(), now);
             }
             Err(refusal) => {
@@ -134,8 +134,8 @@ impl Membership {
         }
     }
 
-    /// Checks a broadcast record and takes it in. True: others should hear of it at once.
-    fn believe(&mut self, peer: NodeKey, bytes: &[u8]) -> Result<(Arc<Record>, bool), Refusal> {
+    /// Checks a broadcast record and takes it in.
+    fn believe(&mut self, peer: NodeKey, bytes: &[u8]) -> Result<Arc<Record>, Refusal> {
         let now = self.now.mono;
         let record = self.crypto.open(bytes)?;
         let author = record.author();
@@ -147,7 +147,7 @@ impl Membership {
         }
         if author == self.me {
             self.on_own_record(&record)?;
-            return Ok((record, true));
+            return Ok(record);
         }
         let offered = self.directory.judge(&record, now);
         if offered == Offered::Older {
@@ -160,22 +160,11 @@ impl Membership {
             self.offence(peer, if author == peer { 4.0 } else { 0.0 });
             return Err(Refusal::RateLimited);
         }
-        let urgent = offered == Offered::Same || self.is_urgent(&record);
         if offered != Offered::Same && !self.take_in(Arc::clone(&record), now, offered) {
             return Err(Refusal::RateLimited);
         }
         self.nonces.insert(nonce, now);
-        Ok((record, urgent))
-    }
-
-    /// Whether a record says something that others decide by and that was not known.
-    pub(super) fn is_urgent(&self, record: &Record) -> bool {
-        let Some(known) = self.directory.get(&record.author()) else { return true };
-        let (old, new) = (&known.record.body, &record.body);
-        old.instance != new.instance
-            || old.goodbye != new.goodbye
-            || old.addresses != new.addresses
-            || is_important(&old.announcement, &new.announcement)
+        Ok(record)
     }
 
     /// What holds for every record, however it came.

@@ -14,6 +14,8 @@ const TALK: u8 = 0;
 const OVERLAY: u8 = 1;
 const RECORDS: u8 = 2;
 const WAVE: u8 = 3;
+/// The bit beside a broadcast record's hops.
+const URGENT: u8 = 0x80;
 /// Names in frames; longer ones are refused.
 const NAME_BYTES: usize = 160;
 /// Digests have 16 or 256 buckets.
@@ -59,6 +61,8 @@ pub(super) struct Wave<'a> {
 pub(super) struct Passed<'a> {
     /// Nodes that passed it on before the sender.
     pub(super) hops: u8,
+    /// It should be everywhere at once.
+    pub(super) urgent: bool,
     pub(super) bytes: &'a [u8],
 }
 
@@ -163,7 +167,7 @@ pub(super) fn wave_frame(wave: &Wave<'_>) -> Bytes {
         frame.extend_from_slice(&id.0);
     }
     for record in &wave.records {
-        frame.push(record.hops);
+        frame.push(record.hops.min(!URGENT) | if record.urgent { URGENT } else { 0 });
         let length = u16::try_from(record.bytes.len()).unwrap_or(u16::MAX);
         frame.extend_from_slice(&length.to_le_bytes());
         frame.extend_from_slice(record.bytes);
@@ -183,13 +187,14 @@ fn decode_wave(content: &[u8]) -> Result<Frame<'_>, BadFrame> {
     let (have, want) = (ids.by_ref().take(have).collect(), ids.collect());
     let mut records = Vec::new();
     while !rest.is_empty() {
-        let ([hops, a, b], after) = rest.split_first_chunk::<3>().ok_or(BadFrame::Malformed)?;
+        let ([way, a, b], after) = rest.split_first_chunk::<3>().ok_or(BadFrame::Malformed)?;
         let length = usize::from(u16::from_le_bytes([*a, *b]));
         if length > RECORD_BYTES {
             return Err(BadFrame::TooLarge);
         }
         let (bytes, after) = after.split_at_checked(length).ok_or(BadFrame::Malformed)?;
-        records.push(Passed { hops: *hops, bytes });
+        let (hops, urgent) = (way & !URGENT, way & URGENT != 0);
+        records.push(Passed { hops, urgent, bytes });
         rest = after;
     }
     Ok(Frame::Wave(Wave { have, want, records }))

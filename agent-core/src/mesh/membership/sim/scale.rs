@@ -60,12 +60,11 @@ fn report(sim: &mut Sim, rounds: u16) -> Measured {
     let (steps, wall) = (sim.steps, std::time::Instant::now());
     let measured = measure(sim, rounds);
     let Measured { slowest_ms, mean_ms, missed, redundancy, urgent_redundancy } = &measured;
-    let (before, kinds) = (sent(sim), sim.kinds);
+    let before = sent(sim);
     let idle = Duration::from_secs(20);
     sim.run_for(idle);
     let after = sent(sim);
     let per_minute = 60.0 / idle.as_secs_f64() / count;
-    println!("{:?}", sim.kinds.iter().zip(kinds).map(|(a, b)| (a - b) as f64 * per_minute).collect::<Vec<_>>());
     println!(
         "{count} nodes: last node after {mean_ms} ms (mean), {slowest_ms} ms (slowest); {missed} \
          missed; redundancy {redundancy:.2}, of urgent records {urgent_redundancy:.2}; {:.0} frames and {:.0} KiB sent per node and minute; full \
@@ -112,9 +111,9 @@ fn a_thousand_nodes_hear_a_record_within_800_ms() {
     let mut sim = Sim::new(seed);
     let wall = std::time::Instant::now();
     sim.grow(1_000, Duration::from_millis(10));
-    println!("grown in {:?}, {} steps {:?}", wall.elapsed(), sim.steps, sim.kinds);
+    println!("grown in {:?}, {} steps", wall.elapsed(), sim.steps);
     sim.run_for(Duration::from_secs(20));
-    println!("warm after {:?}, {} steps {:?}", wall.elapsed(), sim.steps, sim.kinds);
+    println!("warm after {:?}, {} steps", wall.elapsed(), sim.steps);
     let measured = report(&mut sim, 6);
     assert_eq!(measured.missed, 0);
     assert!(measured.slowest_ms <= 800, "{measured:?}");
@@ -126,8 +125,11 @@ fn a_thousand_nodes_hear_a_record_within_800_ms() {
 fn two_thousand_nodes_send_less_than_full_broadcast() {
     let (seed, _guard) = seed(2_000);
     let mut sim = Sim::new(seed);
-    sim.grow(2_000, Duration::from_millis(10));
-    sim.run_for(Duration::from_secs(20));
+    let wall = std::time::Instant::now();
+    sim.grow(2_000, Duration::from_millis(5));
+    println!("grown in {:?}, {} steps", wall.elapsed(), sim.steps);
+    sim.run_for(Duration::from_secs(15));
+    println!("warm after {:?}, {} steps", wall.elapsed(), sim.steps);
     let measured = report(&mut sim, 6);
     assert_eq!(measured.missed, 0);
     assert!(measured.redundancy <= 0.5, "{measured:?}");
