@@ -101,8 +101,8 @@ const DEFAULT_FILTER: &str = "info,sqlx=warn,hyper=warn,iroh=error,iroh_relay=wa
 /// tracing's filter syntax. A second call changes nothing and returns an empty ring.
 pub fn init(output: LogOutput<'_>) -> LogRing {
     let ring = LogRing::default();
-    let filter = EnvFilter::try_from_env("EDGECODER_LOG")
-        .unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
+    let filter =
+        EnvFilter::try_from_env("EDGECODER_LOG").unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
     let text = tracing_subscriber::fmt::layer().with_target(false);
     let text = match output {
         LogOutput::Stderr => {

@@ -11,7 +11,7 @@ use super::{
     Membership, Refusal, Setup,
     io::{Command, ConnId, Input, Now, Output, Side},
     sim::announcement,
-    wire::{Passed, Talk, Wave, wave_frame},
+    wire::{self, Passed, Talk, Wave, wave_frame},
 };
 use crate::mesh::{
     Addresses, MeshCard, MeshId, NodeKey,
@@ -225,7 +225,7 @@ fn ten_thousand_announcements_of_one_peer_cost_it_the_connection() {
 }
 
 #[test]
-fn a_wrong_secret_a_foreign_mesh_and_a_future_protocol_are_turned_away_with_a_reason() {
+fn a_wrong_secret_and_a_foreign_mesh_are_turned_away_with_a_reason() {
     let stranger = |change: fn(&mut Setup)| {
         let mut setup = Setup {
             crypto: Box::new(key(2)),
@@ -266,6 +266,65 @@ fn a_wrong_secret_a_foreign_mesh_and_a_future_protocol_are_turned_away_with_a_re
     let (reason, refused) = stranger(|setup| setup.card.id = MeshId([8; 32]));
     assert!(reason.contains("another mesh"), "{reason}");
     assert_eq!(refused[0].reason, "foreign_mesh");
+}
+
+#[test]
+fn a_node_of_the_future_is_turned_away_with_both_versions() {
+    let (mut ours, mut theirs) = (node(1), node(2));
+    let connect = |peer, side| Input::Connected {
+        peer,
+        conn: ConnId(1),
+        side,
+        binding: [3; 32],
+        on_lan: false,
+    };
+    let hello = frames(theirs.handle(at(1), connect(ours.key(), Side::Dialed))).remove(0);
+    ours.handle(at(1), connect(theirs.key(), Side::Accepted));
+    let Ok(wire::Frame::Talk(Talk::Hello(mut hello))) = wire::decode(&hello) else {
+        panic!("the first frame is a hello")
+    };
+    hello.protocol = (7, 9);
+    let bytes = Talk::Hello(hello).encode();
+    let outputs = ours.handle(at(2), Input::Frame { peer: theirs.key(), conn: ConnId(1), bytes });
+    let reason = outputs.into_iter().find_map(|output| match output {
+        Output::Close { reason, .. } => Some(reason),
+        _ => None,
+    });
+    let reason = reason.expect("closed");
+    assert!(reason.contains('7') && reason.contains('9') && reason.contains('1'), "{reason}");
+    assert!(!ours.is_connected(&theirs.key()));
+}
+
+#[test]
+fn a_full_directory_makes_room_by_stale_nodes_that_are_not_trusted() {
+    use super::directory::{Directory, MOST_NODES};
+    let body = sealed(5, NOW_MS, 1);
+    let of = |n: u64| {
+        let mut author = NodeKey([0; 32]);
+        author.0[..8].copy_from_slice(&n.to_be_bytes());
+        let mut says = body.body.clone();
+        says.author = author;
+        Arc::new(Record { body: says, bytes: body.bytes.clone(), hash: [1; 32] })
+    };
+    let nobody = |_: &NodeKey| false;
+    let mut directory = Directory::new(key(1).key());
+    let most = u64::try_from(MOST_NODES).expect("small");
+    // The first ten have been silent for longest.
+    for n in 0..most {
+        let heard = Duration::from_secs(if n < 10 { n } else { 1_000 });
+        directory.insert(of(n), heard, heard, nobody).expect("there is room");
+    }
+    let now = Duration::from_secs(1_001);
+    let trusted = of(0).author();
+    let left = directory.insert(of(most), now, now, |key| *key == trusted);
+    assert_eq!(left, Ok(Some(of(1).author())), "the oldest that nobody keeps");
+    for n in 1..9 {
+        directory.insert(of(most + n), now, now, |key| *key == trusted).expect("stale ones go");
+    }
+    let full = directory.insert(of(most + 9), now, now, |key| *key == trusted);
+    assert!(full.is_err(), "a node that is there is not pushed out by a new one");
+    assert_eq!(directory.len(), MOST_NODES);
+    assert!(directory.contains(&trusted));
 }
 
 #[test]

@@ -121,3 +121,45 @@ impl Swarm<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use iroh_gossip::proto::Message as Real;
+
+    use super::*;
+
+    fn swarm(swarm: Swarm<'_>) -> Message<'_> {
+        Message { topic: [7; 32], content: Content::Swarm(swarm) }
+    }
+
+    #[test]
+    fn the_mirror_has_the_layout_of_the_real_messages() {
+        let peer = |n| Peer { id: NodeKey([n; 32]), data: Some(&b"data"[..]) };
+        let messages = [
+            Swarm::Join(None),
+            Swarm::Join(Some(b"data")),
+            Swarm::ForwardJoin(ForwardJoin { peer: peer(1), ttl: 6 }),
+            Swarm::Shuffle(Shuffle { origin: NodeKey([2; 32]), nodes: vec![peer(3)], ttl: 5 }),
+            Swarm::ShuffleReply(vec![peer(4), peer(5)]),
+            Swarm::Neighbor(Neighbor { priority: Priority::Low, data: None }),
+            Swarm::Disconnect(Disconnect { alive: true, respond: false }),
+        ];
+        for message in messages.map(swarm) {
+            let bytes = encode(&message).expect("encodes");
+            let real: Real<NodeKey> = postcard::from_bytes(&bytes).expect("the real type reads it");
+            assert_eq!(postcard::to_stdvec(&real).expect("encodes"), bytes);
+            assert_eq!(decode(&bytes).as_ref(), Some(&message));
+        }
+    }
+
+    #[test]
+    fn words_of_plumtree_and_long_walks_are_refused() {
+        // A graft: the second kind of content, and its third kind of word.
+        let graft = [&[7; 32][..], &[1, 2, 0, 1]].concat();
+        assert!(postcard::from_bytes::<Real<NodeKey>>(&graft).is_ok(), "a real message");
+        assert_eq!(decode(&graft), None);
+        let peer = Peer { id: NodeKey([1; 32]), data: None };
+        let walk = swarm(Swarm::ForwardJoin(ForwardJoin { peer, ttl: MOST_STEPS + 1 }));
+        assert_eq!(decode(&encode(&walk).expect("encodes")), None);
+    }
+}

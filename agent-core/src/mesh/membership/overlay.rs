@@ -171,3 +171,33 @@ fn config() -> Config {
         ..Config::default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng as _;
+
+    use super::*;
+
+    #[test]
+    fn a_worn_state_is_renewed_and_asks_its_neighbours_again() {
+        let rng = || StdRng::from_seed([1; 32]);
+        let (me, peer) = (NodeKey([1; 32]), NodeKey([2; 32]));
+        let mut overlay = Overlay::new(me, MeshId([7; 32]), Instant::now(), rng());
+        let join = mirror::decode(&[&[7; 32][..], &[0, 0, 0]].concat()).map(|join| {
+            overlay.join(Vec::new(), Duration::ZERO);
+            overlay.receive(peer, &join, Duration::ZERO)
+        });
+        assert!(join.is_some() && overlay.neighbours().contains(&peer));
+        for n in 0..=MOST_LOST {
+            let mut stranger = NodeKey([3; 32]);
+            stranger.0[..8].copy_from_slice(&n.to_be_bytes());
+            overlay.disconnected(stranger, Duration::ZERO);
+        }
+        assert!(overlay.is_worn());
+        let steps = overlay.renew(rng(), Duration::from_secs(1));
+        assert!(!overlay.is_worn() && overlay.neighbours().is_empty());
+        let down = |step: &Step| matches!(step, Step::NeighbourDown(key) if *key == peer);
+        assert_eq!(steps.iter().filter(|step| down(step)).count(), 1);
+        assert!(steps.iter().any(|step| matches!(step, Step::Send(to, _) if *to == peer)));
+    }
+}
