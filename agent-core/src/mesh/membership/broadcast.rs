@@ -51,7 +51,7 @@ const GATHER: Duration = Duration::from_millis(3);
 /// most that often, whatever the size of the mesh.
 const CALM: Duration = Duration::from_secs(2);
 /// Urgent records that a node takes part in: a burst is a small mesh that starts at once.
-const URGENT: Rate = Rate { burst: 40.0, per_s: 5.0 };
+const URGENT: Rate = Rate { burst: 60.0, per_s: 10.0 };
 /// How long an asked neighbour may take before the next is asked: a round trip over a far relay.
 const ASK_NEXT: Duration = Duration::from_millis(300);
 
