@@ -88,6 +88,7 @@ struct Inner {
     listen_at_start: String,
     models_dir_at_start: Option<String>,
     mesh_port_at_start: u16,
+    mesh_mapping_at_start: bool,
     storage: Storage,
     library: Library,
     catalogue: RwLock<Catalogue>,
@@ -212,6 +213,11 @@ impl Node {
             && self.inner.config.mesh_bind.is_none()
         {
             after_restart.push("mesh.port".to_owned());
+        }
+        if settings.mesh.port_mapping != self.inner.mesh_mapping_at_start
+            && self.inner.config.mesh_bind.is_none()
+        {
+            after_restart.push("mesh.port_mapping".to_owned());
         }
         SettingsView {
             api_key_set: settings.api_key.is_some(),

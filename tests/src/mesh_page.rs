@@ -202,7 +202,7 @@ fn json_of(value: &impl Serialize) -> Response {
 }
 
 fn refused(status: StatusCode, message: &str) -> Response {
-    let code = if status == StatusCode::NOT_FOUND { "not_found" } else { "invalid_request" };
+    let code = if status == StatusCode::NOT_FOUND { "not_found" } else { "bad_request" };
     let body = json!({"code": code, "message": message}).to_string();
     (status, [(CONTENT_TYPE, "application/json")], body).into_response()
 }

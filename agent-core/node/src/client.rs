@@ -10,6 +10,7 @@ use agent_api::{
 use agent_core::{config::Config, node::running_holder};
 use anyhow::{Context as _, bail};
 use reqwest::{Client as Http, RequestBuilder, Response, StatusCode};
+use serde_json::Value;
 
 use crate::args::DataDir;
 
@@ -50,7 +51,7 @@ impl Client {
         let (path, rest) = fill_path(E::PATH, serde_json::to_value(request)?);
         let path = self.path(&path);
         let request = match E::METHOD {
-            Method::Get => self.http.get(path).query(&rest),
+            Method::Get => self.http.get(path).query(&query(&rest)),
             Method::Post => self.http.post(path).json(&rest),
             Method::Patch => self.http.patch(path).json(&rest),
         };
@@ -93,4 +94,12 @@ impl Client {
             Err(_) => bail!("the node answered {status}"),
         }
     }
+}
+
+/// Fields as a query; what is not given is left out.
+fn query(request: &Value) -> Vec<(&str, String)> {
+    let fields = request.as_object().into_iter().flatten();
+    let given = fields.filter(|(_, value)| !value.is_null());
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned);
+    given.map(|(name, value)| (name.as_str(), text(value))).collect()
 }

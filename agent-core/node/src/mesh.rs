@@ -98,7 +98,12 @@ async fn join(client: &Client, args: args::Join) -> anyhow::Result<()> {
     let ticket = TicketText { ticket: ticket_text(args.ticket)? };
     let info = client.call::<PostMeshTicket>(&ticket).await?;
     if info.joined {
-        return say(&format!("This node is in the mesh {} already.\n", info.name));
+        // The ticket's nodes may be a way back to the others.
+        client.call::<PostMeshJoin>(&ticket).await?;
+        return say(&format!(
+            "This node is in the mesh {} already; it tries the nodes of the ticket.\n",
+            info.name
+        ));
     }
     let question = format!("Join the mesh {}, invited by {}?", info.name, info.inviter_name);
     if !may_leave(client, &args.sure, &question).await? {

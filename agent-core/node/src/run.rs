@@ -80,15 +80,16 @@ fn seed(options: &MeshOptions) -> Option<SeedConfig> {
     })
 }
 
-/// Joins the ticket's mesh. A node that is in it already stays, so that the same command line
-/// starts it again; also when the ticket expired in the meantime.
+/// Joins the ticket's mesh. A node that is in it already stays and tries the ticket's nodes, so that
+/// the same command line starts it again; also when the ticket expired in the meantime.
 async fn join(node: &Node, ticket: String) -> anyhow::Result<()> {
     let ticket = TicketText { ticket };
     match node.read_ticket(&ticket) {
-        Ok(info) if info.joined => {}
-        Ok(_) => {
+        Ok(info) => {
             let mesh = node.join_mesh(&ticket).await?;
-            tracing::info!("joined the mesh {}", mesh.name);
+            if !info.joined {
+                tracing::info!("joined the mesh {}", mesh.name);
+            }
         }
         Err(error) if node.mesh().settled => {
             tracing::warn!("the node stays in the mesh {}: {error}", node.mesh().name);

@@ -48,7 +48,9 @@ impl Addresses {
             }
         }
         for relay in &self.relays {
-            let wanted = is_relay_url(relay) && !clean.relays.contains(relay);
+            let usable =
+                is_relay_url(relay) && (loopback == Loopback::Allowed || !is_own_relay(relay));
+            let wanted = usable && !clean.relays.contains(relay);
             if wanted && clean.relays.len() < Self::MAX_RELAYS {
                 clean.relays.push(relay.clone());
             }
@@ -108,6 +110,20 @@ pub fn is_relay_url(url: &str) -> bool {
     url.len() <= Addresses::MAX_URL && plain && !host.is_empty() && !host.starts_with(':')
 }
 
+/// Whether a relay's URL leads to this computer itself, or to what answers only on its link: somebody
+/// far away who names it would have this node ask its own services (CWE-918).
+pub fn is_own_relay(url: &str) -> bool {
+    // Parsed as the one who connects does: `http://2130706433` is 127.0.0.1, too.
+    let Ok(url) = reqwest::Url::parse(url) else { return false };
+    let host = url.host_str().unwrap_or_default();
+    let host = host.trim_start_matches('[').trim_end_matches(']').trim_end_matches('.');
+    match host.parse::<IpAddr>().map(|ip| ip.to_canonical()) {
+        Ok(IpAddr::V4(ip)) => ip.is_loopback() || ip.is_link_local() || ip.octets()[0] == 0,
+        Ok(IpAddr::V6(ip)) => ip.is_loopback() || ip.is_unicast_link_local() || ip.is_unspecified(),
+        Err(_) => host == "localhost" || host.ends_with(".localhost"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -153,6 +169,30 @@ mod tests {
         );
         let near = garbage.cleaned(Loopback::Allowed);
         assert!(near.direct.iter().any(|address| address.ip().is_loopback()));
+    }
+
+    #[test]
+    fn a_relay_on_this_computer_is_not_taken_from_far_away() {
+        for own in [
+            "http://127.0.0.1:4303",
+            "http://2130706433/",
+            "http://0x7f.1/",
+            "http://[::1]:4303",
+            "http://[::ffff:127.0.0.1]",
+            "http://169.254.169.254/latest",
+            "http://[fe80::1]",
+            "http://0.0.0.0:80",
+            "http://[::]",
+            "http://localhost:11434",
+            "http://LOCALHOST.:11434",
+            "https://a.localhost",
+        ] {
+            let given = list(&[], &[own]);
+            assert!(given.cleaned(Loopback::Dropped).is_empty(), "{own}");
+            assert_eq!(given.cleaned(Loopback::Allowed), given, "{own}");
+        }
+        let usable = list(&[], &["http://192.168.1.7:4303", "https://relay.example"]);
+        assert_eq!(usable.cleaned(Loopback::Dropped), usable);
     }
 
     #[test]

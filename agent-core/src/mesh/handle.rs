@@ -36,7 +36,7 @@ use super::{
         snapshot::Snapshot,
     },
     sources::Sources,
-    state_file::{FIRST_NAME, new_card},
+    state_file::{FIRST_NAME, TicketPeer, new_card},
     ticket::Ticket,
 };
 use crate::{clock::now_ms, storage::Storage};
@@ -192,7 +192,7 @@ impl Mesh {
         let others = ticket.peers.into_iter().filter(|(key, _)| *key != own);
         let named = others.map(|(key, addresses)| {
             let name = (key == ticket.inviter).then(|| ticket.inviter_name.clone());
-            (key, addresses, name)
+            TicketPeer { key, addresses, name }
         });
         self.ask(Ask::Enter { card: ticket.card, peers: named.collect() }).await
     }

@@ -134,14 +134,14 @@ impl Refusal {
     }
 
     /// What it costs the peer that sent it, of [`limits::OFFENCES`]. Nothing where an honest peer
-    /// cannot know better: it may not have blocked whom we blocked, and our clock may be the wrong
-    /// one.
+    /// cannot know better: it may not have blocked whom we blocked, it may not have seen the record
+    /// that another has the nonce of, and our clock may be the wrong one.
     fn points(self) -> f64 {
         match self {
             Self::BadSignature | Self::Malformed | Self::TooLarge | Self::ForeignMesh => 20.0,
-            Self::NotAMember | Self::Replayed => 5.0,
+            Self::NotAMember => 5.0,
             Self::RateLimited => 1.0,
-            Self::Expired | Self::ClockSkew | Self::Blocked => 0.0,
+            Self::Replayed | Self::Expired | Self::ClockSkew | Self::Blocked => 0.0,
         }
     }
 }
@@ -154,7 +154,6 @@ pub struct Membership {
     card: MeshCard,
     mesh_hash: [u8; 32],
     instance: u64,
-    started_ms: i64,
     lan_join: LanJoin,
     blocked: BTreeSet<NodeKey>,
     trusted: BTreeSet<NodeKey>,
@@ -170,7 +169,12 @@ pub struct Membership {
     sync: Sync,
     visitors: Visitors,
     refused: BTreeMap<Refusal, u64>,
-    duplicate: bool,
+    /// When another computer with this node's key was last heard.
+    duplicate: Option<Duration>,
+    /// Records of this node's key up to that time may be from before its last start.
+    own_until_ms: i64,
+    /// [`Self::own_until_ms`] was raised: this happens once, to what was said before the start.
+    caught_up: bool,
     stopped: bool,
     rng: StdRng,
     base: Instant,
@@ -192,7 +196,6 @@ impl Membership {
             me,
             mesh_hash: handshake::mesh_hash(&setup.card),
             instance: setup.instance,
-            started_ms: now.unix_ms,
             lan_join: setup.lan_join,
             blocked: setup.blocked,
             trusted: setup.trusted,
@@ -208,7 +211,9 @@ impl Membership {
             sync: Sync::new(now.mono),
             visitors: Visitors::default(),
             refused: BTreeMap::new(),
-            duplicate: false,
+            duplicate: None,
+            own_until_ms: now.unix_ms,
+            caught_up: false,
             stopped: false,
             crypto: setup.crypto,
             card: setup.card,
@@ -291,6 +296,8 @@ impl Membership {
         let now = self.now.mono;
         self.check_liveness();
         self.trim_links();
+        let quiet = self.announce_every() * directory::GONE_AFTER;
+        self.duplicate.take_if(|heard| now.saturating_sub(*heard) > quiet);
         self.tidy_visitors();
         self.look_for_neighbours();
         for peer in self.broadcast.broken_promises(now) {
@@ -359,7 +366,12 @@ impl Membership {
     fn announce(&mut self, goodbye: bool) {
         let every = announce::interval(self.directory.present());
         let mut says = self.announcer.says.clone();
-        // Also the sequence number: it never repeats, whatever the clock does.
+        // Also the sequence number: it never repeats, whatever the clock does. Unless the clock was
+        // so far ahead that nobody believed it, and would not until that time comes.
+        let most = self.now.unix_ms.saturating_add(gossip::skew_ms());
+        if self.last_at_ms > most {
+            self.last_at_ms = 0;
+        }
         self.last_at_ms = self.now.unix_ms.max(self.last_at_ms + 1);
         says.at_ms = self.last_at_ms;
         says.every_s = u32::try_from(every.as_secs()).unwrap_or(u32::MAX);

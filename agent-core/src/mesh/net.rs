@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+mod applied;
 mod dial;
 mod driver;
 mod endpoint;

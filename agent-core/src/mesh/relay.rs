@@ -4,9 +4,10 @@
 //! who talks to whom and how much, never what: QUIC's encryption ends at the nodes.
 
 use std::{
+    collections::{HashMap, HashSet},
     net::{IpAddr, SocketAddr},
     num::NonZeroU32,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -17,7 +18,10 @@ use iroh_relay::server::{
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{NodeKey, SeedSetup, sources::OwnInfo};
+use super::{
+    NodeKey, SeedSetup,
+    sources::{KnownPeer, OwnInfo},
+};
 use crate::backoff::Backoff;
 
 /// Bytes per second that one client may send through, and the burst above it. Enough for answers of
@@ -26,6 +30,10 @@ const CLIENT_RATE: u32 = 4 << 20;
 const CLIENT_BURST: u32 = 16 << 20;
 /// Connected nodes: the directory's size. One more is refused.
 const MAX_CLIENTS: usize = 4_096;
+/// Of these, nodes that are not in the mesh's directory: those who join by ticket, and after a start
+/// those who were not heard of yet (they come again, until the directory knows them). So strangers,
+/// whose keys cost nothing, leave the mesh its places and take a small part of the traffic.
+const STRANGERS: usize = 64;
 /// Keys whose decoding is remembered: the directory's size.
 const KEY_CACHE: usize = 4_096;
 /// Between two attempts to open the port.
@@ -81,6 +89,7 @@ fn best_ip(own: &OwnInfo, bound: &SocketAddr) -> Option<IpAddr> {
 pub fn spawn(
     seed: Option<&SeedSetup>,
     own: watch::Receiver<OwnInfo>,
+    directory: watch::Receiver<Arc<Vec<KnownPeer>>>,
     stop: CancellationToken,
     tasks: &TaskTracker,
     changed: watch::Sender<u64>,
@@ -98,20 +107,21 @@ pub fn spawn(
             });
             changed.send_modify(|turn| *turn = turn.wrapping_add(1));
         };
-        tasks.spawn(run(address, own, stop, say));
+        let gate = Gate::new(own, directory);
+        tasks.spawn(run(address, gate, stop, say));
     }
     reports
 }
 
 async fn run(
     address: SocketAddr,
-    own: watch::Receiver<OwnInfo>,
+    gate: Gate,
     stop: CancellationToken,
     say: impl Fn(Option<SocketAddr>, Option<String>),
 ) {
     let mut retries = Backoff::new(FIRST_RETRY, LAST_RETRY);
     loop {
-        let error = match start(address, own.clone()).await {
+        let error = match start(address, gate.again()).await {
             Ok(mut server) => {
                 retries.reset();
                 tracing::info!(%address, "relay runs");
@@ -144,7 +154,7 @@ async fn run(
     }
 }
 
-async fn start(address: SocketAddr, own: watch::Receiver<OwnInfo>) -> Result<Server, RelayError> {
+async fn start(address: SocketAddr, gate: Gate) -> Result<Server, RelayError> {
     let mut relay = RelayConfig::new(address);
     if let Some(rate) = NonZeroU32::new(CLIENT_RATE) {
         let mut limit = ClientRateLimit::new(rate);
@@ -152,36 +162,65 @@ async fn start(address: SocketAddr, own: watch::Receiver<OwnInfo>) -> Result<Ser
         relay.limits.client_rx = Some(limit);
     }
     relay.key_cache_capacity = Some(KEY_CACHE);
-    relay.access = std::sync::Arc::new(Gate { own, clients: AtomicUsize::new(0) });
+    relay.access = Arc::new(gate);
     let mut config = ServerConfig::default();
     config.relay = Some(relay);
     Server::spawn(config).await.map_err(|source| RelayError::Listen { address, source })
 }
 
-/// Lets every node in that the owner did not block: those who join by ticket are not known yet.
+/// Lets the mesh's nodes in, and some others: those who join by ticket are not known yet. Never those
+/// that the owner blocked.
 #[derive(Debug)]
 struct Gate {
     own: watch::Receiver<OwnInfo>,
-    clients: AtomicUsize,
+    directory: watch::Receiver<Arc<Vec<KnownPeer>>>,
+    /// Whom each open connection is of. A stranger becomes a member while it is connected.
+    clients: Mutex<HashMap<ConnectionId, NodeKey>>,
+}
+
+impl Gate {
+    fn new(own: watch::Receiver<OwnInfo>, directory: watch::Receiver<Arc<Vec<KnownPeer>>>) -> Self {
+        Self { own, directory, clients: Mutex::default() }
+    }
+
+    /// For a server that starts anew, with nobody connected.
+    fn again(&self) -> Self {
+        Self::new(self.own.clone(), self.directory.clone())
+    }
+
+    /// The error is a reason for people.
+    fn admit(&self, key: NodeKey, connection: ConnectionId) -> Result<(), &'static str> {
+        if self.own.borrow().blocked.contains(&key) {
+            return Err("this relay's owner blocked this node");
+        }
+        let directory = Arc::clone(&self.directory.borrow());
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if clients.len() >= MAX_CLIENTS {
+            return Err("this relay is full");
+        }
+        if !directory.iter().any(|peer| peer.key == key) {
+            let members: HashSet<NodeKey> = directory.iter().map(|peer| peer.key).collect();
+            let strangers = clients.values().filter(|client| !members.contains(client)).count();
+            if strangers >= STRANGERS {
+                return Err("this relay has no room for nodes that are not in its mesh yet");
+            }
+        }
+        clients.insert(connection, key);
+        Ok(())
+    }
 }
 
 impl AccessControl for Gate {
     async fn on_connect(&self, request: &ClientRequest) -> Access {
         let key = NodeKey(*request.endpoint_id().as_bytes());
-        if self.own.borrow().blocked.contains(&key) {
-            return Access::Deny {
-                reason: Some("this relay's owner blocked this node".to_owned()),
-            };
+        match self.admit(key, request.connection_id()) {
+            Ok(()) => Access::Allow,
+            Err(reason) => Access::Deny { reason: Some(reason.to_owned()) },
         }
-        if self.clients.fetch_add(1, Ordering::Relaxed) >= MAX_CLIENTS {
-            self.clients.fetch_sub(1, Ordering::Relaxed);
-            return Access::Deny { reason: Some("this relay is full".to_owned()) };
-        }
-        Access::Allow
     }
 
-    fn on_disconnect(&self, _endpoint: iroh::EndpointId, _connection: ConnectionId) {
-        self.clients.fetch_sub(1, Ordering::Relaxed);
+    fn on_disconnect(&self, _endpoint: iroh::EndpointId, connection: ConnectionId) {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner).remove(&connection);
     }
 }
 

@@ -14,15 +14,17 @@ mod context;
 mod dht;
 mod hints;
 mod lan;
+mod rerun;
 mod saved;
 mod seeds;
 mod turn;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use agent_api::mesh::{Coordinators, DhtStats, Source};
+use agent_api::mesh::{Coordinators, DhtStats, Source, SourceKind};
 use board::Board;
 pub use context::{FOUND_QUEUE, Found, KnownPeer, OwnInfo, SourceContext};
+use rerun::rerun;
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use turn::Turn;
@@ -80,18 +82,24 @@ impl Sources {
         let relay = relay::spawn(
             context.seed.as_ref(),
             context.own.clone(),
+            context.directory.clone(),
             stop.clone(),
             &tasks,
             board.bump(),
         );
         let dht_stats = Arc::new(Mutex::new(dht::Stats::default()));
         let dht_addresses = watch::Sender::new(Vec::new());
-        let saved = saved::run(turn.clone(), context.storage.clone());
-        tasks.spawn(saved);
-        tasks.spawn(seeds::run(turn.clone(), dht_addresses.clone()));
-        tasks.spawn(lan::run(turn.clone()));
+        let storage = context.storage.clone();
+        let saved = move |turn| saved::run(turn, storage.clone());
+        tasks.spawn(rerun(turn.clone(), SourceKind::Saved, saved));
+        let found = dht_addresses.clone();
+        let seeds = move |turn| seeds::run(turn, found.clone());
+        tasks.spawn(rerun(turn.clone(), SourceKind::Seed, seeds));
+        tasks.spawn(rerun(turn.clone(), SourceKind::Lan, lan::run));
         let server = context.seed.as_ref().and_then(|seed| seed.dht);
-        tasks.spawn(dht::run(turn, server, dht_addresses.subscribe(), Arc::clone(&dht_stats)));
+        let stats = Arc::clone(&dht_stats);
+        let dht = move |turn| dht::run(turn, server, dht_addresses.subscribe(), Arc::clone(&stats));
+        tasks.spawn(rerun(turn, SourceKind::Dht, dht));
         tasks.close();
         Self {
             inner: Arc::new(Inner {

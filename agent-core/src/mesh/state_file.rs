@@ -1,4 +1,5 @@
-//! `mesh.json`: which mesh this node is in, whom its owner blocked and whom they trust.
+//! `mesh.json`: which mesh this node is in, whom the ticket to it named, whom its owner blocked and
+//! whom they trust.
 //!
 //! It holds the secret of a private mesh, so it is 0600. It is written whole or not at all, before
 //! anybody is told that something changed. A damaged file is set aside, never overwritten: the
@@ -12,7 +13,7 @@ use std::{
 use agent_api::{NodeId, mesh::BlockedNode};
 use serde::{Deserialize, Serialize};
 
-use super::{MeshCard, MeshId, NodeKey};
+use super::{Addresses, MeshCard, MeshId, NodeKey, ticket::TICKET_PEERS};
 use crate::{clock::now_ms, identity::write_private};
 
 /// The version that this program writes.
@@ -49,15 +50,42 @@ pub struct Mark {
     pub since_ms: i64,
 }
 
+/// A node that the ticket to this mesh named: the way in until peers are saved, whatever happens
+/// in between.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TicketPeer {
+    pub key: NodeKey,
+    pub addresses: Addresses,
+    /// `None`: the ticket did not say.
+    pub name: Option<String>,
+}
+
 /// What is remembered over restarts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MeshMemory {
     pub card: MeshCard,
+    /// The inviter first; empty if no ticket led into this mesh. At most a ticket's nodes.
+    pub ticket: Vec<TicketPeer>,
     pub blocked: Vec<Mark>,
     pub trusted: Vec<Mark>,
 }
 
 impl MeshMemory {
+    /// In another mesh, or in the same one by another name or ticket.
+    pub fn enter(&mut self, card: MeshCard, ticket: Vec<TicketPeer>) {
+        // A mesh's new name takes nothing away from the way into it.
+        if card.id != self.card.id || !ticket.is_empty() {
+            self.ticket = ticket;
+            self.ticket.truncate(TICKET_PEERS + 1);
+        }
+        self.card = card;
+    }
+
+    /// Relays that the ticket named.
+    pub fn ticket_relays(&self) -> impl Iterator<Item = &String> {
+        self.ticket.iter().flat_map(|peer| &peer.addresses.relays)
+    }
+
     pub fn is_trusted(&self, key: NodeKey) -> bool {
         self.trusted.iter().any(|mark| mark.key == key)
     }
@@ -105,7 +133,8 @@ impl StateFile {
             return Ok(OpenedState { file: Self { path, memory }, set_aside });
         }
         let card = new_card(FIRST_NAME.to_owned(), true)?;
-        let memory = MeshMemory { card, blocked: Vec::new(), trusted: Vec::new() };
+        let memory =
+            MeshMemory { card, ticket: Vec::new(), blocked: Vec::new(), trusted: Vec::new() };
         write(&path, &memory)?;
         Ok(OpenedState { file: Self { path, memory }, set_aside })
     }
@@ -167,6 +196,8 @@ struct OnDisk {
     version: u32,
     card: CardOnDisk,
     #[serde(default)]
+    ticket: Vec<TicketPeerOnDisk>,
+    #[serde(default)]
     blocked: Vec<MarkOnDisk>,
     #[serde(default)]
     trusted: Vec<MarkOnDisk>,
@@ -178,6 +209,14 @@ struct CardOnDisk {
     name: String,
     secret: Option<String>,
     settled: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+struct TicketPeerOnDisk {
+    node_id: NodeId,
+    addresses: Addresses,
+    #[serde(default)]
+    name: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -242,6 +281,11 @@ fn to_disk(memory: &MeshMemory) -> OnDisk {
         };
         list.iter().map(mark).collect()
     };
+    let ticket = memory.ticket.iter().map(|peer| TicketPeerOnDisk {
+        node_id: peer.key.to_id(),
+        addresses: peer.addresses.clone(),
+        name: peer.name.clone(),
+    });
     OnDisk {
         version: VERSION,
         card: CardOnDisk {
@@ -250,6 +294,7 @@ fn to_disk(memory: &MeshMemory) -> OnDisk {
             secret: memory.card.secret.map(hex::encode),
             settled: memory.card.settled,
         },
+        ticket: ticket.collect(),
         blocked: marks(&memory.blocked),
         trusted: marks(&memory.trusted),
     }
@@ -266,7 +311,16 @@ fn from_disk(disk: OnDisk) -> Result<MeshMemory, &'static str> {
         secret,
         settled: disk.card.settled,
     };
-    Ok(MeshMemory { card, blocked: marks(disk.blocked)?, trusted: marks(disk.trusted)? })
+    let ticket = disk.ticket.into_iter().take(TICKET_PEERS + 1).filter_map(|peer| {
+        let key = NodeKey::from_id(&peer.node_id)?;
+        Some(TicketPeer { key, addresses: peer.addresses, name: peer.name })
+    });
+    Ok(MeshMemory {
+        card,
+        ticket: ticket.collect(),
+        blocked: marks(disk.blocked)?,
+        trusted: marks(disk.trusted)?,
+    })
 }
 
 fn marks(list: Vec<MarkOnDisk>) -> Result<Vec<Mark>, &'static str> {
@@ -326,6 +380,27 @@ mod tests {
         })
         .expect("writes");
         assert!(open(dir.path()).file.memory().blocked.is_empty());
+    }
+
+    #[test]
+    fn the_way_that_a_ticket_named_is_kept_until_another_mesh_is_entered() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let mut file = open(dir.path()).file;
+        let card = new_card("club".to_owned(), true).expect("random");
+        let addresses = Addresses {
+            direct: vec!["203.0.113.7:4302".parse().expect("an address")],
+            relays: vec!["https://relay.example".to_owned()],
+        };
+        let peer = TicketPeer { key: NodeKey([7; 32]), addresses, name: Some("desk".to_owned()) };
+        file.change(|memory| memory.enter(card.clone(), vec![peer.clone()])).expect("writes");
+        let renamed = MeshCard { name: "the club".to_owned(), ..card };
+        file.change(|memory| memory.enter(renamed, Vec::new())).expect("writes");
+        let mut file = open(dir.path()).file;
+        assert_eq!(file.memory().ticket, [peer]);
+        assert_eq!(file.memory().ticket_relays().collect::<Vec<_>>(), ["https://relay.example"]);
+        let other = new_card("home".to_owned(), true).expect("random");
+        file.change(|memory| memory.enter(other, Vec::new())).expect("writes");
+        assert_eq!(open(dir.path()).file.memory().ticket, []);
     }
 
     #[test]

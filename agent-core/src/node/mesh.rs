@@ -170,7 +170,12 @@ impl Node {
 
     /// Leaves the current mesh and enters the ticket's.
     pub async fn join_mesh(&self, text: &TicketText) -> Result<MeshView, NodeError> {
+        let joined = self.read_ticket(text)?.joined;
         self.inner.mesh.join(&text.ticket).await?;
+        if joined {
+            // Only its nodes are tried once more; that is no news.
+            return Ok(self.mesh());
+        }
         Ok(self.mesh_changed(|mesh| format!("Joined the mesh {}", mesh.name)).await)
     }
 

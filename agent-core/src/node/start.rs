@@ -142,6 +142,7 @@ impl Node {
             listen_at_start: settings.listen.clone(),
             models_dir_at_start: settings.models_dir.clone(),
             mesh_port_at_start: settings.mesh.port,
+            mesh_mapping_at_start: settings.mesh.port_mapping,
             settings: RwLock::new(settings),
             settings_turn: tokio::sync::Mutex::new(()),
             pause_turn: tokio::sync::Mutex::new(()),

@@ -177,13 +177,15 @@ fn a_direct_path_outlives_the_seed() -> Result<()> {
         let cluster = &mut meeting.cluster;
         let [seed, right] = [cluster.id(SEED), cluster.id(RIGHT)];
         let direct = |view: &View| path(view, &right) == Some(PathKind::Direct);
-        let before = cluster.until(LEFT, "a direct path", direct).await?;
+        let before = cluster.until(LEFT, "a direct path", direct).await?.mesh.at_ms;
         let since = |view: &View| view.peer(&right).and_then(|peer| peer.connected_since_ms);
         cluster.kill(SEED)?;
         let missed = |view: &View| !view.is_connected(&seed);
         let after = cluster.until(LEFT, "the seed is missed", missed).await?;
         assert!(after.is_connected(&right));
-        assert_eq!(since(&after), since(&before), "the connection was not touched");
+        // Of two that were dialed at once one stays; none is made after the seed is gone.
+        let since = since(&after).context("connected")?;
+        assert!(since <= before + 2_000, "the connection was not touched: {since}, {before}");
         Ok(())
     })
 }
@@ -202,14 +204,18 @@ fn when_a_relay_dies_another_takes_over() -> Result<()> {
         // All that is left, each with each: the two homes have only the second relay.
         cluster.until_whole().await?;
         let right = cluster.id(RIGHT);
-        let view = cluster.view(LEFT).await?;
-        let peer = view.peer(&right).context("connected")?;
-        if peer.path == Some(PathKind::Relay) {
-            let relay = format!("{}:4303", second.address);
-            let address = peer.address.as_deref().context("a relay")?;
-            assert!(address.contains(&relay), "{address}");
-        }
-        Ok(())
+        let relay = format!("{}:4303", second.address);
+        // The dead relay is noticed after a while; until then the connection seems to be there.
+        let moved = |view: &View| {
+            let peer = view.peer(&right).filter(|peer| peer.connected);
+            peer.is_some_and(|peer| match peer.path {
+                Some(PathKind::Relay) => {
+                    peer.address.as_deref().is_some_and(|address| address.contains(&relay))
+                }
+                path => path.is_some(),
+            })
+        };
+        cluster.until(LEFT, "another way to the right home", moved).await.map(|_| ())
     })
 }
 

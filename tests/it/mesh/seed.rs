@@ -33,8 +33,13 @@ async fn a_seed_lists_itself_and_counts_its_dht() -> Result<()> {
     assert!(list.coordinators.iter().all(|c| c.node_id == seed), "others are no seeds: {list:?}");
     assert!(view.mesh.own.seed);
 
+    cluster
+        .eventually("the seed's DHT node is up", async || {
+            let stats: DhtStats = cluster.http(0).get("/dht/stats").await?;
+            Ok(stats.server && stats.state == SourceState::Working)
+        })
+        .await?;
     let stats: DhtStats = cluster.http(0).get("/dht/stats").await?;
-    assert!(stats.server && stats.state == SourceState::Working, "{stats:?}");
     assert_eq!(stats.address, own.dht, "one DHT node, one address");
     cluster
         .eventually("the others announce themselves in the seed's DHT", async || {

@@ -10,10 +10,15 @@ use crate::{
     format::{self, LocalTime},
 };
 
-/// Under the panel's title: `commons, public, 13 peers in 10 regions`.
+/// Under the panel's title: `commons, public, 13 peers in 10 regions`; in a mesh too large to be
+/// connected with everybody `31 of 2,000 peers connected, in 37 regions`.
 pub fn summary(mesh: &Mesh, paused: bool) -> String {
     let kind = if mesh.private { "private" } else { "public" };
-    let peers = format::counted(u64::from(mesh.counts.connected), "peer", "peers");
+    let (connected, known) = (u64::from(mesh.counts.connected), u64::from(mesh.counts.known));
+    let peers = match known > connected {
+        true => format!("{connected} of {} connected,", format::counted(known, "peer", "peers")),
+        false => format::counted(connected, "peer", "peers"),
+    };
     let mut text = match mesh.state {
         MeshState::Off => return format!("{}, off", mesh.name),
         MeshState::Failed => format!("{}, {kind}, no network", mesh.name),
@@ -24,6 +29,7 @@ pub fn summary(mesh: &Mesh, paused: bool) -> String {
                 0 => String::new(),
                 n => format!(" in {}", format::counted(u64::from(n), "region", "regions")),
             };
+            let peers = if regions.is_empty() { peers.trim_end_matches(',') } else { &peers };
             format!("{}, {kind}, {peers}{regions}", mesh.name)
         }
     };
@@ -262,7 +268,7 @@ pub(crate) mod tests {
             private: false,
             settled: true,
             own: OwnNode { region: Some("Europe/Berlin".into()), ..OwnNode::default() },
-            counts: PeerCounts { connected: 13, known: 14, regions: 10, ..PeerCounts::default() },
+            counts: PeerCounts { connected: 13, known: 13, regions: 10, ..PeerCounts::default() },
             sources: vec![
                 source(SourceKind::Seed, SourceState::Working, &["Paris", "Chicago"]),
                 source(SourceKind::Lan, SourceState::Failed, &["attic-mini"]),
@@ -285,6 +291,14 @@ pub(crate) mod tests {
         let mut mesh = mesh();
         assert_eq!(summary(&mesh, false), "commons, public, 13 peers in 10 regions");
         assert_eq!(summary(&mesh, true), "commons, public, 13 peers in 10 regions, paused");
+        mesh.counts.known = 2_000;
+        assert_eq!(
+            summary(&mesh, false),
+            "commons, public, 13 of 2,000 peers connected, in 10 regions"
+        );
+        mesh.counts.regions = 0;
+        assert_eq!(summary(&mesh, false), "commons, public, 13 of 2,000 peers connected");
+        mesh.counts.known = 1;
         (mesh.counts.connected, mesh.counts.regions, mesh.private) = (1, 1, true);
         assert_eq!(summary(&mesh, false), "commons, private, 1 peer in 1 region");
         mesh.state = MeshState::Alone;

@@ -173,11 +173,12 @@ mod tests {
     #[tokio::test]
     async fn a_new_port_waits_for_the_next_start_and_nonsense_is_not_saved() {
         let (_home, node) = node(|_| {}).await;
-        let patch = json!({"mesh": {"port": 4302, "upload_limit": 1_000_000}});
+        let patch =
+            json!({"mesh": {"port": 4302, "port_mapping": false, "upload_limit": 1_000_000}});
         let (status, body) = send(&node, "PATCH", "/settings", &patch).await;
         assert_eq!(status, StatusCode::OK);
         let view: SettingsView = serde_json::from_slice(&body).expect("the settings");
-        assert_eq!(view.after_restart, ["mesh.port"]);
+        assert_eq!(view.after_restart, ["mesh.port", "mesh.port_mapping"]);
         assert_eq!(view.settings.mesh.upload_limit, Some(1_000_000));
         let wrong = json!({"mesh": {"seeds": ["nowhere"]}});
         let (status, body) = send(&node, "PATCH", "/settings", &wrong).await;

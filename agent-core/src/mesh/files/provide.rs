@@ -149,6 +149,8 @@ impl Roots {
 enum UploadError {
     #[error("the peer went away: {0}")]
     Gone(String),
+    #[error("the owner of this node does not share models any more")]
+    Over,
     #[error("the file cannot be read: {0}")]
     Read(String),
     #[error("it does not fit its hash any more ({0}). Verify the models of this node")]
@@ -354,10 +356,19 @@ impl Inner {
             _ => return close(&mut send, None),
         };
         let sent = self.send(&mut send, blob, ranges).await;
-        close(&mut send, sent.is_err().then_some(ERR_INTERNAL));
+        close(
+            &mut send,
+            match sent {
+                Ok(()) => None,
+                Err(UploadError::Over) => Some(ERR_PERMISSION),
+                Err(_) => Some(ERR_INTERNAL),
+            },
+        );
         match sent {
             Ok(()) => {}
-            Err(e @ UploadError::Gone(_)) => tracing::debug!("an upload ended: {e}"),
+            Err(e @ (UploadError::Gone(_) | UploadError::Over)) => {
+                tracing::debug!("an upload ended: {e}")
+            }
             Err(e) => tracing::warn!("an upload ended: {e}"),
         }
     }
@@ -374,6 +385,10 @@ impl Inner {
         self.write(send, Bytes::copy_from_slice(&size.to_le_bytes())).await?;
         while let Some(piece) = ready.recv().await {
             self.limiter.take(piece.len() as u64).await;
+            // Also while a file is on its way: its owner's word counts from now on.
+            if !self.shares() {
+                return Err(UploadError::Over);
+            }
             self.write(send, piece).await?;
         }
         encoding.await.map_err(|e| UploadError::Read(e.to_string()))?

@@ -106,6 +106,30 @@ impl TestNode {
     }
 }
 
+#[tokio::test]
+async fn a_mesh_that_breaks_says_so_and_comes_back() {
+    let (a, b) = (TestNode::start("a").await, TestNode::start("b").await);
+    b.join(&a).await;
+    let _ = b.mesh.ask(Ask::Break).await;
+    b.until("it broke", |s| s.state == MeshState::Failed && s.rows.is_empty()).await;
+    b.until_connected(&a).await;
+    b.mesh.shutdown().await;
+    a.mesh.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_ticket_taken_while_the_mesh_is_off_is_tried_when_it_is_on() {
+    let (a, b) = (TestNode::start("a").await, TestNode::start("b").await);
+    let ticket = a.ticket().await;
+    b.settings.send_modify(|settings| settings.mesh.enabled = false);
+    b.until("it is off", |s| s.state == MeshState::Off).await;
+    b.mesh.join(&ticket).await.expect("writes it down");
+    b.settings.send_modify(|settings| settings.mesh.enabled = true);
+    b.until_connected(&a).await;
+    b.mesh.shutdown().await;
+    a.mesh.shutdown().await;
+}
+
 fn announcement(name: &str) -> Announcement {
     Announcement {
         name: name.to_owned(),

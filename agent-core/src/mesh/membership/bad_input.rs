@@ -2,14 +2,14 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use agent_api::mesh::LanJoin;
+use agent_api::mesh::{AnnouncedModel, LanJoin, SourceKind};
 use bytes::Bytes;
 use ed25519_dalek::SigningKey;
 use proptest::prelude::*;
 
 use super::{
     Membership, Refusal, Setup,
-    io::{Command, ConnId, Input, Now, Output, Side},
+    io::{Command, ConnId, Input, MeshEvent, Now, Output, Side},
     sim::announcement,
     wire::{self, Passed, Talk, Wave, wave_frame},
 };
@@ -29,10 +29,14 @@ fn card() -> MeshCard {
 }
 
 fn node(n: u8) -> Membership {
+    start(n, u64::from(n))
+}
+
+fn start(n: u8, instance: u64) -> Membership {
     let setup = Setup {
         crypto: Box::new(key(n)),
         card: card(),
-        instance: u64::from(n),
+        instance,
         rng: [n; 32],
         lan_join: LanJoin::Automatic,
         blocked: BTreeSet::new(),
@@ -140,6 +144,62 @@ fn sealed_in(mesh: MeshId, author: u8, at_ms: i64, nonce: u64) -> Arc<Record> {
     record::seal(&crypto, body).expect("small")
 }
 
+/// A record of almost the longest length.
+fn long_record(author: u8) -> Arc<Record> {
+    let mut says = announcement("somebody");
+    says.at_ms = NOW_MS;
+    says.models = (0..10)
+        .map(|n| AnnouncedModel {
+            id: format!("{n}{}", "m".repeat(200)),
+            digest: None,
+            size_bytes: 0,
+            context: 0,
+            resident: false,
+            tokens_per_s: None,
+            shared: false,
+        })
+        .collect();
+    let about = About { goodbye: false, addresses: Addresses::default(), announcement: says };
+    let crypto = key(author);
+    let body = Body::new(MeshId([7; 32]), crypto.key(), 9, u64::from(author), about);
+    record::seal(&crypto, body).expect("below the limit")
+}
+
+#[test]
+fn a_newcomer_gets_a_large_directory_in_answers_that_a_link_can_hold() {
+    let (mut ours, mut theirs) = (node(1), node(2));
+    let mut bytes = 0;
+    for author in 3..=253 {
+        let record = long_record(author);
+        bytes += record.bytes.len();
+        assert_eq!(ours.learn(&record.bytes), Ok(true));
+    }
+    assert!(bytes > 512 << 10, "more than fits at once: {bytes} bytes");
+    let connect = |peer, side| Input::Connected {
+        peer,
+        conn: ConnId(1),
+        side,
+        binding: [3; 32],
+        on_lan: false,
+    };
+    let mut to_ours = frames(theirs.handle(at(1), connect(ours.key(), Side::Dialed)));
+    let mut to_theirs = frames(ours.handle(at(1), connect(theirs.key(), Side::Accepted)));
+    for ms in 2..60 {
+        let (us, them) = (ours.key(), theirs.key());
+        for bytes in std::mem::take(&mut to_ours) {
+            let frame = Input::Frame { peer: them, conn: ConnId(1), bytes };
+            to_theirs.extend(frames(ours.handle(at(ms), frame)));
+        }
+        let on_the_way: usize = to_theirs.iter().map(Bytes::len).sum();
+        assert!(on_the_way < 300 << 10, "{on_the_way} bytes unsent");
+        for bytes in std::mem::take(&mut to_theirs) {
+            let frame = Input::Frame { peer: us, conn: ConnId(1), bytes };
+            to_ours.extend(frames(theirs.handle(at(ms), frame)));
+        }
+    }
+    assert_eq!(theirs.counts().known, 252);
+}
+
 #[test]
 fn nobody_speaks_for_another_node() {
     let mut pair = Pair::new();
@@ -186,6 +246,31 @@ fn a_replayed_record_is_counted_and_not_passed_on() {
 }
 
 #[test]
+fn who_passes_on_what_others_sent_twice_or_too_often_does_not_pay_for_it() {
+    let mut pair = Pair::new();
+    pair.gossip(&sealed(5, NOW_MS + 1_000, 1).bytes);
+    for n in 2..200 {
+        // The same nonce, then new ones above the author's rate.
+        pair.gossip(&sealed(5, NOW_MS + 1_000 + n, 1).bytes);
+        pair.gossip(&sealed(5, NOW_MS + 1_000 + n, n.unsigned_abs()).bytes);
+    }
+    assert!(pair.refused(Refusal::Replayed) > 100);
+    assert!(pair.refused(Refusal::RateLimited) > 100);
+    assert!(pair.node.is_connected(&pair.peer));
+}
+
+#[test]
+fn a_clock_that_was_far_ahead_does_not_silence_a_node_for_ever() {
+    let mut ours = node(1);
+    let ahead = 3_600_000;
+    let wrong = Now { unix_ms: NOW_MS + ahead, ..at(1) };
+    ours.handle(wrong, Input::Tick);
+    assert_eq!(ours.own_record().map(Record::at_ms), Some(NOW_MS + ahead));
+    ours.handle(at(20_000), Input::Tick);
+    assert_eq!(ours.own_record().map(Record::at_ms), Some(NOW_MS + 20_000));
+}
+
+#[test]
 fn foreign_oversized_and_blocked_records_are_refused_by_name() {
     let mut pair = Pair::new();
     pair.gossip(&sealed_in(MeshId([8; 32]), 5, NOW_MS + 1_000, 1).bytes);
@@ -222,6 +307,68 @@ fn ten_thousand_announcements_of_one_peer_cost_it_the_connection() {
         on_lan: false,
     };
     assert!(closes(&pair.node.handle(at(pair.ms + 1), again)), "and not let in again at once");
+}
+
+#[test]
+fn a_twin_is_told_from_the_past_and_forgotten_when_it_is_silent() {
+    let mut pair = Pair::new();
+    // From before the start, when this node's clock was ahead of what it is now.
+    pair.gossip(&sealed(1, NOW_MS + 60_000, 1).bytes);
+    assert!(!pair.node.has_duplicate());
+    pair.ms += 2_000;
+    pair.node.handle(at(pair.ms), Input::Tick);
+    assert!(pair.node.own_record().map(Record::at_ms) > Some(NOW_MS + 60_000));
+    pair.gossip(&sealed(1, NOW_MS + 60_000, 2).bytes);
+    assert!(!pair.node.has_duplicate());
+    // Nobody but a twin speaks after that.
+    let outputs = pair.gossip(&sealed(1, NOW_MS + 70_000, 3).bytes);
+    assert!(
+        outputs.iter().any(|output| matches!(output, Output::Event(MeshEvent::DuplicateIdentity)))
+    );
+    assert!(pair.node.has_duplicate());
+    pair.node.handle(at(pair.ms + 130_000), Input::Tick);
+    assert!(!pair.node.has_duplicate());
+}
+
+#[test]
+fn a_peer_that_was_killed_and_is_back_at_once_is_down_and_then_up() {
+    let mut pair = Pair::new();
+    let mut back = start(2, 77);
+    let connect = |peer, side| Input::Connected {
+        peer,
+        conn: ConnId(2),
+        side,
+        binding: [4; 32],
+        on_lan: false,
+    };
+    let hello = frames(back.handle(at(1), connect(pair.node.key(), Side::Dialed))).remove(0);
+    pair.node.handle(at(1_001), connect(pair.peer, Side::Accepted));
+    let frame = Input::Frame { peer: pair.peer, conn: ConnId(2), bytes: hello };
+    let outputs = pair.node.handle(at(1_002), frame);
+    let told: Vec<_> = outputs
+        .iter()
+        .filter_map(|output| match output {
+            Output::Close { conn: ConnId(1), .. } => Some("closed"),
+            Output::Event(MeshEvent::PeerDown { .. }) => Some("down"),
+            Output::Event(MeshEvent::PeerUp { .. }) => Some("up"),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(told, ["closed", "down", "up"]);
+}
+
+#[test]
+fn a_blocked_peer_that_was_not_reached_is_not_in_the_list() {
+    let mut ours = node(1);
+    let peer = key(2).key();
+    let addresses = Addresses { direct: vec![([10, 0, 0, 2], 4302).into()], relays: Vec::new() };
+    ours.handle(at(1), Input::Found { peer, addresses, source: SourceKind::Saved, name: None });
+    for ms in [2, 3] {
+        ours.handle(at(ms), Input::DialFailed { peer, reason: "no answer".to_owned() });
+    }
+    assert_eq!(ours.peers().count(), 1);
+    ours.handle(at(4), Input::Command(Command::Block(peer)));
+    assert_eq!(ours.peers().count(), 0);
 }
 
 #[test]
@@ -379,6 +526,61 @@ proptest! {
     fn random_records_are_refused(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
         prop_assert!(key(1).open(&bytes).is_err());
     }
+}
+
+#[test]
+fn a_stranger_that_says_anything_but_hello_does_not_keep_its_connection() {
+    let mut ours = node(1);
+    let peer = key(2).key();
+    let (conn, side) = (ConnId(1), Side::Accepted);
+    ours.handle(at(1), Input::Connected { peer, conn, side, binding: [3; 32], on_lan: false });
+    let mut closed = false;
+    // Slowly enough not to be banned.
+    for s in 1..14 {
+        let frame = Input::Frame { peer, conn, bytes: Talk::Ping(1).encode() };
+        closed |= closes(&ours.handle(at(s * 1_000), frame));
+    }
+    assert!(closed);
+}
+
+#[test]
+fn strangers_at_the_door_do_not_take_the_places_of_members() {
+    let mut ours = node(1);
+    let connect = |n: u8| Input::Connected {
+        peer: key(n).key(),
+        conn: ConnId(u64::from(n)),
+        side: Side::Accepted,
+        binding: [3; 32],
+        on_lan: false,
+    };
+    assert_eq!(ours.learn(&sealed(2, NOW_MS, 1).bytes), Ok(true));
+    let refused = (3..=100).filter(|&n| closes(&ours.handle(at(1), connect(n)))).count();
+    assert_eq!(refused, 98 - 64);
+    assert!(!closes(&ours.handle(at(1), connect(2))), "a member is let in");
+}
+
+#[test]
+fn a_dial_whose_connection_is_refused_makes_room_for_the_next_one() {
+    let mut ours = node(1);
+    let addresses = Addresses { direct: vec![([10, 0, 0, 2], 4302).into()], relays: Vec::new() };
+    let dials = |outputs: &[Output]| {
+        outputs.iter().filter(|output| matches!(output, Output::Dial { .. })).count()
+    };
+    let mut dialed = 0;
+    for n in 2..30 {
+        let (peer, conn) = (key(n).key(), ConnId(u64::from(n)));
+        let source = SourceKind::Lan;
+        let found = Input::Found { peer, addresses: addresses.clone(), source, name: None };
+        dialed += dials(&ours.handle(at(2_000 * u64::from(n)), found));
+        dialed += dials(&ours.handle(at(2_000 * u64::from(n) + 1_600), Input::Tick));
+        // The owner blocks it while the dial is under way.
+        ours.handle(at(2_000 * u64::from(n) + 1_700), Input::Command(Command::Block(peer)));
+        let side = Side::Dialed;
+        let up = Input::Connected { peer, conn, side, binding: [3; 32], on_lan: false };
+        assert!(closes(&ours.handle(at(2_000 * u64::from(n) + 1_800), up)));
+    }
+    assert_eq!(dialed, 28, "each of them was dialed");
+    assert!(ours.peers().all(|peer| !peer.dialing));
 }
 
 #[test]

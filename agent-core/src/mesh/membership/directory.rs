@@ -38,7 +38,9 @@ impl Entry {
     }
 
     pub(super) fn is_gone(&self, now: Duration) -> bool {
-        now.saturating_sub(self.heard) > self.every() * GONE_AFTER
+        // A goodbye is there to be passed on to those who missed it.
+        let after = if self.record.body.goodbye { STALE_AFTER } else { GONE_AFTER };
+        now.saturating_sub(self.heard) > self.every() * after
     }
 
     /// Half an announcement late: a reason to look whether the mesh fell apart.
@@ -133,7 +135,8 @@ impl Directory {
     }
 
     /// Takes a record that [`judge`](Self::judge) called new or newer. `keep`: nodes that stay
-    /// when the table is full. Returns who had to make room, or false for a full table.
+    /// when the table is full; those that said goodbye go first. Returns who had to make room and
+    /// was not known to have left, or [`Offered::Full`].
     pub(super) fn insert(
         &mut self,
         record: Arc<Record>,
@@ -144,11 +147,17 @@ impl Directory {
         let author = record.author();
         let mut made_room = None;
         if self.entries.len() >= MOST_NODES && !self.entries.contains_key(&author) {
+            let left = self
+                .entries
+                .iter()
+                .filter(|(key, entry)| entry.record.body.goodbye && **key != self.me);
+            let left = left.min_by_key(|(_, entry)| entry.heard).map(|(key, _)| *key);
             let stale = self.others().filter(|(key, entry)| entry.is_stale(now) && !keep(key));
             let oldest = stale.min_by_key(|(_, entry)| entry.heard).map(|(key, _)| *key);
-            let Some(oldest) = oldest else { return Err(Offered::Full) };
-            self.remove(&oldest);
-            made_room = Some(oldest);
+            let Some(out) = left.or(oldest) else { return Err(Offered::Full) };
+            self.remove(&out);
+            // That a node left was told when it said goodbye.
+            made_room = oldest.filter(|_| left.is_none());
         }
         let counts = author != self.me;
         self.add_to_sums(&record);
@@ -271,4 +280,40 @@ pub(super) fn key_prefix(key: &NodeKey) -> u64 {
 fn first_u64(bytes: &[u8; 32]) -> u64 {
     let [a, b, c, d, e, f, g, h, ..] = *bytes;
     u64::from_be_bytes([a, b, c, d, e, f, g, h])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mesh::{
+        Addresses, MeshId,
+        membership::sim::announcement,
+        record::{About, Body},
+    };
+
+    fn record(n: usize, goodbye: bool) -> Arc<Record> {
+        let mut author = NodeKey([0; 32]);
+        author.0[..8].copy_from_slice(&n.to_be_bytes());
+        let about = About {
+            goodbye,
+            addresses: Addresses::default(),
+            announcement: announcement("somebody"),
+        };
+        let body = Body::new(MeshId([7; 32]), author, 1, 1, about);
+        Arc::new(Record { body, bytes: bytes::Bytes::new(), hash: author.0 })
+    }
+
+    #[test]
+    fn a_table_full_of_goodbyes_has_room_for_who_is_there() {
+        let now = Duration::from_secs(1);
+        let mut directory = Directory::new(NodeKey([255; 32]));
+        for n in 0..MOST_NODES {
+            assert_eq!(directory.insert(record(n, true), now, now, |_| true), Ok(None));
+        }
+        assert_eq!(directory.insert(record(MOST_NODES, false), now, now, |_| true), Ok(None));
+        assert_eq!((directory.len(), directory.present()), (MOST_NODES, 1));
+        // Three announcements later they are all swept out, and the other one is only stale.
+        assert_eq!(directory.sweep(now + Duration::from_secs(31)).len(), MOST_NODES - 1);
+        assert_eq!(directory.len(), 1);
+    }
 }

@@ -17,6 +17,10 @@ use crate::mesh::{
     record::{Record, RecordError},
 };
 
+/// What it costs a peer to send too many records of its own, or one of them again; of
+/// [`super::limits::OFFENCES`].
+const REPEATS_ITSELF: f64 = 5.0;
+
 /// How a record came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Route {
@@ -36,7 +40,7 @@ impl From<RecordError> for Refusal {
     }
 }
 
-fn skew_ms() -> i64 {
+pub(super) fn skew_ms() -> i64 {
     i64::try_from(CLOCK_SKEW.as_millis()).unwrap_or(i64::MAX)
 }
 
@@ -129,7 +133,12 @@ impl Membership {
             }
             Err(refusal) => {
                 self.broadcast.refuse(id, now);
-                self.refuse(peer, refusal);
+                if refusal == Refusal::RateLimited {
+                    // The author's rate or a full table: whoever passes it on cannot know.
+                    self.count(refusal);
+                } else {
+                    self.refuse(peer, refusal);
+                }
             }
         }
     }
@@ -143,6 +152,11 @@ impl Membership {
         let nonce = (key_prefix(&author), record.body.nonce);
         self.nonces.expire(now);
         if self.nonces.contains(&nonce) {
+            // An author may send two records with one nonce to two peers: neither of them is to
+            // pay for what it passes on in good faith.
+            if author == peer {
+                self.offence(peer, REPEATS_ITSELF);
+            }
             return Err(Refusal::Replayed);
         }
         if author == self.me {
@@ -156,8 +170,9 @@ impl Membership {
         if let Some(entry) = self.directory.get_mut(&author)
             && !entry.rate.take(AUTHOR, 1.0, now)
         {
-            // Whoever passes on too much of itself is closed sooner than one who passes it on.
-            self.offence(peer, if author == peer { 4.0 } else { 0.0 });
+            if author == peer {
+                self.offence(peer, REPEATS_ITSELF);
+            }
             return Err(Refusal::RateLimited);
         }
         if offered != Offered::Same && !self.take_in(Arc::clone(&record), now, offered) {
@@ -191,12 +206,22 @@ impl Membership {
 
     /// A record with this node's own key came back.
     fn on_own_record(&mut self, record: &Record) -> Result<(), Refusal> {
-        if record.body.instance == self.instance || record.at_ms() <= self.started_ms {
+        let at_ms = record.at_ms();
+        if record.body.instance == self.instance || at_ms <= self.own_until_ms {
             // An echo, or from before the last start.
             return Err(Refusal::Expired);
         }
-        if !self.duplicate {
-            self.duplicate = true;
+        // This clock may be behind what it was before the start. A twin speaks again after this
+        // node has said something newer; the past does not.
+        let is_answered = self.last_at_ms > self.own_until_ms;
+        if at_ms > self.last_at_ms && !(self.caught_up && is_answered) {
+            self.caught_up = true;
+            self.own_until_ms = at_ms;
+            self.last_at_ms = at_ms;
+            self.announcer.soon(self.now.mono);
+            return Err(Refusal::Expired);
+        }
+        if self.duplicate.replace(self.now.mono).is_none() {
             self.event(MeshEvent::DuplicateIdentity);
         }
         // The others should hear of it too: they see two computers take turns.

@@ -11,6 +11,9 @@ use super::{
 use crate::mesh::{MeshCard, NodeKey};
 
 const PROOF_DOMAIN: &[u8] = b"edgecoder/mesh/1";
+/// Accepted connections that have not said hello, above which only nodes of the directory are let in:
+/// strangers do not take the places of members.
+const MOST_STRANGERS: usize = 64;
 const MESH_DOMAIN: &str = "edgecoder mesh id 2026-11 v1";
 
 /// What strangers may know of a mesh's id.
@@ -31,6 +34,11 @@ fn proof(card: &MeshCard, by: Side, binding: &[u8; 32]) -> blake3::Hash {
     hasher.finalize()
 }
 
+/// A name as others take it: control characters would be refused.
+fn shown(name: &str) -> String {
+    name.chars().filter(|c| !c.is_control()).take(40).collect()
+}
+
 impl Membership {
     pub(super) fn on_connected(&mut self, peer: NodeKey, conn: Conn) {
         let refusal = if self.blocked.contains(&peer) {
@@ -43,17 +51,31 @@ impl Membership {
             Some("it broke the rules a short time ago; try later")
         } else if self.links.count_connections() >= MOST_CONNECTIONS {
             Some("this node has as many connections as it can serve; try others")
+        } else if conn.side == Side::Accepted
+            && !self.directory.contains(&peer)
+            && self.strangers() >= MOST_STRANGERS
+        {
+            Some("too many strangers are at the door; try again in a few seconds")
         } else {
             None
         };
         let id = conn.id;
         if let Some(reason) = refusal {
             self.close(peer, id, reason);
+            if conn.side == Side::Dialed {
+                self.on_dial_failed(peer, reason.to_owned());
+            }
             return;
         }
         let hello = self.hello(&conn);
         self.links.add(peer, conn, self.now.mono);
         self.out.push(Output::Send { peer, conn: id, bytes: Talk::Hello(hello).encode() });
+    }
+
+    /// Accepted connections whose hello is awaited.
+    fn strangers(&self) -> usize {
+        let conns = self.links.iter().flat_map(|(_, link)| &link.conns);
+        conns.filter(|conn| conn.phase == Phase::Greeting && conn.side == Side::Accepted).count()
     }
 
     fn hello(&self, conn: &Conn) -> Hello {
@@ -63,8 +85,8 @@ impl Membership {
             mesh: self.mesh_hash,
             instance: self.instance,
             proof: *proof(&self.card, conn.side, &conn.binding).as_bytes(),
-            name: self.announcer.says.name.chars().take(40).collect(),
-            mesh_name: shows.then(|| self.card.name.chars().take(40).collect()),
+            name: shown(&self.announcer.says.name),
+            mesh_name: shows.then(|| shown(&self.card.name)),
             settled: self.card.settled,
             lan_join: self.lan_join,
         }
@@ -110,7 +132,21 @@ impl Membership {
         self.close(peer, id, reason);
     }
 
+    /// A peer that was killed and started again is down before it is up: what it was told and
+    /// asked before, it does not know any more.
+    fn end_earlier_life(&mut self, peer: NodeKey, hello: &Hello) {
+        let was_up = self.links.is_up(&peer);
+        let earlier = self.links.take_earlier(&peer, hello.instance);
+        for id in earlier {
+            self.close(peer, id, "this node started again and has another connection");
+        }
+        if was_up && !self.links.is_up(&peer) {
+            self.peer_is_down(peer, "it started again");
+        }
+    }
+
     fn admit_connection(&mut self, peer: NodeKey, id: ConnId, hello: Hello) {
+        self.end_earlier_life(peer, &hello);
         let was_up = self.links.is_up(&peer);
         let superseded = self.links.greet(&peer, id, hello, self.me, self.now);
         for old in superseded {

@@ -13,8 +13,9 @@ pub(super) const FRAMES: Rate = Rate { burst: 4_000.0, per_s: 400.0 };
 pub(super) const BYTES: Rate = Rate { burst: 4_194_304.0, per_s: 262_144.0 };
 /// Records of one author; see [`super::announce`] for what an author allows itself, which is less.
 pub(super) const AUTHOR: Rate = Rate { burst: 8.0, per_s: 0.25 };
-/// Digests that one peer may send: at once with a new neighbour, then every half minute.
-pub(super) const DIGESTS: Rate = Rate { burst: 6.0, per_s: 0.2 };
+/// Digests that one peer may send: with a new neighbour as many as it takes to exchange a full
+/// directory, then every half minute.
+pub(super) const DIGESTS: Rate = Rate { burst: 24.0, per_s: 0.2 };
 /// What a peer may do wrong; points are in [`super::Refusal::points`].
 pub(super) const OFFENCES: Rate = Rate { burst: 100.0, per_s: 1.0 };
 

@@ -122,6 +122,8 @@ pub(super) struct Link {
     pub(super) failures: u32,
     not_before: Duration,
     pub(super) problem: Option<String>,
+    /// It said last that it is in another mesh.
+    elsewhere: bool,
     pub(super) attempts: VecDeque<Attempt>,
     /// Last use of this row; the oldest leave a full table.
     touched: Duration,
@@ -141,6 +143,11 @@ pub(super) struct Link {
 }
 
 impl Link {
+    /// It did not go to another mesh.
+    pub(super) fn is_missed(&self) -> bool {
+        !self.elsewhere
+    }
+
     fn new(now: Duration) -> Self {
         Self {
             name: None,
@@ -151,6 +158,7 @@ impl Link {
             failures: 0,
             not_before: now,
             problem: None,
+            elsewhere: false,
             attempts: VecDeque::new(),
             touched: now,
             last_up: None,
@@ -281,6 +289,7 @@ impl Links {
         link.name = Some(hello.name.clone());
         link.failures = 0;
         link.problem = None;
+        link.elsewhere = false;
         link.wanted = false;
         link.last_up = Some(now.mono);
         link.not_before = now.mono;
@@ -317,6 +326,15 @@ impl Links {
         Some(link.conns.remove(at))
     }
 
+    /// Takes out connections with an earlier start of this peer.
+    pub(super) fn take_earlier(&mut self, peer: &NodeKey, instance: u64) -> Vec<ConnId> {
+        let Some(link) = self.table.get_mut(peer) else { return Vec::new() };
+        let earlier = link.conns.extract_if(.., |conn| {
+            conn.hello.as_ref().is_some_and(|hello| hello.instance != instance)
+        });
+        earlier.map(|conn| conn.id).collect()
+    }
+
     /// A dial or a connection failed: it waits before the next one.
     pub(super) fn failed(&mut self, peer: &NodeKey, why: String, now: Now, rng: &mut StdRng) {
         let link = self.row(*peer, now.mono);
@@ -328,6 +346,12 @@ impl Links {
         link.not_before = now.mono + wait.mul_f64(rng.random_range(0.8..1.2));
         link.problem = Some(why.clone());
         link.note(false, why, now);
+    }
+
+    pub(super) fn is_elsewhere(&mut self, peer: &NodeKey) {
+        if let Some(link) = self.table.get_mut(peer) {
+            link.elsewhere = true;
+        }
     }
 
     pub(super) fn forgive_all(&mut self) {

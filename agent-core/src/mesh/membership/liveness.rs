@@ -18,7 +18,7 @@ const QUIET: Duration = Duration::from_secs(4);
 const DEAD: Duration = Duration::from_secs(12);
 /// Relays add seconds when they reconnect themselves: noticed within 30 s.
 const DEAD_RELAY: Duration = Duration::from_secs(25);
-/// How long the first frame may take.
+/// How long the hello may take, from the connection's start.
 const GREETING: Duration = Duration::from_secs(10);
 /// After a change of network an unanswered ping means another path is needed.
 const SUSPECT: Duration = Duration::from_secs(3);
@@ -43,14 +43,13 @@ impl Membership {
         let mut dead: Vec<(NodeKey, ConnId, Duration)> = Vec::new();
         for (key, link) in self.links.iter_mut() {
             for conn in &mut link.conns {
-                let silent = now.saturating_sub(conn.heard);
+                // Other frames do not stand in for the hello.
+                let greeting = conn.phase == Phase::Greeting;
+                let since = if greeting { conn.opened } else { conn.heard };
+                let silent = now.saturating_sub(since);
                 if silent >= conn.dies_after() {
                     dead.push((*key, conn.id, silent));
-                } else if conn.phase != Phase::Greeting
-                    && !conn.closing
-                    && silent >= QUIET
-                    && conn.pinged.is_none()
-                {
+                } else if !greeting && !conn.closing && silent >= QUIET && conn.pinged.is_none() {
                     conn.pinged = Some(now);
                     pings.push((*key, conn.id));
                 }

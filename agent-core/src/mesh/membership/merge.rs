@@ -86,6 +86,7 @@ fn meeting(ours: &Hello, theirs: &Hello) -> Meeting {
 
 impl Membership {
     pub(super) fn on_foreign_hello(&mut self, peer: NodeKey, id: ConnId, hello: Hello) {
+        self.links.is_elsewhere(&peer);
         let on_lan = self.links.conn_mut(&peer, id).is_some_and(|conn| conn.on_lan);
         let room =
             self.visitors.table.contains_key(&peer) || self.visitors.table.len() < MOST_VISITORS;

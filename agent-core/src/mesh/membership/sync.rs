@@ -30,8 +30,12 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const OPEN: Duration = Duration::from_secs(30);
 /// Neighbours that are to be asked.
 const MOST_QUEUED: usize = 16;
-/// Records in one answer: what the other end's limit on bytes surely lets through.
-const MOST_BYTES: usize = 3 << 20;
+/// Records in one answer: half of what a link holds unsent (512 KiB), so that an answer never cuts
+/// off the one who asked. The rest follows in the next exchange, at once.
+const MOST_BYTES: usize = 256 << 10;
+/// Exchanges that carry on where one was cut: a directory of 4,096 records of 1 KiB. Less than
+/// others grant ([`DIGESTS`]).
+const CARRY_ON: Rate = Rate { burst: 18.0, per_s: 0.1 };
 /// A mesh that grew together tells its neighbourhood at once, but not again and again.
 const CASCADE: Rate = Rate { burst: 3.0, per_s: 0.1 };
 /// Nodes that one exchange told of and nobody before: the sign of another part of the mesh.
@@ -42,9 +46,14 @@ pub(super) struct Sync {
     next: Duration,
     queue: VecDeque<NodeKey>,
     active: Option<(NodeKey, Duration)>,
+    /// Of the active exchange: records that were asked for and have not come.
+    awaited: usize,
+    /// Of the active exchange: not everything fitted.
+    cut: bool,
     /// Who may send records, until when.
     open: BTreeMap<NodeKey, Duration>,
     cascade: TokenBucket,
+    carry_on: TokenBucket,
 }
 
 impl Sync {
@@ -53,8 +62,11 @@ impl Sync {
             next: now + PERIOD,
             queue: VecDeque::new(),
             active: None,
+            awaited: 0,
+            cut: false,
             open: BTreeMap::new(),
             cascade: TokenBucket::full(CASCADE, now),
+            carry_on: TokenBucket::full(CARRY_ON, now),
         }
     }
 
@@ -76,6 +88,14 @@ impl Sync {
         self.queue.retain(|queued| queued != peer);
         self.active.take_if(|(active, _)| active == peer);
         self.open.remove(peer);
+    }
+
+    /// The exchange with this peer is over; if it was cut, the next one follows.
+    fn finish(&mut self, peer: NodeKey, now: Duration) {
+        let was_active = self.active.take_if(|(active, _)| *active == peer).is_some();
+        if was_active && self.cut && self.carry_on.take(CARRY_ON, 1.0, now) {
+            self.want(peer);
+        }
     }
 
     fn is_open(&self, peer: &NodeKey, now: Duration) -> bool {
@@ -103,6 +123,8 @@ impl Membership {
             let sums = self.directory.sums();
             if self.send(peer, Talk::Digest(Digest { sums }).encode()) {
                 self.sync.active = Some((peer, now + PATIENCE));
+                self.sync.cut = false;
+                self.sync.awaited = 0;
                 self.sync.open.insert(peer, now + OPEN);
             }
         }
@@ -124,7 +146,7 @@ impl Membership {
 
     pub(super) fn on_differ(&mut self, peer: NodeKey, differ: &Differ) {
         // An answer that came too late is no offence.
-        if self.sync.active.take_if(|(active, _)| *active == peer).is_none() {
+        if self.sync.active.is_none_or(|(active, _)| active != peer) {
             return;
         }
         let now = self.now.mono;
@@ -152,12 +174,16 @@ impl Membership {
             })
             .map(|(prefix, _)| *prefix)
             .collect();
+        self.sync.cut = bytes > MOST_BYTES;
+        self.sync.awaited = want.len();
         if bytes > 0 {
             for frame in frames {
                 self.send(peer, frame);
             }
         }
-        if !want.is_empty() {
+        if want.is_empty() {
+            self.sync.finish(peer, now);
+        } else {
             self.send(peer, Talk::Want(want).encode());
             self.sync.active = Some((peer, now + PATIENCE));
         }
@@ -188,8 +214,8 @@ impl Membership {
             self.refuse(peer, Refusal::RateLimited);
             return;
         }
-        if !more {
-            self.sync.active.take_if(|(active, _)| *active == peer);
+        if self.sync.active.is_some_and(|(active, _)| active == peer) {
+            self.sync.awaited = self.sync.awaited.saturating_sub(records.len());
         }
         let knew = self.directory.present();
         let mut missed = 0;
@@ -199,6 +225,11 @@ impl Membership {
                 Ok(false) => {}
                 Err(refusal) => self.refuse(peer, refusal),
             }
+        }
+        if !more {
+            // An empty answer will not be longer the next time.
+            self.sync.cut |= self.sync.awaited > 0 && !records.is_empty();
+            self.sync.finish(peer, now);
         }
         // Alone until now: there is nobody to tell.
         if missed > 0 && knew > 1 {

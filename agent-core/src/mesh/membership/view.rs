@@ -91,9 +91,9 @@ impl Membership {
         announce::interval(self.directory.present())
     }
 
-    /// Another computer uses this node's key.
+    /// Another computer uses this node's key, or did a short time ago.
     pub fn has_duplicate(&self) -> bool {
-        self.duplicate
+        self.duplicate.is_some()
     }
 
     pub fn blocked(&self) -> &BTreeSet<NodeKey> {
@@ -160,13 +160,21 @@ impl Membership {
     /// or the last start named, once an attempt to reach them failed.
     pub fn peers(&self) -> impl Iterator<Item = PeerView<'_>> {
         let mut keys: BTreeSet<NodeKey> = self.directory.others().map(|(key, _)| *key).collect();
-        let named = [SourceKind::Saved, SourceKind::Ticket, SourceKind::Seed];
-        let more = self.links.iter().filter(move |(_, link)| {
-            link.up().is_some()
-                || link.failures > 0 && named.iter().any(|kind| link.sources.contains(kind))
-        });
-        keys.extend(more.map(|(key, _)| *key));
+        // Whom the owner blocked is in a list of its own.
+        let more = self.links.iter().map(|(key, _)| *key).filter(|key| self.lists(key));
+        keys.extend(more);
         keys.into_iter().filter_map(|key| self.peer(&key))
+    }
+
+    /// Whether [`peers`](Self::peers) has it.
+    pub fn lists(&self, key: &NodeKey) -> bool {
+        let said = self.directory.get(key).is_some_and(|entry| !entry.record.body.goodbye);
+        let named = [SourceKind::Saved, SourceKind::Ticket, SourceKind::Seed];
+        let blocked = self.blocked.contains(key);
+        said || self.links.get(key).filter(|_| !blocked).is_some_and(|link| {
+            let tried = link.failures > 0 && link.is_missed();
+            link.up().is_some() || tried && named.iter().any(|kind| link.sources.contains(kind))
+        })
     }
 
     /// `None`: never heard of.

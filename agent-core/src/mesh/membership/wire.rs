@@ -132,8 +132,7 @@ impl Talk {
     fn is_within_bounds(&self) -> bool {
         match self {
             Self::Hello(hello) => {
-                let short = |text: &str| text.len() <= NAME_BYTES;
-                short(&hello.name) && hello.mesh_name.as_deref().is_none_or(short)
+                is_name(&hello.name) && hello.mesh_name.as_deref().is_none_or(is_name)
             }
             Self::Digest(digest) => matches!(digest.sums.len(), 16 | MOST_BUCKETS),
             Self::Differ(differ) => {
@@ -143,10 +142,15 @@ impl Talk {
                     && differ.has.len() <= MOST_KEYS
             }
             Self::Want(prefixes) => prefixes.len() <= MOST_KEYS,
-            Self::Card(card) => card.name.len() <= NAME_BYTES,
+            Self::Card(card) => is_name(&card.name),
             Self::Ping(_) | Self::Pong(_) | Self::Ask | Self::Denied => true,
         }
     }
+}
+
+/// A name to be shown in one line, and to be put into a ticket, which takes no others.
+fn is_name(text: &str) -> bool {
+    text.len() <= NAME_BYTES && !text.chars().any(char::is_control)
 }
 
 /// Puts the kind before an overlay message; `write` appends the message.
@@ -288,6 +292,19 @@ mod tests {
             count += records.len();
         }
         assert_eq!(count, 100);
+    }
+
+    #[test]
+    fn names_with_control_characters_are_refused() {
+        let card = |name: &str| {
+            let id = crate::mesh::MeshId([7; 32]);
+            let card = MeshCard { id, name: name.to_owned(), secret: None, settled: true };
+            Talk::Card(card).encode()
+        };
+        assert!(decode(&card("Büro 2")).is_ok());
+        for name in ["two\nlines", "\u{1b}[2J", "\u{0}"] {
+            assert_eq!(decode(&card(name)), Err(BadFrame::Malformed), "{name:?}");
+        }
     }
 
     #[test]

@@ -16,14 +16,16 @@ use futures_util::{Stream, StreamExt as _};
 use iroh::{Endpoint, EndpointAddr, RelayUrl, Watcher as _, endpoint::RelayStatus};
 use tokio::{
     sync::{mpsc, watch},
-    task::JoinSet,
+    task::{Id, JoinSet},
     time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
 };
 use tokio_util::task::TaskTracker;
 
 use self::publish::Publisher;
 use super::{
-    CLOSE_WAIT, close,
+    CLOSE_WAIT,
+    applied::{Wanted, apply},
+    close,
     dial::accept_all,
     endpoint::from_iroh,
     link::{Link, LinkContext, LinkEvent, Opened},
@@ -107,7 +109,9 @@ pub(super) struct Driver<'a> {
     opened: mpsc::Receiver<Opened>,
     links: HashMap<ConnId, Link>,
     next_conn: u64,
-    dials: JoinSet<(NodeKey, Result<Opened, String>)>,
+    dials: JoinSet<Result<Opened, String>>,
+    /// Whom each of them is for; also what a task that panicked was for.
+    dialing: HashMap<Id, NodeKey>,
     /// Those who wait for a connection with a peer.
     asked: HashMap<NodeKey, Vec<Reply>>,
     /// Peers with streams, as membership was told.
@@ -124,7 +128,8 @@ pub(super) struct Driver<'a> {
     reports: Reports,
     observed: mpsc::Receiver<Report>,
     relay_connected: bool,
-    relays: BTreeSet<RelayUrl>,
+    /// What iroh is to know; a task of its own tells it.
+    wanted: watch::Sender<Wanted>,
     address_changes: Watched<EndpointAddr>,
     relay_changes: Watched<Vec<RelayStatus>>,
 }
@@ -161,6 +166,9 @@ impl<'a> Driver<'a> {
         let (events, link_events) = mpsc::channel(LINK_EVENTS);
         let (accepted, opened) = mpsc::channel(OPENED);
         tasks.spawn(accept_all(endpoint.clone(), accepted, tasks.clone()));
+        let begin = Wanted { relays, addresses: BTreeSet::new() };
+        let wanted = watch::Sender::new(begin.clone());
+        tasks.spawn(apply(endpoint.clone(), wanted.subscribe(), begin));
         let context = LinkContext {
             events,
             members: session.ends.members.subscribe(),
@@ -187,6 +195,7 @@ impl<'a> Driver<'a> {
             links: HashMap::new(),
             next_conn: 0,
             dials: JoinSet::new(),
+            dialing: HashMap::new(),
             asked: HashMap::new(),
             used: HashSet::new(),
             publisher: Publisher::new(),
@@ -199,10 +208,13 @@ impl<'a> Driver<'a> {
             reports: Reports::default(),
             observed,
             relay_connected: false,
-            relays,
+            wanted,
         };
         driver.announce();
         driver.uses_changed();
+        let file = driver.session.file.as_ref();
+        let ticket = file.map(|file| file.memory().ticket.clone());
+        driver.offer_ticket(ticket.unwrap_or_default());
         Ok(driver)
     }
 
@@ -224,10 +236,7 @@ impl<'a> Driver<'a> {
                 }
                 Some(opened) = self.opened.recv() => Woken::Opened(Box::new(opened)),
                 Some(event) = self.link_events.recv() => Woken::Link(event),
-                Some(dialed) = self.dials.join_next() => match dialed {
-                    Ok((peer, result)) => Woken::Dialed(peer, result.map(Box::new)),
-                    Err(_) => Woken::Tick,
-                },
+                Some(dialed) = self.dials.join_next_with_id() => self.dial_over(dialed),
                 Some(found) = self.found.recv() => Woken::Found(found),
                 Some(report) = self.observed.recv() => Woken::Observed(report),
                 changed = self.session.setup.settings.changed() => {

@@ -26,7 +26,7 @@ use tokio_util::task::TaskTracker;
 use super::{
     CLOSE_WAIT, CONNECT_TIMEOUT, REASON_BYTES, close,
     frames::{FrameError, read_frame, write_frame},
-    network::{Range, is_on_link},
+    network::{Range, is_neighbour, is_on_link},
     peers::{Live, Members, Uses},
     streams::{Offers, PeerStream, code, read_header},
 };
@@ -165,6 +165,16 @@ impl Link {
                 connection.close(code, reason.as_bytes());
             }
         });
+    }
+
+    /// The other end is at an address that only this network has.
+    pub(super) fn is_near(&self, ranges: &[Range]) -> bool {
+        let paths = self.connection.paths();
+        let path = paths.iter().find(|path| path.is_selected()).or_else(|| paths.iter().next());
+        path.is_some_and(|path| match path.remote_addr() {
+            TransportAddr::Ip(at) => is_neighbour(ranges, at.ip()),
+            _ => false,
+        })
     }
 
     /// The path in use, if it is another one than membership knows or takes another time.

@@ -58,6 +58,19 @@ pub(super) fn is_on_link(ranges: &[Range], ip: IpAddr) -> bool {
     private && ranges.iter().any(|range| range.contains(ip))
 }
 
+/// Whether the address is one that only nodes on this network can have: private, link-local, or this
+/// machine's own. A global IPv6 prefix says nothing about who is on its link (a data centre, a
+/// mobile network), so it does not count where strangers would be let in for it.
+pub(super) fn is_neighbour(ranges: &[Range], ip: IpAddr) -> bool {
+    let ip = ip.to_canonical();
+    let own = ip.is_loopback() || ranges.iter().any(|range| range.addr == ip);
+    let local = match ip {
+        IpAddr::V4(v4) => v4.is_private() || v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unique_local() || v6.is_unicast_link_local(),
+    };
+    own || (local && is_on_link(ranges, ip))
+}
+
 /// Follows the interfaces. Without a monitor (the system does not allow one) nothing is reported
 /// and only loopback counts as this network.
 pub(super) struct Network {
@@ -186,6 +199,21 @@ mod tests {
         }
         for far in ["192.168.8.1", "10.0.0.1", "203.0.113.10", "2001:db8:0:2::5", "198.51.100.1"] {
             assert!(!is_on_link(&ranges, ip(far)), "{far} is far");
+        }
+    }
+
+    #[test]
+    fn a_shared_global_prefix_makes_no_neighbour() {
+        let ranges = [
+            Range::new(ip("192.168.7.5"), 24),
+            Range::new(ip("2001:db8:0:1::5"), 64),
+            Range::new(ip("fd00:1::5"), 64),
+        ];
+        for near in ["192.168.7.9", "fd00:1::9", "2001:db8:0:1::5", "127.0.0.1"] {
+            assert!(is_neighbour(&ranges, ip(near)), "{near}");
+        }
+        for stranger in ["2001:db8:0:1::99", "192.168.8.9", "fd00:2::9", "203.0.113.9"] {
+            assert!(!is_neighbour(&ranges, ip(stranger)), "{stranger}");
         }
     }
 

@@ -8,7 +8,12 @@
 //! It is a hint like every address: a peer that lies makes others dial in vain, and each peer has one
 //! say at a time.
 
-use std::{collections::BTreeMap, net::SocketAddr, pin::Pin, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    pin::Pin,
+    time::Duration,
+};
 
 use iroh::{TransportAddr, endpoint::Connection};
 use tokio::{sync::mpsc, time::timeout};
@@ -27,6 +32,12 @@ const BYTES: usize = 32;
 /// Peers whose word is kept, newest first: with a NAT that maps every peer to another port more of
 /// them are of no use.
 const REPORTS: usize = 4;
+/// Changes of one peer's word in [`CHANGES_IN`], about one a minute: each is in this node's record and
+/// starts hole punching anew. A few may come at once, when this node's network changes.
+const CHANGES: u32 = 4;
+const CHANGES_IN: Duration = Duration::from_secs(4 * 60);
+/// Peers whose changes are counted: as many as are connected at most.
+const REPORTERS: usize = 512;
 /// Reports that wait for the driver; more are dropped, the next path change brings another.
 pub(super) const QUEUE: usize = 16;
 const WAIT: Duration = Duration::from_secs(10);
@@ -82,23 +93,22 @@ pub(super) struct Reports {
     /// By peer, with the order in which they came.
     held: BTreeMap<NodeKey, (u64, SocketAddr)>,
     count: u64,
-}
-
-/// What changes for iroh.
-#[derive(Debug, Default, PartialEq)]
-pub(super) struct Change {
-    pub(super) add: Option<SocketAddr>,
-    pub(super) remove: Vec<SocketAddr>,
+    /// By peer, also by those not held any more: changes of its mind, and since when they count.
+    changes: BTreeMap<NodeKey, (u32, Duration)>,
 }
 
 impl Reports {
-    pub(super) fn take(&mut self, report: Report) -> Change {
+    /// `now`: since the mesh started. A peer that changes its mind too often is not heard.
+    pub(super) fn take(&mut self, report: Report, now: Duration) {
         let address = SocketAddr::new(report.address.ip().to_canonical(), report.address.port());
         let ip = address.ip();
         if ip.is_unspecified() || ip.is_multicast() || ip.is_loopback() || address.port() == 0 {
-            return Change::default();
+            return;
         }
-        let before = self.addresses();
+        let repeated = self.held.get(&report.by).is_some_and(|(_, said)| *said == address);
+        if !repeated && !self.may_change(report.by, now) {
+            return;
+        }
         self.count += 1;
         self.held.insert(report.by, (self.count, address));
         if self.held.len() > REPORTS
@@ -107,18 +117,25 @@ impl Reports {
         {
             self.held.remove(&oldest);
         }
-        let after = self.addresses();
-        Change {
-            add: (!before.contains(&address)).then_some(address),
-            remove: before.into_iter().filter(|old| !after.contains(old)).collect(),
-        }
     }
 
-    fn addresses(&self) -> Vec<SocketAddr> {
-        let mut addresses: Vec<SocketAddr> = self.held.values().map(|(_, at)| *at).collect();
-        addresses.sort_unstable();
-        addresses.dedup();
-        addresses
+    fn may_change(&mut self, by: NodeKey, now: Duration) -> bool {
+        if self.changes.len() >= REPORTERS {
+            self.changes.retain(|_, (_, since)| now.saturating_sub(*since) < CHANGES_IN);
+        }
+        if self.changes.len() >= REPORTERS && !self.changes.contains_key(&by) {
+            return false;
+        }
+        let (count, since) = self.changes.entry(by).or_insert((0, now));
+        if now.saturating_sub(*since) >= CHANGES_IN {
+            (*count, *since) = (0, now);
+        }
+        *count += 1;
+        *count <= CHANGES
+    }
+
+    pub(super) fn addresses(&self) -> BTreeSet<SocketAddr> {
+        self.held.values().map(|(_, at)| *at).collect()
     }
 }
 
@@ -126,23 +143,32 @@ impl Reports {
 mod tests {
     use super::*;
 
+    const START: Duration = Duration::ZERO;
+
+    fn at(address: &str) -> SocketAddr {
+        address.parse().expect("an address")
+    }
+
     fn report(by: u8, address: &str) -> Report {
-        Report { by: NodeKey([by; 32]), address: address.parse().expect("an address") }
+        Report { by: NodeKey([by; 32]), address: at(address) }
     }
 
     #[test]
     fn a_peer_has_one_say_and_the_oldest_goes_first() {
         let mut reports = Reports::default();
-        let first = reports.take(report(1, "203.0.113.7:4000"));
-        assert_eq!(first.add, Some("203.0.113.7:4000".parse().expect("an address")));
-        assert_eq!(reports.take(report(2, "203.0.113.7:4000")), Change::default());
-        let moved = reports.take(report(1, "203.0.113.7:5000"));
-        assert_eq!(moved.remove, [], "another peer still says so");
-        assert!(moved.add.is_some());
+        reports.take(report(1, "203.0.113.7:4000"), START);
+        reports.take(report(2, "203.0.113.7:4000"), START);
+        assert_eq!(reports.addresses(), BTreeSet::from([at("203.0.113.7:4000")]));
+        reports.take(report(1, "203.0.113.7:5000"), START);
+        assert!(
+            reports.addresses().contains(&at("203.0.113.7:4000")),
+            "another peer still says so"
+        );
+        assert!(reports.addresses().contains(&at("203.0.113.7:5000")));
         for by in 3..6 {
-            reports.take(report(by, "198.51.100.1:1"));
+            reports.take(report(by, "198.51.100.1:1"), START);
         }
-        assert!(!reports.addresses().contains(&"203.0.113.7:4000".parse().expect("an address")));
+        assert!(!reports.addresses().contains(&at("203.0.113.7:4000")));
         assert!(reports.held.len() <= REPORTS);
     }
 
@@ -150,7 +176,32 @@ mod tests {
     fn what_cannot_be_dialed_is_no_address() {
         let mut reports = Reports::default();
         for wrong in ["127.0.0.1:4000", "0.0.0.0:1", "203.0.113.7:0", "224.0.0.1:9", "[::1]:7"] {
-            assert_eq!(reports.take(report(1, wrong)), Change::default(), "{wrong}");
+            reports.take(report(1, wrong), START);
+            assert_eq!(reports.addresses(), BTreeSet::new(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_peer_that_keeps_changing_its_mind_is_not_heard_for_a_while() {
+        let mut reports = Reports::default();
+        for port in 1..100 {
+            reports.take(report(1, &format!("203.0.113.7:{port}")), START);
+        }
+        let last = BTreeSet::from([at(&format!("203.0.113.7:{CHANGES}"))]);
+        assert_eq!(reports.addresses(), last);
+        reports.take(report(1, "203.0.113.7:4000"), CHANGES_IN);
+        assert_eq!(reports.addresses(), BTreeSet::from([at("203.0.113.7:4000")]));
+    }
+
+    #[test]
+    fn many_peers_cannot_make_the_table_grow() {
+        let mut reports = Reports::default();
+        for n in 0..2_000_u16 {
+            let mut key = [0; 32];
+            key[..2].copy_from_slice(&n.to_be_bytes());
+            let address = at("203.0.113.7:4000");
+            reports.take(Report { by: NodeKey(key), address }, START);
+        }
+        assert!(reports.changes.len() <= REPORTERS);
     }
 }

@@ -2,16 +2,17 @@
 //! driver on it, and tries again when the network cannot be opened. What the owner asks is written
 //! to disk first and carried out then, also while there is no network.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use agent_api::{
     Settings,
     mesh::{MeshState, OwnNode},
 };
-use iroh::{RelayUrl, endpoint::Connection};
+use futures_util::FutureExt as _;
+use iroh::{Endpoint, RelayUrl, endpoint::Connection};
 use tokio::{
     sync::{broadcast, mpsc, oneshot, watch},
-    time::sleep,
+    time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -31,7 +32,7 @@ use crate::{
         Addresses, MeshCard, MeshError, MeshSetup, NodeKey,
         membership::io::MeshEvent,
         sources::Sources,
-        state_file::{StateFile, StateFileError, set_mark},
+        state_file::{StateFile, StateFileError, TicketPeer, set_mark},
     },
 };
 
@@ -41,6 +42,10 @@ pub(in crate::mesh) const REQUESTS: usize = 64;
 pub(in crate::mesh) const EVENTS: usize = 1_024;
 /// Between attempts to open the network.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// What a driver that panicked left open gets so long to end.
+const CLEAR_WAIT: Duration = Duration::from_secs(3);
+/// The owner reads it.
+const BROKE: &str = "The mesh broke off by a fault of this program and starts again. The log says where; please report it.";
 
 /// What the owner asks for.
 #[derive(Debug)]
@@ -48,7 +53,7 @@ pub(in crate::mesh) enum Ask {
     /// Be in this mesh; these peers are known for it.
     Enter {
         card: MeshCard,
-        peers: Vec<(NodeKey, Addresses, Option<String>)>,
+        peers: Vec<TicketPeer>,
     },
     /// Somebody was invited.
     Settle,
@@ -69,6 +74,9 @@ pub(in crate::mesh) enum Ask {
     Refresh,
     /// A connection with this peer, made if need be.
     Connect(NodeKey),
+    /// A fault of this program.
+    #[cfg(test)]
+    Break,
 }
 
 #[derive(Debug)]
@@ -106,10 +114,10 @@ pub(in crate::mesh) struct Session {
     /// `None`: it could not be read yet.
     pub(super) file: Option<StateFile>,
     pub(super) gate: Gate,
+    /// Of the driver that runs; closed here only if that cannot do it any more.
+    endpoint: Option<Endpoint>,
     /// A notice that stays in the view: a damaged file was set aside.
     pub(super) notice: String,
-    /// Relays that came with tickets since the start.
-    pub(super) ticket_relays: Vec<String>,
 }
 
 /// What a view shows before anything is known, and while there is no network.
@@ -150,8 +158,8 @@ impl Session {
             ends,
             file: None,
             gate: Gate::default(),
+            endpoint: None,
             notice: String::new(),
-            ticket_relays: Vec::new(),
         };
         // The first view already names the mesh.
         let problem = session.read_file().err().map(|error| error.to_string());
@@ -159,13 +167,50 @@ impl Session {
         session
     }
 
+    /// Also goes on after a panic: a node that says "joined" and does nothing is worse than one that
+    /// starts its mesh again. What outlives the driver is safe to use then: the file is written whole
+    /// or not at all, the rest is replaced.
     pub(in crate::mesh) async fn run(mut self) {
-        self.run_until_stopped().await;
+        // Never reset: a fault that comes back is tried rarely.
+        let mut faults = Backoff::new(RETRY.0, RETRY.1);
+        let mut broken = None;
+        while AssertUnwindSafe(self.run_from(broken)).catch_unwind().await.is_err() {
+            broken = Some(faults.next_wait());
+        }
         // Rows hold connections, and those the sockets.
         self.ends.snapshot.send_modify(|snapshot| {
             let rows = std::collections::HashMap::new();
             *snapshot = Arc::new(Snapshot { rows, ..Snapshot::clone(snapshot) });
         });
+    }
+
+    /// After a panic, first waits so long.
+    async fn run_from(&mut self, broken: Option<Duration>) {
+        if let Some(wait) = broken {
+            tracing::error!("{BROKE}");
+            self.clear().await;
+            self.publish_without_network(Some(BROKE.to_owned()));
+            if let Woken::Stop = self.wait(Some(wait)).await {
+                return;
+            }
+        }
+        self.run_until_stopped().await;
+    }
+
+    /// Ends what a driver that panicked started: sources run on without it, and the port is taken.
+    async fn clear(&mut self) {
+        let sources = self.ends.sources.send_replace(None);
+        let endpoint = self.endpoint.take();
+        let ended = async {
+            if let Some(sources) = sources {
+                sources.shutdown().await;
+            }
+            if let Some(endpoint) = endpoint {
+                endpoint.close().await;
+            }
+        };
+        // Whatever is still open then makes the next attempt fail, with a reason.
+        let _ = timeout(CLEAR_WAIT, ended).await;
     }
 
     async fn run_until_stopped(&mut self) {
@@ -202,7 +247,7 @@ impl Session {
     async fn open(&mut self) -> Result<Driver<'_>, String> {
         self.read_file().map_err(|error| error.to_string())?;
         let settings = self.setup.settings.borrow().clone();
-        let relays = relay_urls(&settings, &self.ticket_relays, &[]);
+        let relays = relay_urls(&settings, &self.ticket_relays(), &[]);
         let network = Network::start().await;
         let endpoint = endpoint::open(Opening {
             key: &self.setup.key,
@@ -213,6 +258,7 @@ impl Session {
             lookup: Lookup::new(self.ends.snapshot.subscribe()),
         });
         let endpoint = endpoint.await.map_err(|error| error.to_string())?;
+        self.endpoint = Some(endpoint.clone());
         Driver::new(self, endpoint, network, relays)
     }
 
@@ -280,7 +326,10 @@ impl Session {
         })?;
         let mut room = true;
         let written = match ask {
-            Ask::Enter { card, .. } => file.change(|memory| memory.card = card.clone()),
+            // The ticket's nodes too: the way in must survive a restart before the first connection.
+            Ask::Enter { card, peers } => {
+                file.change(|memory| memory.enter(card.clone(), peers.clone()))
+            }
             Ask::Settle => file.change(|memory| memory.card.settled = true),
             Ask::Block { key, name, on } => {
                 file.change(|memory| room = set_mark(&mut memory.blocked, *key, name, *on))
@@ -289,6 +338,8 @@ impl Session {
                 file.change(|memory| room = set_mark(&mut memory.trusted, *key, name, *on))
             }
             Ask::Admit { .. } | Ask::Refresh | Ask::Connect(_) => Ok(()),
+            #[cfg(test)]
+            Ask::Break => Ok(()),
         };
         written.map_err(write_error)?;
         if !room {
@@ -296,15 +347,16 @@ impl Session {
                 "this list of nodes is full. Take some off it first".into(),
             ));
         }
-        match ask {
-            Ask::Block { .. } => self.set_gate(),
-            Ask::Enter { peers, .. } => {
-                let relays = peers.iter().flat_map(|(_, at, _)| at.relays.iter().cloned());
-                self.ticket_relays = relays.take(RELAYS).collect();
-            }
-            _ => {}
+        if matches!(ask, Ask::Block { .. }) {
+            self.set_gate();
         }
         Ok(())
+    }
+
+    /// Relays of the ticket that led into this mesh.
+    pub(super) fn ticket_relays(&self) -> Vec<String> {
+        let relays = self.file.iter().flat_map(|file| file.memory().ticket_relays().cloned());
+        relays.take(RELAYS).collect()
     }
 
     /// Off without a problem, failed with one.

@@ -12,6 +12,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Running {
     own: watch::Sender<OwnInfo>,
+    directory: watch::Sender<Arc<Vec<KnownPeer>>>,
     reports: watch::Receiver<RelayReport>,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -21,12 +22,14 @@ impl Running {
     fn start(address: SocketAddr, relay_url: Option<String>) -> Self {
         let seed = SeedSetup { relay: Some(address), relay_url, dht: None };
         let own = watch::Sender::new(OwnInfo::default());
+        let directory = watch::Sender::new(Arc::default());
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
         let changed = watch::Sender::new(0);
-        let reports = spawn(Some(&seed), own.subscribe(), stop.clone(), &tasks, changed);
+        let (heard, known) = (own.subscribe(), directory.subscribe());
+        let reports = spawn(Some(&seed), heard, known, stop.clone(), &tasks, changed);
         tasks.close();
-        Self { own, reports, stop, tasks }
+        Self { own, directory, reports, stop, tasks }
     }
 
     async fn url(&mut self) -> RelayUrl {
@@ -102,7 +105,7 @@ async fn a_blocked_node_is_refused() {
     let blocked = iroh::SecretKey::from_bytes(&[3; 32]);
     let key = NodeKey(*blocked.public().as_bytes());
     relay.own.send_modify(|own| own.blocked = Arc::new(HashSet::from([key])));
-    let gate = Gate { own: relay.own.subscribe(), clients: AtomicUsize::new(0) };
+    let gate = Gate::new(relay.own.subscribe(), relay.directory.subscribe());
     let ask = |key: &iroh::SecretKey| {
         let (request, ()) = http_request().into_parts();
         ClientRequest::new(key.public(), Default::default(), request)
@@ -116,6 +119,41 @@ async fn a_blocked_node_is_refused() {
     tokio::time::timeout(PATIENCE, other.online()).await.expect("in time");
     other.close().await;
     relay.stop().await;
+}
+
+#[tokio::test]
+async fn strangers_leave_room_for_the_nodes_of_the_mesh() {
+    let own = watch::Sender::new(OwnInfo::default());
+    let directory = watch::Sender::new(Arc::default());
+    let gate = Gate::new(own.subscribe(), directory.subscribe());
+    let node = |n: u8| {
+        let (request, ()) = http_request().into_parts();
+        let key = iroh::SecretKey::from_bytes(&[n; 32]).public();
+        ClientRequest::new(key, Default::default(), request)
+    };
+    let strangers = u8::try_from(STRANGERS).expect("fits");
+    let first = node(1);
+    assert_eq!(gate.on_connect(&first).await, Access::Allow);
+    for n in 2..=strangers {
+        assert_eq!(gate.on_connect(&node(n)).await, Access::Allow, "{n}");
+    }
+    assert!(matches!(gate.on_connect(&node(200)).await, Access::Deny { .. }));
+    let member = KnownPeer {
+        key: NodeKey(*node(200).endpoint_id().as_bytes()),
+        addresses: Addresses::default(),
+        name: "desk".to_owned(),
+        seed: false,
+        relay: None,
+        dht_port: None,
+        region: None,
+        version: "0.1.0".to_owned(),
+        last_seen_ms: 0,
+    };
+    directory.send_replace(Arc::new(vec![member]));
+    assert_eq!(gate.on_connect(&node(200)).await, Access::Allow, "it is in the mesh now");
+    assert!(matches!(gate.on_connect(&node(201)).await, Access::Deny { .. }));
+    gate.on_disconnect(first.endpoint_id(), first.connection_id());
+    assert_eq!(gate.on_connect(&node(201)).await, Access::Allow, "a stranger left");
 }
 
 fn http_request() -> axum::http::Request<()> {

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::context::OwnInfo;
-use crate::mesh::Addresses;
+use crate::mesh::{Addresses, addr::is_own_relay};
 
 /// Whether addresses of this computer itself (127.0.0.1, ::1) may be kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +35,8 @@ pub(super) fn clean(addresses: Addresses, loopback: Loopback) -> Addresses {
     direct.truncate(Addresses::MAX_DIRECT);
     let mut relays: Vec<String> = Vec::new();
     for relay in addresses.relays {
-        if is_relay_url(&relay) && !relays.contains(&relay) {
+        let usable = is_relay_url(&relay) && (loopback == Loopback::Keep || !is_own_relay(&relay));
+        if usable && !relays.contains(&relay) {
             relays.push(relay);
         }
     }

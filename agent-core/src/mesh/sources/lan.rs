@@ -278,6 +278,9 @@ impl Neighbours {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         let room = known.len() < MAX_NEIGHBOURS;
+        if !room && !known.contains_key(&key) && !forget_oldest(&mut known, now) {
+            return false;
+        }
         match known.get_mut(&key) {
             Some(old)
                 if old.addresses == *addresses
@@ -289,11 +292,10 @@ impl Neighbours {
             Some(old) => {
                 *old = Neighbour { addresses: addresses.clone(), same_mesh, told: now };
             }
-            None if room => {
+            None => {
                 let addresses = addresses.clone();
                 known.insert(key, Neighbour { addresses, same_mesh, told: now });
             }
-            None => return false,
         }
         true
     }
@@ -322,6 +324,16 @@ impl Neighbours {
             ),
         }
     }
+}
+
+/// Makes room for a newcomer. Somebody who fills the table with names that answer no more keeps
+/// nobody out; a node that is still there is only handed over once more. `false`: all were heard of
+/// just now.
+fn forget_oldest(known: &mut HashMap<NodeKey, Neighbour>, now: Instant) -> bool {
+    let oldest = known.iter().min_by_key(|(_, neighbour)| neighbour.told);
+    let old = oldest.filter(|(_, oldest)| now.duration_since(oldest.told) >= AGAIN_AFTER);
+    let Some(key) = old.map(|(key, _)| *key) else { return false };
+    known.remove(&key).is_some()
 }
 
 #[cfg(test)]

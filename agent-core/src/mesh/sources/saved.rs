@@ -44,7 +44,11 @@ pub(super) async fn run(mut turn: Turn, storage: Storage) {
                     rounds.next_wait()
                 }
                 Ok(rows) if !turn.alone() => {
-                    let reason = format!("{} peers are kept for the next start.", rows.len());
+                    let kept = match rows.len() {
+                        1 => "One peer is".to_owned(),
+                        count => format!("{count} peers are"),
+                    };
+                    let reason = format!("{kept} kept for the next start.");
                     turn.say(KIND, SourceState::Working, reason);
                     REST
                 }

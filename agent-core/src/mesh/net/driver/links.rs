@@ -2,19 +2,21 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use agent_api::mesh::{PathKind, SourceKind};
+use agent_api::mesh::SourceKind;
 use bytes::Bytes;
+use iroh::endpoint::VarInt;
+use tokio::task::{Id, JoinError};
 
-use super::Driver;
+use super::{Driver, Woken};
 use crate::mesh::{
     Addresses, MeshError, NodeKey,
-    membership::io::{ConnId, Input},
+    membership::io::{ConnId, Input, Side},
     net::{
         BINDING, close,
         dial::dial,
         endpoint::to_iroh,
         link::{Link, LinkEvent, Opened, TooSlow},
-        observed::{Change, Report, seen, tell},
+        observed::{Report, seen, tell},
         session::{Answer, Reply},
     },
 };
@@ -34,17 +36,47 @@ impl Driver<'_> {
             return self.input(Input::DialFailed { peer, reason });
         };
         let endpoint = self.endpoint.clone();
-        self.dials.spawn(async move { (peer, dial(endpoint, to).await) });
+        let task = self.dials.spawn(dial(endpoint, to));
+        self.dialing.insert(task.id(), peer);
+    }
+
+    /// Whose dial it was. Membership hears of every one: it counts those in flight.
+    pub(super) fn dial_over(
+        &mut self,
+        dialed: Result<(Id, Result<Opened, String>), JoinError>,
+    ) -> Woken {
+        let (id, result) = match dialed {
+            Ok((id, result)) => (id, result.map(Box::new)),
+            Err(error) => {
+                tracing::error!("a dial broke off: {error}");
+                (error.id(), Err("this node failed while it dialed".to_owned()))
+            }
+        };
+        match self.dialing.remove(&id) {
+            Some(peer) => Woken::Dialed(peer, result),
+            None => Woken::Tick,
+        }
     }
 
     pub(super) fn dialed(&mut self, peer: NodeKey, result: Result<Opened, String>) {
         match result {
             Ok(opened) => self.link_up(opened),
-            Err(reason) => {
-                self.refuse_asked(peer, &reason);
-                self.publisher.dirty(peer);
-                self.input(Input::DialFailed { peer, reason });
-            }
+            Err(reason) => self.dial_failed(peer, reason),
+        }
+    }
+
+    fn dial_failed(&mut self, peer: NodeKey, reason: String) {
+        self.refuse_asked(peer, &reason);
+        self.publisher.dirty(peer);
+        self.input(Input::DialFailed { peer, reason });
+    }
+
+    /// A connection that membership never hears of. If it was dialed, the dial failed.
+    fn turn_away(&mut self, opened: &Opened, code: VarInt, reason: &str) {
+        opened.connection.close(code, reason.as_bytes());
+        if opened.side == Side::Dialed {
+            let peer = NodeKey(*opened.connection.remote_id().as_bytes());
+            self.dial_failed(peer, reason.to_owned());
         }
     }
 
@@ -53,21 +85,19 @@ impl Driver<'_> {
         let peer = NodeKey(*opened.connection.remote_id().as_bytes());
         let of_peer = self.links.values().filter(|link| link.peer == peer).count();
         if self.links.len() >= LINKS || of_peer >= LINKS_PER_PEER {
-            opened.connection.close(close::FULL, b"this node has too many connections");
-            return;
+            return self.turn_away(&opened, close::FULL, "this node has too many connections");
         }
         let mut binding = [0; 32];
         if opened.connection.export_keying_material(&mut binding, BINDING, &[]).is_err() {
             // Only a connection whose handshake is not done has none.
-            opened.connection.close(close::MALFORMED, b"this connection has no keys");
-            return;
+            return self.turn_away(&opened, close::MALFORMED, "this connection has no keys");
         }
         self.next_conn += 1;
         let conn = ConnId(self.next_conn);
         let side = opened.side;
         let mut link = Link::start(conn, opened, &self.context, self.now().unix_ms);
         let path = link.measure(self.network.ranges());
-        let on_lan = path.is_some_and(|(kind, _)| kind == PathKind::Lan)
+        let on_lan = link.is_near(self.network.ranges())
             || self
                 .membership
                 .peer(&peer)
@@ -132,18 +162,12 @@ impl Driver<'_> {
 
     /// A peer says which address it sees of this node.
     pub(super) fn observed(&mut self, report: Report) {
-        let change = self.reports.take(report);
-        if change == Change::default() {
-            return;
-        }
-        let endpoint = self.endpoint.clone();
-        self.context.tasks.spawn(async move {
-            for old in &change.remove {
-                endpoint.remove_external_addr(old).await;
-            }
-            if let Some(new) = change.add {
-                endpoint.add_external_addr(new).await;
-            }
+        self.reports.take(report, self.begun.elapsed());
+        let addresses = self.reports.addresses();
+        self.wanted.send_if_modified(|now| {
+            let changed = now.addresses != addresses;
+            now.addresses = addresses;
+            changed
         });
     }
 

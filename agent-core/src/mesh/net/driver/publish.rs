@@ -1,19 +1,20 @@
 //! Makes the snapshots, and tells of events after the snapshot that shows them.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
 
-use agent_api::mesh::{
-    Attempt, MeshState, Nearby, OwnNode, PathKind, PeerState, Refused, SourceKind,
-};
+use agent_api::mesh::{Attempt, MeshState, Nearby, OwnNode, PathKind, PeerState, Refused};
+use iroh::RelayUrl;
 use tokio::time::Instant;
 
 use super::Driver;
 use crate::mesh::{
     NodeKey,
+    addr::is_own_relay,
     membership::{Membership, PeerView, io::MeshEvent},
     net::{
         link::Link,
@@ -27,7 +28,7 @@ use crate::mesh::{
 const JOINING: Duration = Duration::from_secs(15);
 /// Events between two snapshots. More are a flood of joins, of which the snapshot tells as well.
 const EVENTS: usize = 1_024;
-/// Relays of seeds that are used, most recently heard ones first.
+/// Relays of seeds that are used.
 const SEED_RELAYS: usize = 4;
 
 /// What was published, and what is to be.
@@ -151,7 +152,7 @@ impl Driver<'_> {
         }
         for key in keys {
             if let std::collections::hash_map::Entry::Vacant(vacant) = listed.entry(key) {
-                let view = self.membership.peer(&key).filter(is_listed);
+                let view = self.membership.peer(&key).filter(|_| self.membership.lists(&key));
                 if let Some(view) = view {
                     vacant.insert(self.row(&view));
                 } else if self.publisher.set(key, None, now_ms) {
@@ -295,27 +296,50 @@ impl Driver<'_> {
         self.directory.send_replace(Arc::new(known.collect()));
     }
 
-    /// Relays that seeds of this mesh run.
+    /// Relays that seeds of this mesh run, the own one first.
     pub(super) fn seed_relays(&self) -> Vec<String> {
+        let in_use = &self.wanted.borrow().relays;
+        let only_here = self.own_addresses.is_only_loopback();
         let seeds = self.publisher.rows.values().filter(|row| row.is_seed());
-        let mut relays: Vec<(bool, String)> = seeds
-            .filter_map(|row| {
-                let relay = row.announcement()?.relay.clone()?;
-                Some((row.state == PeerState::Stale, relay))
+        let offers = seeds.filter_map(|row| {
+            let url = row.announcement()?.relay.clone()?;
+            if is_own_relay(&url) && !only_here {
+                return None;
+            }
+            Some(RelayOffer {
+                trusted: row.trusted,
+                stale: row.state == PeerState::Stale,
+                in_use: url.parse().is_ok_and(|url: RelayUrl| in_use.contains(&url)),
+                heard_ms: row.last_seen_ms.unwrap_or_default(),
+                url,
             })
-            .collect();
-        relays.sort();
-        relays.dedup_by(|a, b| a.1 == b.1);
+        });
         let own = self.sources.relay_urls();
-        own.into_iter().chain(relays.into_iter().map(|(_, url)| url)).take(SEED_RELAYS).collect()
+        own.into_iter().chain(best_relays(offers.collect())).take(SEED_RELAYS).collect()
     }
 }
 
-/// As [`Membership::peers`] lists them.
-fn is_listed(view: &PeerView<'_>) -> bool {
-    let named = [SourceKind::Saved, SourceKind::Ticket, SourceKind::Seed];
-    let tried = view.problem.is_some() && named.iter().any(|kind| view.sources.contains(kind));
-    view.record.is_some() || !view.connections.is_empty() || tried
+/// A seed's word on its relay, with what speaks for it.
+#[derive(Debug)]
+struct RelayOffer {
+    trusted: bool,
+    stale: bool,
+    in_use: bool,
+    heard_ms: i64,
+    url: String,
+}
+
+/// The best first. Any member may say that it is a seed: one that comes later must not take the place
+/// of a relay that works, nor of one whose owner is trusted.
+fn best_relays(mut offers: Vec<RelayOffer>) -> impl Iterator<Item = String> {
+    offers.sort_by(|a, b| {
+        let rank = |offer: &RelayOffer| {
+            (!offer.trusted, offer.stale, !offer.in_use, Reverse(offer.heard_ms))
+        };
+        rank(a).cmp(&rank(b)).then_with(|| a.url.cmp(&b.url))
+    });
+    let mut seen = HashSet::new();
+    offers.into_iter().map(|offer| offer.url).filter(move |url| seen.insert(url.clone()))
 }
 
 fn known_peer(row: &Row) -> Option<KnownPeer> {
@@ -331,4 +355,29 @@ fn known_peer(row: &Row) -> Option<KnownPeer> {
         version: said.version.clone(),
         last_seen_ms: row.last_seen_ms.unwrap_or(said.at_ms),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn offer(url: &str, heard_ms: i64) -> RelayOffer {
+        RelayOffer { trusted: false, stale: false, in_use: false, heard_ms, url: url.to_owned() }
+    }
+
+    #[test]
+    fn newcomers_do_not_push_out_relays_that_work_or_are_trusted() {
+        let mut offers: Vec<RelayOffer> =
+            (0..50).map(|n| offer(&format!("http://a{n}.example"), 1_000)).collect();
+        offers.push(RelayOffer { in_use: true, ..offer("http://z.example", 10) });
+        offers.push(RelayOffer { trusted: true, ..offer("http://y.example", 5) });
+        offers.push(RelayOffer { stale: true, ..offer("http://a.example", 2_000) });
+        offers.push(offer("http://x.example", 1_500));
+        // Said by two seeds.
+        offers.push(offer("http://z.example", 900));
+        let best: Vec<String> = best_relays(offers).collect();
+        assert_eq!(best[..3], ["http://y.example", "http://z.example", "http://x.example"]);
+        assert_eq!(best.last().map(String::as_str), Some("http://a.example"));
+        assert_eq!(best.iter().filter(|url| *url == "http://z.example").count(), 1);
+    }
 }

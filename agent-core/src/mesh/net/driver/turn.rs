@@ -1,16 +1,17 @@
 //! What the driver does at each turn, besides connections.
 
-use agent_api::mesh::Announcement;
+use agent_api::mesh::{Announcement, SourceKind};
 use iroh::{EndpointAddr, endpoint::RelayStatus};
 
 use super::{Driver, Exit, SLOW_TICKS};
 use crate::mesh::{
     membership::io::{Command, Input, MeshEvent},
     net::{
-        endpoint::{from_iroh, insert_relay},
+        endpoint::from_iroh,
         session::{Answer, Ask, Request, relay_urls, write_error},
     },
     sources::Found,
+    state_file::TicketPeer,
 };
 
 impl Driver<'_> {
@@ -19,6 +20,8 @@ impl Driver<'_> {
         if let Ask::Connect(peer) = ask {
             return self.connect(peer, reply);
         }
+        #[cfg(test)]
+        assert!(!matches!(ask, Ask::Break), "asked to");
         let result = self.session.write_down(&ask);
         if result.is_ok() {
             self.carry_out(ask);
@@ -35,10 +38,7 @@ impl Driver<'_> {
                 self.command(Command::Enter(card));
                 self.publisher.all_dirty();
                 self.set_own();
-                let source = agent_api::mesh::SourceKind::Ticket;
-                for (peer, addresses, name) in peers {
-                    self.found(Found { peer, addresses, source, name });
-                }
+                self.offer_ticket(peers);
                 self.set_relays();
                 self.sources.look_now();
             }
@@ -60,6 +60,15 @@ impl Driver<'_> {
                 self.sources.look_now();
             }
             Ask::Connect(_) => {}
+            #[cfg(test)]
+            Ask::Break => {}
+        }
+    }
+
+    /// Nodes that the ticket to this mesh named.
+    pub(super) fn offer_ticket(&mut self, peers: Vec<TicketPeer>) {
+        for TicketPeer { key, addresses, name } in peers {
+            self.found(Found { peer: key, addresses, source: SourceKind::Ticket, name });
         }
     }
 
@@ -158,19 +167,11 @@ impl Driver<'_> {
     pub(super) fn set_relays(&mut self) {
         let seeds = self.seed_relays();
         let settings = self.session.setup.settings.borrow().clone();
-        let wanted = relay_urls(&settings, &self.session.ticket_relays, &seeds);
-        if wanted == self.relays {
-            return;
-        }
-        let old = std::mem::replace(&mut self.relays, wanted.clone());
-        let endpoint = self.endpoint.clone();
-        self.context.tasks.spawn(async move {
-            for relay in old.difference(&wanted) {
-                endpoint.remove_relay(relay).await;
-            }
-            for relay in wanted.difference(&old) {
-                insert_relay(&endpoint, relay.clone()).await;
-            }
+        let wanted = relay_urls(&settings, &self.session.ticket_relays(), &seeds);
+        self.wanted.send_if_modified(|now| {
+            let changed = now.relays != wanted;
+            now.relays = wanted;
+            changed
         });
     }
 
@@ -183,10 +184,20 @@ impl Driver<'_> {
             MeshEvent::PeerDown { .. } => self.set_members(),
             MeshEvent::Entered(card) => {
                 let file = self.session.file.as_mut();
-                let written = file.map_or(Ok(()), |file| file.change(|m| m.card = card.clone()));
+                let written = file.map_or(Ok(()), |file| {
+                    file.change(|memory| memory.enter(card.clone(), Vec::new()))
+                });
                 if let Err(error) = written.map_err(write_error) {
                     // In the mesh all the same; the next start is in the old one and merges again.
                     tracing::error!("the new mesh cannot be written down: {error}");
+                }
+                // From here on sources look, and save, for the new mesh; its relays count.
+                let moved = self.card.borrow().id != card.id;
+                self.set_own();
+                self.set_relays();
+                if !moved {
+                    // Only settled, as when its owner admits somebody: nobody needs to be told.
+                    return self.publisher.all_dirty();
                 }
             }
             MeshEvent::Save { peer, addresses, name } => {

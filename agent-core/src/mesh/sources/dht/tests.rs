@@ -159,6 +159,8 @@ async fn two_nodes_that_know_only_a_seeds_dht_find_each_other() {
     let found = b.next_of(a.key).await;
     assert_eq!(found.source, SourceKind::Dht);
     assert_eq!(found.addresses.direct, a.endpoint.bound_sockets());
+    // What it found is passed on before the round is over.
+    announced(&b).await;
     let stats = b.sources.dht_stats();
     assert!(!stats.server && stats.found >= 1, "{stats:?}");
     // A node of another mesh finds nobody there.

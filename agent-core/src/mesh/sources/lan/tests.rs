@@ -47,6 +47,26 @@ fn one_neighbour_is_news_once_until_something_changes() {
     assert_eq!(neighbours.describe().0, SourceState::Waiting);
 }
 
+#[test]
+fn names_that_do_not_answer_any_more_keep_nobody_out() {
+    let neighbours = Neighbours::default();
+    let addresses =
+        Addresses { direct: vec!["10.0.0.1:1".parse().expect("an address")], relays: Vec::new() };
+    for n in 0..MAX_NEIGHBOURS {
+        let mut key = [9; 32];
+        key[..8].copy_from_slice(&n.to_be_bytes());
+        assert!(neighbours.is_news(NodeKey(key), &addresses, false));
+    }
+    let real = NodeKey([1; 32]);
+    assert!(!neighbours.is_news(real, &addresses, true), "all were heard of just now");
+    let old = Instant::now().checked_sub(AGAIN_AFTER).expect("a clock that runs for a while");
+    for neighbour in neighbours.known.lock().expect("no panic").values_mut() {
+        neighbour.told = old;
+    }
+    assert!(neighbours.is_news(real, &addresses, true));
+    assert_eq!(neighbours.known.lock().expect("no panic").len(), MAX_NEIGHBOURS);
+}
+
 /// Whether two plain discoveries on this computer hear each other.
 async fn multicast_works() -> bool {
     let (heard, mut hears) = tokio::sync::mpsc::channel(1);

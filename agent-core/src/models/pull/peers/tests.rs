@@ -1,3 +1,5 @@
+//! Whose word on a blob counts, and whose does not.
+
 use super::*;
 
 #[derive(Debug)]
