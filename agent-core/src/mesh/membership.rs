@@ -6,7 +6,8 @@
 //! | Part | Does |
 //! |---|---|
 //! | `handshake` | Hellos: same mesh? same protocol? knows the secret? |
-//! | `broadcast`, `mirror` | iroh-gossip's protocol, and a look into its messages before it gets them |
+//! | `overlay`, `mirror` | The neighbours: iroh-gossip's HyParView, and a look into its messages before it gets them |
+//! | `broadcast` | How a record gets to everybody over the neighbours |
 //! | `gossip` | Which records are believed, and what they change |
 //! | `directory` | Who is in the mesh; fades |
 //! | `sync` | Anti-entropy: two nodes find out what the other does not know |
@@ -27,6 +28,7 @@ mod links;
 mod liveness;
 mod merge;
 mod mirror;
+mod overlay;
 mod sync;
 mod view;
 mod wire;
@@ -42,17 +44,18 @@ use std::{
 };
 
 use agent_api::mesh::{Announcement, LanJoin};
-use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
+use rand::{Rng as _, RngExt as _, SeedableRng as _, rngs::StdRng};
 use tokio::time::Instant;
 
 use self::{
     announce::Announcer,
-    broadcast::{Broadcast, Step},
+    broadcast::{Broadcast, RecordId, Spread},
     directory::Directory,
     io::{Command, Input, MeshEvent, Now, Output},
-    limits::Recent,
+    limits::{Rate, Recent, TokenBucket},
     links::Links,
     merge::Visitors,
+    overlay::{Overlay, Step},
     sync::Sync,
 };
 pub use self::{
@@ -72,6 +75,9 @@ pub const CLOCK_SKEW: Duration = Duration::from_secs(120);
 const NONCES_KEPT: Duration = Duration::from_secs(300);
 /// 20 records a second for that time, and as many again.
 const MOST_NONCES: usize = 12_288;
+/// How often a node asks for a place in the overlay. Each such word takes a walk through the mesh
+/// and may cost somebody else a place, which then asks in turn.
+const JOINS: Rate = Rate { burst: 4.0, per_s: 0.5 };
 /// What has no time of its own is looked at that often.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// How often the directory is searched for nodes that are gone.
@@ -155,7 +161,9 @@ pub struct Membership {
     announcer: Announcer,
     last_at_ms: i64,
     directory: Directory,
+    overlay: Overlay,
     broadcast: Broadcast,
+    joins: TokenBucket,
     nonces: Recent<(u64, u64)>,
     links: Links,
     sync: Sync,
@@ -195,7 +203,9 @@ impl Membership {
             announcer: Announcer::new(setup.announcement, now.mono),
             last_at_ms: 0,
             directory: Directory::new(me),
-            broadcast: Broadcast::new(me, setup.card.id, base, gossip_rng),
+            overlay: Overlay::new(me, setup.card.id, base, gossip_rng),
+            broadcast: Broadcast::new(now.mono),
+            joins: TokenBucket::full(JOINS, now.mono),
             nonces: Recent::new(NONCES_KEPT, MOST_NONCES),
             links: Links::default(),
             sync: Sync::new(now.mono),
@@ -252,7 +262,8 @@ impl Membership {
             return None;
         }
         let fixed = self.next_housekeeping.min(self.announcer.next).min(self.sync.deadline());
-        Some(self.broadcast.deadline().map_or(fixed, |gossip| gossip.min(fixed)))
+        let gossip = self.overlay.deadline().into_iter().chain(self.broadcast.deadline());
+        gossip.chain([fixed]).min()
     }
 
     fn settle(&mut self) {
@@ -260,10 +271,11 @@ impl Membership {
             return;
         }
         let now = self.now.mono;
-        if self.broadcast.deadline().is_some_and(|at| at <= now) {
-            let steps = self.broadcast.tick(now);
+        if self.overlay.deadline().is_some_and(|at| at <= now) {
+            let steps = self.overlay.tick(now);
             self.carry_out(steps);
         }
+        self.broadcast.ask_others(now);
         if self.next_housekeeping <= now {
             self.next_housekeeping = now + HOUSEKEEPING;
             self.keep_house();
@@ -274,6 +286,7 @@ impl Membership {
         if self.sync.deadline() <= now {
             self.run_sync();
         }
+        self.send_waves();
         if std::mem::take(&mut self.replan) {
             self.plan_dials();
         }
@@ -286,11 +299,14 @@ impl Membership {
         let quiet = self.announce_every() * directory::GONE_AFTER;
         self.duplicate.take_if(|heard| now.saturating_sub(*heard) > quiet);
         self.tidy_visitors();
+        self.look_for_neighbours();
         for peer in self.broadcast.broken_promises(now) {
             self.offence(peer, 1.0);
         }
-        if self.broadcast.broken > broadcast::MOST_BROKEN {
-            self.renew_broadcast();
+        if self.overlay.is_worn() {
+            let rng = StdRng::from_rng(&mut self.rng);
+            let steps = self.overlay.renew(rng, now);
+            self.carry_out(steps);
         }
         if self.next_sweep <= now {
             self.next_sweep = now + SWEEP;
@@ -374,42 +390,66 @@ impl Membership {
                 break None;
             }
         };
-        self.announcer.done(every, self.now.mono, &mut self.rng);
         if let Some(record) = record {
-            let bytes = record.bytes.clone();
             let now = self.now.mono;
+            let urgent = self.announcer.urgent || goodbye;
+            let (id, bytes) = (RecordId::of(&record.hash), record.bytes.clone());
             // A full table has a row for this node: it got it first.
             let _ = self.directory.insert(record, now, now, |_| true);
-            let steps = self.broadcast.publish(bytes, now);
+            let spread = Spread { id, bytes, hops: 0, urgent };
+            self.broadcast.spread(spread, None, self.directory.present(), now);
+        }
+        self.announcer.done(every, self.now.mono, &mut self.rng);
+    }
+
+    fn send_waves(&mut self) {
+        for (peer, frame) in self.broadcast.frames(self.now.mono) {
+            self.send(peer, frame);
+        }
+    }
+
+    /// Asks a connected peer for a place in the overlay.
+    fn join(&mut self, peer: NodeKey) {
+        let now = self.now.mono;
+        if self.joins.take(JOINS, 1.0, now) {
+            let steps = self.overlay.join(vec![peer], now);
             self.carry_out(steps);
         }
     }
 
-    /// Does what the broadcast protocol wants.
+    /// A node with few neighbours asks one of its other peers, each second another one.
+    fn look_for_neighbours(&mut self) {
+        let neighbours = self.overlay.neighbours();
+        if neighbours.len() >= links::FEW_NEIGHBOURS {
+            return;
+        }
+        let up = self.links.up().map(|(key, _)| *key);
+        let others: Vec<_> = up.filter(|key| !neighbours.contains(key)).collect();
+        if !others.is_empty() {
+            let peer = others[self.rng.random_range(0..others.len())];
+            self.join(peer);
+        }
+    }
+
+    /// Does what the overlay's protocol wants.
     fn carry_out(&mut self, steps: Vec<Step>) {
         for step in steps {
             match step {
                 Step::Send(peer, bytes) => self.send_gossip(peer, bytes),
-                Step::NeighbourUp => {
-                    if self.broadcast.neighbours().len() == 1 {
+                Step::NeighbourUp(peer) => {
+                    self.broadcast.neighbour_up(peer);
+                    if self.overlay.neighbours().len() == 1 {
                         // The first way into the mesh: now somebody hears it.
                         self.announcer.soon(self.now.mono);
                     }
                 }
-                Step::NeighbourDown => self.replan = true,
+                Step::NeighbourDown(peer) => {
+                    self.broadcast.neighbour_down(&peer);
+                    self.replan = true;
+                }
                 Step::Unneeded(peer) => self.links.linger(&peer, self.now.mono),
             }
         }
-    }
-
-    fn renew_broadcast(&mut self) {
-        let rng = StdRng::from_rng(&mut self.rng);
-        let neighbours: Vec<_> = self.broadcast.neighbours().iter().copied().collect();
-        let steps = self.broadcast.quit(self.now.mono);
-        self.carry_out(steps);
-        self.broadcast = Broadcast::new(self.me, self.card.id, self.base, rng);
-        let steps = self.broadcast.join(neighbours, self.now.mono);
-        self.carry_out(steps);
     }
 
     fn block(&mut self, peer: NodeKey) {
@@ -430,7 +470,8 @@ impl Membership {
         self.mesh_hash = handshake::mesh_hash(&card);
         self.directory = Directory::new(self.me);
         let rng = StdRng::from_rng(&mut self.rng);
-        self.broadcast = Broadcast::new(self.me, card.id, self.base, rng);
+        self.overlay = Overlay::new(self.me, card.id, self.base, rng);
+        self.broadcast = Broadcast::new(self.now.mono);
         self.card = card;
         self.sync = Sync::new(self.now.mono);
         self.visitors = Visitors::default();
@@ -442,7 +483,8 @@ impl Membership {
     /// Says goodbye and closes everything.
     fn leave(&mut self) {
         self.announce(true);
-        let steps = self.broadcast.quit(self.now.mono);
+        self.send_waves();
+        let steps = self.overlay.quit(self.now.mono);
         self.carry_out(steps);
         for peer in self.links.connected() {
             self.drop_peer(peer, "it left the mesh");

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use agent_api::mesh::Announcement;
+use agent_api::mesh::{AnnouncedModel, Announcement};
 use rand::{RngExt as _, rngs::StdRng};
 
 use super::limits::{Rate, TokenBucket};
@@ -20,12 +20,14 @@ const SOON: Duration = Duration::from_millis(100);
 pub(super) struct Announcer {
     pub(super) says: Announcement,
     pub(super) next: Duration,
+    /// The next one should reach everybody at once.
+    pub(super) urgent: bool,
     bucket: TokenBucket,
 }
 
 impl Announcer {
     pub(super) fn new(says: Announcement, now: Duration) -> Self {
-        Self { says, next: now, bucket: TokenBucket::full(OWN, now) }
+        Self { says, next: now, urgent: true, bucket: TokenBucket::full(OWN, now) }
     }
 
     /// Remembers; announces soon what others would decide by.
@@ -38,6 +40,7 @@ impl Announcer {
 
     pub(super) fn soon(&mut self, now: Duration) {
         self.next = self.next.min(now + SOON);
+        self.urgent = true;
     }
 
     /// True: it is time, and one announcement is accounted for.
@@ -54,6 +57,7 @@ impl Announcer {
 
     pub(super) fn done(&mut self, every: Duration, now: Duration, rng: &mut StdRng) {
         self.next = now + every.mul_f64(rng.random_range(0.9..1.1));
+        self.urgent = false;
     }
 }
 
@@ -63,15 +67,17 @@ pub(super) fn interval(others: usize) -> Duration {
     Duration::from_millis(others.saturating_mul(1000) / RECORDS_PER_S).clamp(SHORTEST, LONGEST)
 }
 
+/// A change that others decide by.
 fn is_important(old: &Announcement, new: &Announcement) -> bool {
-    let models = |says: &Announcement| -> Vec<_> {
-        says.models.iter().map(|model| (model.id.clone(), model.resident, model.shared)).collect()
+    let same = |old: &AnnouncedModel, new: &AnnouncedModel| {
+        old.id == new.id && old.resident == new.resident && old.shared == new.shared
     };
     old.serving != new.serving
         || old.name != new.name
         || old.seed != new.seed
         || old.relay != new.relay
-        || models(old) != models(new)
+        || old.models.len() != new.models.len()
+        || !old.models.iter().zip(&new.models).all(|(old, new)| same(old, new))
 }
 
 #[cfg(test)]

@@ -10,9 +10,8 @@ use proptest::prelude::*;
 use super::{
     Membership, Refusal, Setup,
     io::{Command, ConnId, Input, MeshEvent, Now, Output, Side},
-    mirror,
     sim::announcement,
-    wire::{Talk, gossip_frame},
+    wire::{self, Passed, Talk, Wave, wave_frame},
 };
 use crate::mesh::{
     Addresses, MeshCard, MeshId, NodeKey,
@@ -97,13 +96,7 @@ impl Pair {
     }
 
     fn gossip(&mut self, content: &[u8]) -> Vec<Output> {
-        let id = *blake3::hash(content).as_bytes();
-        let message = mirror::data(&card().id.0, id, content, 0);
-        let frame = gossip_frame(|mut bytes| {
-            bytes.extend(mirror::encode(&message)?);
-            Some(bytes)
-        });
-        self.frame(frame.expect("encodes"))
+        self.frame(wave(content))
     }
 
     fn refused(&self, refusal: Refusal) -> u64 {
@@ -114,6 +107,12 @@ impl Pair {
     fn knows(&self, author: u8) -> bool {
         self.node.peer(&key(author).key()).is_some_and(|peer| peer.record.is_some())
     }
+}
+
+/// A record that its author passes on.
+fn wave(content: &[u8]) -> Bytes {
+    let records = vec![Passed { hops: 0, urgent: true, bytes: content }];
+    wave_frame(&Wave { have: Vec::new(), want: Vec::new(), records })
 }
 
 fn frames(outputs: Vec<Output>) -> Vec<Bytes> {
@@ -373,7 +372,7 @@ fn a_blocked_peer_that_was_not_reached_is_not_in_the_list() {
 }
 
 #[test]
-fn a_wrong_secret_a_foreign_mesh_and_a_future_protocol_are_turned_away_with_a_reason() {
+fn a_wrong_secret_and_a_foreign_mesh_are_turned_away_with_a_reason() {
     let stranger = |change: fn(&mut Setup)| {
         let mut setup = Setup {
             crypto: Box::new(key(2)),
@@ -417,6 +416,65 @@ fn a_wrong_secret_a_foreign_mesh_and_a_future_protocol_are_turned_away_with_a_re
 }
 
 #[test]
+fn a_node_of_the_future_is_turned_away_with_both_versions() {
+    let (mut ours, mut theirs) = (node(1), node(2));
+    let connect = |peer, side| Input::Connected {
+        peer,
+        conn: ConnId(1),
+        side,
+        binding: [3; 32],
+        on_lan: false,
+    };
+    let hello = frames(theirs.handle(at(1), connect(ours.key(), Side::Dialed))).remove(0);
+    ours.handle(at(1), connect(theirs.key(), Side::Accepted));
+    let Ok(wire::Frame::Talk(Talk::Hello(mut hello))) = wire::decode(&hello) else {
+        panic!("the first frame is a hello")
+    };
+    hello.protocol = (7, 9);
+    let bytes = Talk::Hello(hello).encode();
+    let outputs = ours.handle(at(2), Input::Frame { peer: theirs.key(), conn: ConnId(1), bytes });
+    let reason = outputs.into_iter().find_map(|output| match output {
+        Output::Close { reason, .. } => Some(reason),
+        _ => None,
+    });
+    let reason = reason.expect("closed");
+    assert!(reason.contains('7') && reason.contains('9') && reason.contains('1'), "{reason}");
+    assert!(!ours.is_connected(&theirs.key()));
+}
+
+#[test]
+fn a_full_directory_makes_room_by_stale_nodes_that_are_not_trusted() {
+    use super::directory::{Directory, MOST_NODES};
+    let body = sealed(5, NOW_MS, 1);
+    let of = |n: u64| {
+        let mut author = NodeKey([0; 32]);
+        author.0[..8].copy_from_slice(&n.to_be_bytes());
+        let mut says = body.body.clone();
+        says.author = author;
+        Arc::new(Record { body: says, bytes: body.bytes.clone(), hash: [1; 32] })
+    };
+    let nobody = |_: &NodeKey| false;
+    let mut directory = Directory::new(key(1).key());
+    let most = u64::try_from(MOST_NODES).expect("small");
+    // The first ten have been silent for longest.
+    for n in 0..most {
+        let heard = Duration::from_secs(if n < 10 { n } else { 1_000 });
+        directory.insert(of(n), heard, heard, nobody).expect("there is room");
+    }
+    let now = Duration::from_secs(1_001);
+    let trusted = of(0).author();
+    let left = directory.insert(of(most), now, now, |key| *key == trusted);
+    assert_eq!(left, Ok(Some(of(1).author())), "the oldest that nobody keeps");
+    for n in 1..9 {
+        directory.insert(of(most + n), now, now, |key| *key == trusted).expect("stale ones go");
+    }
+    let full = directory.insert(of(most + 9), now, now, |key| *key == trusted);
+    assert!(full.is_err(), "a node that is there is not pushed out by a new one");
+    assert_eq!(directory.len(), MOST_NODES);
+    assert!(directory.contains(&trusted));
+}
+
+#[test]
 fn a_hello_is_bound_to_its_connection() {
     let mut ours = node(1);
     let mut theirs = node(2);
@@ -435,30 +493,12 @@ fn a_hello_is_bound_to_its_connection() {
     assert!(!ours.is_connected(&theirs.key()));
 }
 
-#[test]
-fn the_mirror_has_the_layout_of_the_real_messages() {
-    use iroh_gossip::proto::Message;
-    let ids = [[1; 32], [2; 32]];
-    let messages = [
-        mirror::data(&[7; 32], ids[0], b"content", 3),
-        mirror::have(&[7; 32], ids[1], 2),
-        mirror::prune(&[7; 32]),
-    ];
-    for message in messages {
-        let bytes = mirror::encode(&message).expect("encodes");
-        let real: Message<NodeKey> = postcard::from_bytes(&bytes).expect("the real type reads it");
-        let back = postcard::to_stdvec(&real).expect("encodes");
-        assert_eq!(bytes, back);
-        assert_eq!(mirror::decode(&back).as_ref(), Some(&message));
-    }
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
     fn random_frames_never_panic_and_never_change_the_directory(
-        kind in 0_u8..4,
+        kind in 0_u8..5,
         mut bytes in proptest::collection::vec(any::<u8>(), 0..400),
     ) {
         let mut pair = Pair::new();
@@ -474,9 +514,7 @@ proptest! {
     ) {
         let mut pair = Pair::new();
         let record = sealed(5, NOW_MS + 1_000, 1);
-        let message = mirror::data(&[7; 32], *blake3::hash(&record.bytes).as_bytes(), &record.bytes, 0);
-        let mut bytes = vec![1];
-        bytes.extend(mirror::encode(&message).expect("encodes"));
+        let mut bytes = wave(&record.bytes).to_vec();
         for (at, byte) in changes {
             let at = at % bytes.len();
             bytes[at] = byte;

@@ -4,16 +4,17 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     CLOCK_SKEW, Membership, Refusal,
+    broadcast::{RecordId, Spread},
     directory::{GONE_AFTER, Offered, STALE_AFTER, key_prefix},
     io::{ConnId, MeshEvent},
     limits::{AUTHOR, BYTES, FRAMES},
     links::Phase,
-    mirror::{self, Content, Gossip, Scope},
-    wire::{self, BadFrame, Frame, Talk},
+    mirror::{self, Content},
+    wire::{self, BadFrame, Frame, Passed, Talk, Wave},
 };
 use crate::mesh::{
     NodeKey,
-    record::{RECORD_BYTES, Record, RecordError},
+    record::{Record, RecordError},
 };
 
 /// What it costs a peer to send too many records of its own, or one of them again; of
@@ -74,7 +75,8 @@ impl Membership {
 
     fn on_member_frame(&mut self, peer: NodeKey, frame: Frame<'_>) {
         match frame {
-            Frame::Gossip(message) => self.on_gossip(peer, message),
+            Frame::Overlay(message) => self.on_overlay(peer, message),
+            Frame::Wave(wave) => self.on_wave(peer, &wave),
             Frame::Records { more, records } => self.on_records(peer, more, &records),
             Frame::Talk(Talk::Ping(stamp)) => {
                 self.send(peer, Talk::Pong(stamp).encode());
@@ -89,96 +91,60 @@ impl Membership {
         }
     }
 
-    fn on_gossip(&mut self, peer: NodeKey, bytes: &[u8]) {
-        let now = self.now.mono;
+    fn on_overlay(&mut self, peer: NodeKey, bytes: &[u8]) {
         let Some(mut message) = mirror::decode(bytes) else {
             self.refuse(peer, Refusal::Malformed);
             return;
         };
-        if message.topic != *self.broadcast.topic() {
+        if message.topic != *self.overlay.topic() {
             self.refuse(peer, Refusal::ForeignMesh);
             return;
         }
-        let mut gossip = match message.content {
-            Content::Swarm(ref mut swarm) => {
-                swarm.strip();
-                let steps = self.broadcast.receive_mirrored(peer, &message, now);
-                self.carry_out(steps);
-                return;
-            }
-            Content::Gossip(ref gossip) => gossip.clone(),
-        };
-        // The protocol would take anyone who pushes into its tree, and forget nobody.
-        if !self.broadcast.neighbours().contains(&peer) {
-            return;
-        }
-        let fine = match &mut gossip {
-            Gossip::Data(data) => self.is_good_message(peer, data),
-            Gossip::IHave(list) => {
-                let before = list.len();
-                list.retain(|have| {
-                    !self.broadcast.was_refused(&have.id) && self.broadcast.awaits(have, peer, now)
-                });
-                if list.is_empty() {
-                    return;
-                }
-                if list.len() < before {
-                    message.content = Content::Gossip(gossip);
-                    let steps = self.broadcast.receive_mirrored(peer, &message, now);
-                    self.carry_out(steps);
-                    return;
-                }
-                true
-            }
-            Gossip::Prune | Gossip::Graft(_) => true,
-        };
-        if fine {
-            let steps = self.broadcast.receive(peer, bytes, now);
-            self.carry_out(steps);
-        }
+        let Content::Swarm(swarm) = &mut message.content;
+        swarm.strip();
+        let steps = self.overlay.receive(peer, &message, self.now.mono);
+        self.carry_out(steps);
     }
 
-    /// Whether a record in a gossip message may go on. Takes it in, if it is new.
-    fn is_good_message(&mut self, peer: NodeKey, data: &mirror::Data<'_>) -> bool {
-        if data.content.len() > RECORD_BYTES {
-            self.refuse(peer, Refusal::TooLarge);
-            return false;
+    fn on_wave(&mut self, peer: NodeKey, wave: &Wave<'_>) {
+        // From anybody else it is no part of the broadcast; what it says comes by anti-entropy.
+        if !self.overlay.neighbours().contains(&peer) {
+            return;
         }
-        if !matches!(data.scope, Scope::Swarm(_))
-            || *blake3::hash(data.content).as_bytes() != data.id
-        {
-            self.refuse(peer, Refusal::Malformed);
-            return false;
+        for record in &wave.records {
+            self.on_passed(peer, record);
         }
+        self.broadcast.on_have(peer, &wave.have, self.now.mono);
+        self.broadcast.on_want(peer, &wave.want);
+    }
+
+    fn on_passed(&mut self, peer: NodeKey, passed: &Passed<'_>) {
         let now = self.now.mono;
-        if self.broadcast.has_passed(&data.id, now) {
-            return true;
+        let id = RecordId::of(blake3::hash(passed.bytes).as_bytes());
+        if self.broadcast.is_copy(&id, &peer, now) || self.broadcast.was_refused(&id) {
+            return;
         }
-        if self.broadcast.was_refused(&data.id) {
-            return false;
-        }
-        match self.believe(peer, data.content) {
-            Ok(()) => {
-                self.broadcast.pass(data.id, now);
-                let nodes = self.directory.present();
-                let steps = self.broadcast.push_early(peer, data, nodes);
-                self.carry_out(steps);
-                true
+        match self.believe(peer, passed.bytes) {
+            Ok(record) => {
+                let hops = passed.hops.saturating_add(1);
+                let (bytes, urgent) = (record.bytes.clone(), passed.urgent);
+                let spread = Spread { id, bytes, hops, urgent };
+                self.broadcast.spread(spread, Some(peer), self.directory.present(), now);
             }
             Err(refusal) => {
-                self.broadcast.refuse(data.id, now);
+                self.broadcast.refuse(id, now);
                 if refusal == Refusal::RateLimited {
                     // The author's rate or a full table: whoever passes it on cannot know.
                     self.count(refusal);
                 } else {
                     self.refuse(peer, refusal);
                 }
-                false
             }
         }
     }
 
-    fn believe(&mut self, peer: NodeKey, bytes: &[u8]) -> Result<(), Refusal> {
+    /// Checks a broadcast record and takes it in.
+    fn believe(&mut self, peer: NodeKey, bytes: &[u8]) -> Result<Arc<Record>, Refusal> {
         let now = self.now.mono;
         let record = self.crypto.open(bytes)?;
         let author = record.author();
@@ -194,7 +160,8 @@ impl Membership {
             return Err(Refusal::Replayed);
         }
         if author == self.me {
-            return self.on_own_record(&record);
+            self.on_own_record(&record)?;
+            return Ok(record);
         }
         let offered = self.directory.judge(&record, now);
         if offered == Offered::Older {
@@ -208,11 +175,11 @@ impl Membership {
             }
             return Err(Refusal::RateLimited);
         }
-        if offered != Offered::Same && !self.take_in(record, now, offered) {
+        if offered != Offered::Same && !self.take_in(Arc::clone(&record), now, offered) {
             return Err(Refusal::RateLimited);
         }
         self.nonces.insert(nonce, now);
-        Ok(())
+        Ok(record)
     }
 
     /// What holds for every record, however it came.
@@ -288,7 +255,10 @@ impl Membership {
         if addresses_changed && self.links.is_up(&author) {
             self.save(author);
         }
-        self.replan |= offered == Offered::New || addresses_changed;
+        // In a large mesh a new node is no reason to connect, unless something waits for it; and
+        // what is missing is looked for every second anyway.
+        let wanted = self.is_small() || self.links.get(&author).is_some();
+        self.replan |= wanted && (offered == Offered::New || addresses_changed);
         true
     }
 

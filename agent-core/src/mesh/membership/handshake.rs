@@ -161,9 +161,8 @@ impl Membership {
         for bytes in self.links.take_queued(&peer) {
             self.send(peer, bytes);
         }
-        if self.broadcast.neighbours().len() < FEW_NEIGHBOURS {
-            let steps = self.broadcast.join(vec![peer], self.now.mono);
-            self.carry_out(steps);
+        if self.overlay.neighbours().len() < FEW_NEIGHBOURS {
+            self.join(peer);
         }
         // One of the two asks; what both have is exchanged.
         if self.links.was_dialed(&peer) {

@@ -471,7 +471,7 @@ impl Membership {
 
     fn give_up_gossip(&mut self, peer: NodeKey) {
         self.links.take_queued(&peer);
-        let steps = self.broadcast.disconnected(peer, self.now.mono);
+        let steps = self.overlay.disconnected(peer, self.now.mono);
         self.carry_out(steps);
     }
 
@@ -548,7 +548,7 @@ impl Membership {
         if self.is_small() {
             return;
         }
-        let neighbours = self.broadcast.neighbours();
+        let neighbours = self.overlay.neighbours();
         let surplus = self.links.up().filter(|(key, link)| {
             !link.in_use && link.keep_until <= now && !neighbours.contains(key)
         });

@@ -2,22 +2,16 @@
 //!
 //! `iroh_gossip::proto::Message` is opaque. These types have the same postcard form; tests hold
 //! them to the real ones. What could hurt the protocol is taken out or refused here: it keeps what
-//! peers say without bound, and counts hops in 16 bits.
+//! peers attach to nodes without bound, and messages of its other half, Plumtree, for ever.
 
 use serde::{Deserialize, Serialize};
 
 use crate::mesh::NodeKey;
 
-/// Hops that a record may have made. The deepest tree seen at 2,000 nodes has 30.
-const MOST_HOPS: u16 = 512;
 /// Steps of a random walk; ours are 6.
 const MOST_STEPS: u16 = 16;
 /// Nodes in a shuffle; ours have 8.
 const MOST_NODES: usize = 16;
-/// Message ids in one announcement of them: what fits into 4 KiB.
-const MOST_IDS: usize = 128;
-
-pub(super) type MessageId = [u8; 32];
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Message<'a> {
@@ -30,8 +24,6 @@ pub(super) struct Message<'a> {
 pub(super) enum Content<'a> {
     #[serde(borrow)]
     Swarm(Swarm<'a>),
-    #[serde(borrow)]
-    Gossip(Gossip<'a>),
 }
 
 /// HyParView.
@@ -91,74 +83,16 @@ pub(super) struct Disconnect {
     respond: bool,
 }
 
-/// Plumtree.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) enum Gossip<'a> {
-    #[serde(borrow)]
-    Data(Data<'a>),
-    Prune,
-    Graft(Graft),
-    IHave(Vec<IHave>),
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct Data<'a> {
-    pub(super) id: MessageId,
-    pub(super) content: &'a [u8],
-    pub(super) scope: Scope,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) enum Scope {
-    Swarm(u16),
-    Neighbors,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct Graft {
-    id: Option<MessageId>,
-    round: u16,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct IHave {
-    pub(super) id: MessageId,
-    pub(super) round: u16,
-}
-
 /// Reads a message; `None`: damaged, or outside the bounds.
 pub(super) fn decode(bytes: &[u8]) -> Option<Message<'_>> {
     let (message, rest) = postcard::take_from_bytes::<Message<'_>>(bytes).ok()?;
-    let fine = match &message.content {
-        Content::Swarm(swarm) => swarm.is_within_bounds(),
-        Content::Gossip(gossip) => gossip.is_within_bounds(),
-    };
+    let Content::Swarm(swarm) = &message.content;
+    let fine = swarm.is_within_bounds();
     (rest.is_empty() && fine).then_some(message)
 }
 
 pub(super) fn encode(message: &Message<'_>) -> Option<Vec<u8>> {
     postcard::to_stdvec(message).ok()
-}
-
-/// A message with a record that has made so many hops.
-pub(super) fn data<'a>(
-    topic: &[u8; 32],
-    id: MessageId,
-    content: &'a [u8],
-    hops: u16,
-) -> Message<'a> {
-    let data = Data { id, content, scope: Scope::Swarm(hops) };
-    Message { topic: *topic, content: Content::Gossip(Gossip::Data(data)) }
-}
-
-/// Tells that a record is there.
-pub(super) fn have(topic: &[u8; 32], id: MessageId, round: u16) -> Message<'static> {
-    Message { topic: *topic, content: Content::Gossip(Gossip::IHave(vec![IHave { id, round }])) }
-}
-
-/// The word after which a peer gets ids first and records when it asks.
-pub(super) fn prune(topic: &[u8; 32]) -> Message<'static> {
-    Message { topic: *topic, content: Content::Gossip(Gossip::Prune) }
 }
 
 impl Swarm<'_> {
@@ -188,15 +122,44 @@ impl Swarm<'_> {
     }
 }
 
-impl Gossip<'_> {
-    fn is_within_bounds(&self) -> bool {
-        match self {
-            Self::Data(data) => matches!(data.scope, Scope::Swarm(hops) if hops <= MOST_HOPS),
-            Self::Prune => true,
-            Self::Graft(graft) => graft.round <= MOST_HOPS,
-            Self::IHave(list) => {
-                list.len() <= MOST_IDS && list.iter().all(|have| have.round <= MOST_HOPS)
-            }
+#[cfg(test)]
+mod tests {
+    use iroh_gossip::proto::Message as Real;
+
+    use super::*;
+
+    fn swarm(swarm: Swarm<'_>) -> Message<'_> {
+        Message { topic: [7; 32], content: Content::Swarm(swarm) }
+    }
+
+    #[test]
+    fn the_mirror_has_the_layout_of_the_real_messages() {
+        let peer = |n| Peer { id: NodeKey([n; 32]), data: Some(&b"data"[..]) };
+        let messages = [
+            Swarm::Join(None),
+            Swarm::Join(Some(b"data")),
+            Swarm::ForwardJoin(ForwardJoin { peer: peer(1), ttl: 6 }),
+            Swarm::Shuffle(Shuffle { origin: NodeKey([2; 32]), nodes: vec![peer(3)], ttl: 5 }),
+            Swarm::ShuffleReply(vec![peer(4), peer(5)]),
+            Swarm::Neighbor(Neighbor { priority: Priority::Low, data: None }),
+            Swarm::Disconnect(Disconnect { alive: true, respond: false }),
+        ];
+        for message in messages.map(swarm) {
+            let bytes = encode(&message).expect("encodes");
+            let real: Real<NodeKey> = postcard::from_bytes(&bytes).expect("the real type reads it");
+            assert_eq!(postcard::to_stdvec(&real).expect("encodes"), bytes);
+            assert_eq!(decode(&bytes).as_ref(), Some(&message));
         }
+    }
+
+    #[test]
+    fn words_of_plumtree_and_long_walks_are_refused() {
+        // A graft: the second kind of content, and its third kind of word.
+        let graft = [&[7; 32][..], &[1, 2, 0, 1]].concat();
+        assert!(postcard::from_bytes::<Real<NodeKey>>(&graft).is_ok(), "a real message");
+        assert_eq!(decode(&graft), None);
+        let peer = Peer { id: NodeKey([1; 32]), data: None };
+        let walk = swarm(Swarm::ForwardJoin(ForwardJoin { peer, ttl: MOST_STEPS + 1 }));
+        assert_eq!(decode(&encode(&walk).expect("encodes")), None);
     }
 }

@@ -35,6 +35,8 @@ use super::{
 use crate::mesh::{Addresses, MeshCard, MeshId, NodeKey};
 
 const EPOCH_MS: i64 = 1_800_000_000_000;
+/// Steps after which everything is checked at every node.
+const WHOLE_WORLD: u64 = 100_000;
 /// How long a driver tries to connect.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -316,6 +318,9 @@ impl Sim {
             self.output(index, output);
         }
         self.check(index);
+        if self.steps.is_multiple_of(WHOLE_WORLD) {
+            (0..self.nodes.len()).for_each(|index| self.check_tables(index));
+        }
         self.follow(index);
         let node = &mut self.nodes[index];
         if let Some(deadline) = node.membership.deadline() {
@@ -377,6 +382,14 @@ impl Sim {
         assert!(membership.links.len() <= 6_144, "the table of links is bounded");
         assert!(membership.nonces.len() <= super::MOST_NONCES, "the nonces are bounded");
         assert!(membership.neighbours().len() <= 5, "the active view is bounded");
+        if self.steps.is_multiple_of(16) {
+            self.check_tables(index);
+        }
+    }
+
+    /// What costs more to look at.
+    fn check_tables(&self, index: usize) {
+        let membership = &self.nodes[index].membership;
         let conns = membership.links.count_connections();
         assert!(conns <= MOST_CONNECTIONS, "connections are bounded, not {conns}");
     }

@@ -18,7 +18,6 @@ use super::{
     Membership, Refusal,
     directory::holding,
     limits::{DIGESTS, Rate, TokenBucket},
-    links::FEW_NEIGHBOURS,
     wire::{Differ, Digest, MOST_KEYS, Talk, record_frames},
 };
 use crate::mesh::NodeKey;
@@ -242,19 +241,16 @@ impl Membership {
     /// parts should grow together.
     fn tell_neighbourhood(&mut self, peer: NodeKey, missed: usize) {
         let now = self.now.mono;
-        let neighbours = self.broadcast.neighbours();
-        let apart = missed >= ANOTHER_PART && !neighbours.contains(&peer);
-        if apart || neighbours.len() < FEW_NEIGHBOURS {
-            let steps = self.broadcast.join(vec![peer], now);
-            self.carry_out(steps);
-        }
         if missed >= ANOTHER_PART && self.sync.cascade.take(CASCADE, 1.0, now) {
+            if !self.overlay.neighbours().contains(&peer) {
+                self.join(peer);
+            }
             self.sync_with_neighbours(Some(peer));
         }
     }
 
     pub(super) fn sync_with_neighbours(&mut self, but: Option<NodeKey>) {
-        for peer in self.broadcast.neighbours() {
+        for peer in self.overlay.neighbours() {
             if Some(*peer) != but {
                 self.sync.want(*peer);
             }

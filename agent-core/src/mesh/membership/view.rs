@@ -139,7 +139,7 @@ impl Membership {
 
     /// Peers to and from whom records flow: a part of those that are connected.
     pub fn neighbours(&self) -> &BTreeSet<NodeKey> {
-        self.broadcast.neighbours()
+        self.overlay.neighbours()
     }
 
     pub fn counts(&self) -> Counts {

@@ -4,21 +4,28 @@ use agent_api::mesh::LanJoin;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::io::FRAME_BYTES;
+use super::{broadcast::RecordId, io::FRAME_BYTES};
 use crate::mesh::{MeshCard, record::RECORD_BYTES};
 
 /// Lowest and highest version of what is inside frames that this node speaks.
 pub(super) const PROTOCOL: (u16, u16) = (1, 1);
 
 const TALK: u8 = 0;
-const GOSSIP: u8 = 1;
+const OVERLAY: u8 = 1;
 const RECORDS: u8 = 2;
+const WAVE: u8 = 3;
+/// The bit beside a broadcast record's hops.
+const URGENT: u8 = 0x80;
 /// Names in frames; longer ones are refused.
 const NAME_BYTES: usize = 160;
 /// Digests have 16 or 256 buckets.
 pub(super) const MOST_BUCKETS: usize = 256;
 /// Keys in one answer to a digest: a directory of 4,096 that shares nothing.
 pub(super) const MOST_KEYS: usize = 4_096;
+/// Ids of each kind in one wave.
+pub(super) const MOST_IDS: usize = 512;
+/// Records in one wave, in bytes: they and the ids fit into a frame.
+pub(super) const WAVE_BYTES: usize = FRAME_BYTES - 2 * 16 * MOST_IDS - 64;
 
 /// A frame that cannot be read. The peer is broken or hostile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,12 +38,32 @@ pub(super) enum BadFrame {
 pub(super) enum Frame<'a> {
     Talk(Talk),
     /// A message of iroh-gossip's protocol; see [`super::mirror`].
-    Gossip(&'a [u8]),
+    Overlay(&'a [u8]),
+    Wave(Wave<'a>),
     /// Signed records, the answer to [`Talk::Want`] or [`Talk::Differ`].
     Records {
         more: bool,
         records: Vec<&'a [u8]>,
     },
+}
+
+/// Broadcast records, and words about them.
+#[derive(Debug, PartialEq)]
+pub(super) struct Wave<'a> {
+    /// The sender has these and can be asked.
+    pub(super) have: Vec<RecordId>,
+    /// The sender asks for these.
+    pub(super) want: Vec<RecordId>,
+    pub(super) records: Vec<Passed<'a>>,
+}
+
+#[derive(Debug, PartialEq)]
+pub(super) struct Passed<'a> {
+    /// Nodes that passed it on before the sender.
+    pub(super) hops: u8,
+    /// It should be everywhere at once.
+    pub(super) urgent: bool,
+    pub(super) bytes: &'a [u8],
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -126,9 +153,55 @@ fn is_name(text: &str) -> bool {
     text.len() <= NAME_BYTES && !text.chars().any(char::is_control)
 }
 
-/// Puts the kind before a gossip message; `write` appends the message.
-pub(super) fn gossip_frame(write: impl FnOnce(Vec<u8>) -> Option<Vec<u8>>) -> Option<Bytes> {
-    write(vec![GOSSIP]).map(Bytes::from)
+/// Puts the kind before an overlay message; `write` appends the message.
+pub(super) fn overlay_frame(write: impl FnOnce(Vec<u8>) -> Option<Vec<u8>>) -> Option<Bytes> {
+    write(vec![OVERLAY]).map(Bytes::from)
+}
+
+/// How many of each id, the ids, then records to the end: hops, length, bytes.
+pub(super) fn wave_frame(wave: &Wave<'_>) -> Bytes {
+    let records: usize = wave.records.iter().map(|record| record.bytes.len() + 3).sum();
+    let ids = 16 * (wave.have.len() + wave.want.len());
+    let mut frame = Vec::with_capacity(5 + ids + records);
+    frame.push(WAVE);
+    for ids in [&wave.have, &wave.want] {
+        frame.extend_from_slice(&u16::try_from(ids.len()).unwrap_or(u16::MAX).to_le_bytes());
+    }
+    for id in wave.have.iter().chain(&wave.want) {
+        frame.extend_from_slice(&id.0);
+    }
+    for record in &wave.records {
+        frame.push(record.hops.min(!URGENT) | if record.urgent { URGENT } else { 0 });
+        let length = u16::try_from(record.bytes.len()).unwrap_or(u16::MAX);
+        frame.extend_from_slice(&length.to_le_bytes());
+        frame.extend_from_slice(record.bytes);
+    }
+    frame.into()
+}
+
+fn decode_wave(content: &[u8]) -> Result<Frame<'_>, BadFrame> {
+    let ([a, b, c, d], rest) = content.split_first_chunk::<4>().ok_or(BadFrame::Malformed)?;
+    let have = usize::from(u16::from_le_bytes([*a, *b]));
+    let want = usize::from(u16::from_le_bytes([*c, *d]));
+    if have > MOST_IDS || want > MOST_IDS {
+        return Err(BadFrame::Malformed);
+    }
+    let (ids, mut rest) = rest.split_at_checked(16 * (have + want)).ok_or(BadFrame::Malformed)?;
+    let mut ids = ids.as_chunks::<16>().0.iter().map(|id| RecordId(*id));
+    let (have, want) = (ids.by_ref().take(have).collect(), ids.collect());
+    let mut records = Vec::new();
+    while !rest.is_empty() {
+        let ([way, a, b], after) = rest.split_first_chunk::<3>().ok_or(BadFrame::Malformed)?;
+        let length = usize::from(u16::from_le_bytes([*a, *b]));
+        if length > RECORD_BYTES {
+            return Err(BadFrame::TooLarge);
+        }
+        let (bytes, after) = after.split_at_checked(length).ok_or(BadFrame::Malformed)?;
+        let (hops, urgent) = (way & !URGENT, way & URGENT != 0);
+        records.push(Passed { hops, urgent, bytes });
+        rest = after;
+    }
+    Ok(Frame::Wave(Wave { have, want, records }))
 }
 
 /// Cuts records into frames.
@@ -160,7 +233,8 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Frame<'_>, BadFrame> {
             let fine = rest.is_empty() && talk.is_within_bounds();
             if fine { Ok(Frame::Talk(talk)) } else { Err(BadFrame::Malformed) }
         }
-        GOSSIP => Ok(Frame::Gossip(content)),
+        OVERLAY => Ok(Frame::Overlay(content)),
+        WAVE => decode_wave(content),
         RECORDS => decode_records(content),
         _ => Err(BadFrame::Malformed),
     }

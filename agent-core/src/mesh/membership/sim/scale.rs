@@ -8,7 +8,8 @@ struct Measured {
     mean_ms: u128,
     missed: usize,
     redundancy: f64,
-    control_per_delivery: f64,
+    /// Likewise, of urgent records only.
+    urgent_redundancy: f64,
 }
 
 /// Follows records of random authors through a mesh that has warmed up.
@@ -33,14 +34,20 @@ fn measure(sim: &mut Sim, rounds: u16) -> Measured {
         mean_ms: sum / u128::from(rounds),
         missed,
         redundancy: (after.0 - before.0) as f64 / first - 1.0,
-        control_per_delivery: (after.2 - before.2) as f64 / first,
+        urgent_redundancy: (after.2 - before.2) as f64 / (after.3 - before.3) as f64 - 1.0,
     }
 }
 
-fn traffic(sim: &Sim) -> (u64, u64, u64) {
-    sim.nodes.iter().fold((0, 0, 0), |sum, node| {
+/// Copies and first copies; those of urgent records.
+fn traffic(sim: &Sim) -> (u64, u64, u64, u64) {
+    sim.nodes.iter().fold((0, 0, 0, 0), |sum, node| {
         let traffic = node.membership.broadcast.traffic;
-        (sum.0 + traffic.copies, sum.1 + traffic.first, sum.2 + traffic.control)
+        (
+            sum.0 + traffic.copies,
+            sum.1 + traffic.first,
+            sum.2 + traffic.urgent_copies,
+            sum.3 + traffic.urgent_first,
+        )
     })
 }
 
@@ -52,7 +59,7 @@ fn report(sim: &mut Sim, rounds: u16) -> Measured {
     let count = sim.nodes.len() as f64;
     let (steps, wall) = (sim.steps, std::time::Instant::now());
     let measured = measure(sim, rounds);
-    let Measured { slowest_ms, mean_ms, missed, redundancy, control_per_delivery } = &measured;
+    let Measured { slowest_ms, mean_ms, missed, redundancy, urgent_redundancy } = &measured;
     let before = sent(sim);
     let idle = Duration::from_secs(20);
     sim.run_for(idle);
@@ -60,10 +67,11 @@ fn report(sim: &mut Sim, rounds: u16) -> Measured {
     let per_minute = 60.0 / idle.as_secs_f64() / count;
     println!(
         "{count} nodes: last node after {mean_ms} ms (mean), {slowest_ms} ms (slowest); {missed} \
-         missed; redundancy {redundancy:.2}; {control_per_delivery:.1} words per record; {:.0} frames and {:.0} KiB sent per node and minute; full \
-         broadcast: {:.0} frames; {} steps in {:?}",
+         missed; redundancy {redundancy:.2}, of urgent records {urgent_redundancy:.2}; {:.0} frames and {:.0} KiB sent per node and minute; full \
+         broadcast: {:.0} frames at the same interval, {:.0} at 10 s; {} steps in {:?}",
         (after.0 - before.0) as f64 * per_minute,
         (after.1 - before.1) as f64 * per_minute / 1024.0,
+        (count - 1.0) * 60.0 / (count / 20.0).clamp(10.0, 120.0),
         (count - 1.0) * 6.0,
         sim.steps - steps,
         wall.elapsed(),
@@ -81,6 +89,7 @@ fn a_hundred_nodes_hear_a_record_within_400_ms() {
     let measured = report(&mut sim, 20);
     assert_eq!(measured.missed, 0);
     assert!(measured.slowest_ms <= 400, "{measured:?}");
+    assert!(measured.urgent_redundancy <= 0.5, "{measured:?}");
     assert!(measured.redundancy <= 0.5, "{measured:?}");
 }
 
@@ -89,11 +98,12 @@ fn two_hundred_nodes_hear_a_record_within_600_ms() {
     let (seed, _guard) = seed(200);
     let mut sim = Sim::new(seed);
     sim.grow(200, Duration::from_millis(20));
-    sim.run_for(Duration::from_secs(15));
+    sim.run_for(Duration::from_secs(30));
     assert!(sim.is_one_view());
     let measured = report(&mut sim, 8);
     assert_eq!(measured.missed, 0);
     assert!(measured.slowest_ms <= 600, "{measured:?}");
+    assert!(measured.urgent_redundancy <= 0.5, "{measured:?}");
     assert!(measured.redundancy <= 0.5, "{measured:?}");
 }
 
@@ -105,11 +115,12 @@ fn a_thousand_nodes_hear_a_record_within_800_ms() {
     let wall = std::time::Instant::now();
     sim.grow(1_000, Duration::from_millis(10));
     println!("grown in {:?}, {} steps", wall.elapsed(), sim.steps);
-    sim.run_for(Duration::from_secs(20));
+    sim.run_for(Duration::from_secs(40));
     println!("warm after {:?}, {} steps", wall.elapsed(), sim.steps);
     let measured = report(&mut sim, 6);
     assert_eq!(measured.missed, 0);
     assert!(measured.slowest_ms <= 800, "{measured:?}");
+    assert!(measured.urgent_redundancy <= 0.5, "{measured:?}");
     assert!(measured.redundancy <= 0.5, "{measured:?}");
 }
 
@@ -118,9 +129,13 @@ fn a_thousand_nodes_hear_a_record_within_800_ms() {
 fn two_thousand_nodes_send_less_than_full_broadcast() {
     let (seed, _guard) = seed(2_000);
     let mut sim = Sim::new(seed);
-    sim.grow(2_000, Duration::from_millis(10));
-    sim.run_for(Duration::from_secs(20));
+    let wall = std::time::Instant::now();
+    sim.grow(2_000, Duration::from_millis(5));
+    println!("grown in {:?}, {} steps", wall.elapsed(), sim.steps);
+    sim.run_for(Duration::from_secs(15));
+    println!("warm after {:?}, {} steps", wall.elapsed(), sim.steps);
     let measured = report(&mut sim, 6);
     assert_eq!(measured.missed, 0);
+    assert!(measured.urgent_redundancy <= 0.5, "{measured:?}");
     assert!(measured.redundancy <= 0.5, "{measured:?}");
 }
