@@ -47,6 +47,7 @@ use agent_api::mesh::{Announcement, LanJoin};
 use rand::{Rng as _, RngExt as _, SeedableRng as _, rngs::StdRng};
 use tokio::time::Instant;
 
+pub(crate) use self::wire::PROTOCOL;
 use self::{
     announce::Announcer,
     broadcast::{Broadcast, RecordId, Spread},

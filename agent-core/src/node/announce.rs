@@ -12,12 +12,11 @@ use agent_api::{
 
 use crate::{
     inference::InferenceState,
+    mesh::membership::PROTOCOL,
     models::{ModelFile, manifest::LayerKind},
     storage::ModelUse,
 };
 
-/// Lowest and highest version of the mesh's protocol that this program speaks.
-const PROTOCOL: (u16, u16) = (1, 1);
 /// Longest name, as [`Announcement::name`] says.
 const NAME_BYTES: usize = 64;
 /// Models in one announcement, as [`Announcement::models`] says.

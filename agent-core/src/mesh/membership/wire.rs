@@ -8,7 +8,7 @@ use super::{broadcast::RecordId, io::FRAME_BYTES};
 use crate::mesh::{MeshCard, record::RECORD_BYTES};
 
 /// Lowest and highest version of what is inside frames that this node speaks.
-pub(super) const PROTOCOL: (u16, u16) = (1, 1);
+pub(crate) const PROTOCOL: (u16, u16) = (1, 1);
 
 const TALK: u8 = 0;
 const OVERLAY: u8 = 1;
