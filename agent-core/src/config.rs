@@ -6,6 +6,7 @@
 mod mesh_rules;
 mod settings_file;
 mod settings_rules;
+mod task_rules;
 
 use std::{
     env,

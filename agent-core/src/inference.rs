@@ -26,10 +26,13 @@ use std::{
 };
 
 use agent_api::{
+    NodeId,
     models::{LoadedModel, ModelState, Residency},
     runner::{Device, FinishReason, Generate, TextInput, Timings, TokenLogprob, Usage},
+    tasks::TaskPath,
 };
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::DropGuard;
 use tools::ToolFormat;
 
 use crate::{
@@ -362,7 +365,8 @@ impl Inference {
         let (pieces, receiver) = mpsc::channel(limits::ANSWER_PIECES);
         let job = Box::new(engine::Job::new(id, kind, options, work, pieces));
         let model = self.ask(|reply| pool::Command::Submit { job, to, reply }).await??;
-        Ok(Answer { id, model, receiver, commands: self.commands.clone(), over: false })
+        let cancel = Cancel::Pool { id, commands: self.commands.clone() };
+        Ok(Answer { model, receiver, cancel, over: false, route: None })
     }
 
     /// Refuses new work, lets requests in flight finish for [`limits::DRAIN`], ends the programs.
@@ -384,17 +388,64 @@ impl Inference {
 /// The pieces of one answer. Dropping it before the end cancels the request.
 #[derive(Debug)]
 pub struct Answer {
-    id: u64,
     model: String,
     receiver: mpsc::Receiver<Piece>,
-    commands: mpsc::Sender<pool::Command>,
+    cancel: Cancel,
     over: bool,
+    route: Option<Route>,
+}
+
+/// Which node answers, for requests that may go to others.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Route {
+    pub node: NodeId,
+    pub name: String,
+    pub path: TaskPath,
+    /// Milliseconds from the request's arrival to its being handed to the node that answers.
+    pub overhead_ms: f64,
+}
+
+/// How an answer is cancelled.
+#[derive(Debug)]
+enum Cancel {
+    Pool {
+        id: u64,
+        commands: mpsc::Sender<pool::Command>,
+    },
+    /// Cancels when dropped.
+    Elsewhere {
+        _guard: DropGuard,
+    },
 }
 
 impl Answer {
+    /// An answer that does not come from this node's pool. The guard is dropped with it.
+    pub fn from_elsewhere(
+        model: String,
+        receiver: mpsc::Receiver<Piece>,
+        guard: DropGuard,
+    ) -> Self {
+        Self {
+            model,
+            receiver,
+            cancel: Cancel::Elsewhere { _guard: guard },
+            over: false,
+            route: None,
+        }
+    }
+
+    pub fn with_route(mut self, route: Route) -> Self {
+        self.route = Some(route);
+        self
+    }
+
     /// Id of the model that answers.
     pub fn model(&self) -> &str {
         &self.model
+    }
+
+    pub fn route(&self) -> Option<&Route> {
+        self.route.as_ref()
     }
 
     /// The next piece; `None` after the last. Cancel-safe.
@@ -411,9 +462,9 @@ impl Answer {
 
 impl Drop for Answer {
     fn drop(&mut self) {
-        if !self.over {
+        if let (false, Cancel::Pool { id, commands }) = (self.over, &self.cancel) {
             // If the queue is full the pool notices the closed channel at the next token.
-            let _ = self.commands.try_send(pool::Command::Cancel { id: self.id });
+            let _ = commands.try_send(pool::Command::Cancel { id: *id });
         }
     }
 }

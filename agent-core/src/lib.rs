@@ -10,9 +10,10 @@
 //! 2. `storage`
 //! 3. `models`, `machine`, `mesh`
 //! 4. `inference`
-//! 5. `node`
-//! 6. `api`
-//! 7. `supervisor`
+//! 5. `tasks`
+//! 6. `node`
+//! 7. `api`
+//! 8. `supervisor`
 
 pub mod api;
 pub mod backoff;
@@ -29,6 +30,7 @@ pub mod models;
 pub mod node;
 pub mod storage;
 pub mod supervisor;
+pub mod tasks;
 pub mod text;
 pub mod tls;
 

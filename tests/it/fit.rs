@@ -138,6 +138,7 @@ fn memory_after_an_answer(path: &Path, case: &Case) -> u64 {
         stop: Vec::new(),
         constraint: None,
         logprobs: None,
+        continue_from: String::new(),
     };
     runner.send(&Command::Generate { id: 1, request: Box::new(request) });
     loop {

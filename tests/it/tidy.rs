@@ -40,7 +40,7 @@ fn code_lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
 }
 
 /// agent-core's modules by level; a module may use only lower levels (and its own).
-const LEVELS: [(&str, u32); 17] = [
+const LEVELS: [(&str, u32); 18] = [
     ("clock", 1),
     ("text", 1),
     ("config", 1),
@@ -55,6 +55,7 @@ const LEVELS: [(&str, u32); 17] = [
     ("machine", 3),
     ("mesh", 3),
     ("inference", 4),
+    ("tasks", 5),
     ("node", 6),
     ("api", 7),
     ("supervisor", 8),

@@ -18,6 +18,11 @@ use crate::{
     node::{ActivityList, ActivityQuery, Health, LogLines, LogQuery, Pause, Serving, Status},
     pull::{ModelName, Pull, PullId, PullList, PullPreview, PullRequest},
     settings::{RegistryLogin, SettingsPatch, SettingsView},
+    tasks::{
+        DeliveryPathId, Drain, NewSchedule, Orchestration, Outbox, OutboxQuery, PauseSchedule,
+        Placement, Schedule, ScheduleList, SchedulePathId, SetConcurrency, SubmitTask, Submitted,
+        Task, TaskDetails, TaskEvents, TaskList, TaskOutput, TaskPathId, TaskQuery,
+    },
 };
 
 mod path;
@@ -55,8 +60,7 @@ pub enum Access {
 /// A typed path. `Request` is the JSON body of `POST` and `PATCH`, the query of `GET`.
 pub trait Endpoint {
     const METHOD: Method;
-    /// A part `{name}`, which only `GET` paths have, stands for the request's field of that name;
-    /// see [`fill_path`].
+    /// A part `{name}` stands for the request's field of that name; see [`fill_path`].
     const PATH: &'static str;
     type Request: Serialize + DeserializeOwned;
     type Response: Serialize + DeserializeOwned;
@@ -204,4 +208,44 @@ endpoints! {
     GetCoordinators = Get "/network/coordinators" Public, Nothing => Coordinators;
     /// The distributed hash table that seeds run.
     GetDhtStats = Get "/dht/stats" Token, Nothing => DhtStats;
+    /// Submit a task. `Idempotency-Key` may be a header or a field.
+    PostTask = Post "/tasks" Token, SubmitTask => Submitted;
+    /// The same as `POST /tasks`.
+    PostSubmit = Post "/submit" Token, SubmitTask => Submitted;
+    /// Tasks that were submitted here or ran here, newest first.
+    ListTasks = Get "/tasks" Token, TaskQuery => TaskList;
+    /// One task with its timeline, attempts and placement. Live: `/tasks/{id}/follow`.
+    GetTask = Get "/tasks/{id}" Token, TaskPathId => TaskDetails;
+    /// Every transition of a task.
+    GetTaskEvents = Get "/tasks/{id}/events" Token, TaskPathId => TaskEvents;
+    /// The result, or the text so far.
+    GetTaskOutput = Get "/tasks/{id}/output" Token, TaskPathId => TaskOutput;
+    /// Why this node does it, and why not the others.
+    GetTaskPlacement = Get "/tasks/{id}/placement" Token, TaskPathId => Placement;
+    /// Stop a task, wherever it is.
+    PostTaskCancel = Post "/tasks/{id}/cancel" Token, TaskPathId => Task;
+    /// Submit a task that failed, expired or was cancelled once more, as a new task.
+    PostTaskRetry = Post "/tasks/{id}/retry" Token, TaskPathId => Submitted;
+    /// Tasks that are submitted by the clock.
+    ListSchedules = Get "/schedules" Token, Nothing => ScheduleList;
+    /// Submit a task at the times of a cron expression.
+    PostSchedule = Post "/schedules" Token, NewSchedule => Schedule;
+    /// Stop a schedule for a while, or let it go on.
+    PostSchedulePause = Post "/schedules/{id}/pause" Token, PauseSchedule => Schedule;
+    /// Submit a schedule's task now, besides its times.
+    PostScheduleRun = Post "/schedules/{id}/run" Token, SchedulePathId => Submitted;
+    /// Remove a schedule; tasks that it submitted stay.
+    PostScheduleRemove = Post "/schedules/{id}/remove" Token, SchedulePathId => ScheduleList;
+    /// Results on their way to webhooks, and those that were given up.
+    GetOutbox = Get "/outbox" Token, OutboxQuery => Outbox;
+    /// Try a delivery again now.
+    PostDeliveryRetry = Post "/outbox/{id}/retry" Token, DeliveryPathId => Outbox;
+    /// Give a delivery up for good.
+    PostDeliveryRemove = Post "/outbox/{id}/remove" Token, DeliveryPathId => Outbox;
+    /// This node as coordinator of its tasks and as worker: load, abilities, workers.
+    GetOrchestration = Get "/orchestration/status" Token, Nothing => Orchestration;
+    /// How many tasks of other nodes run here at the same time.
+    PostConcurrency = Post "/orchestration/concurrency" Token, SetConcurrency => Orchestration;
+    /// Start no more tasks, own or others', and let those that run finish; or end that.
+    PostDrain = Post "/orchestration/drain" Token, Drain => Orchestration;
 }

@@ -7,6 +7,7 @@ use crate::{
     host::HostState,
     mesh::{Mesh, Peer},
     pull::Pull,
+    tasks::{Task, TaskCounts},
 };
 
 /// A fact for whoever listens. Subscribing gives a `Snapshot` first, then changes without a gap.
@@ -51,6 +52,15 @@ pub enum Event {
         changed: Vec<Peer>,
         gone: Vec<NodeId>,
     },
+    /// Tasks that are new or changed, at most 100, and all counts; at most four times a second and
+    /// only while somebody listens. With more than 100 changes `more` says to ask again.
+    Tasks {
+        changed: Vec<Task>,
+        counts: TaskCounts,
+        more: bool,
+    },
+    /// A schedule or a delivery changed; ask again.
+    Schedules,
     /// Sent by the host around the node, not by the node: it outlives it.
     Host {
         state: HostState,
@@ -70,6 +80,8 @@ impl Event {
             Self::Models => "models",
             Self::Mesh { .. } => "mesh",
             Self::Peers { .. } => "peers",
+            Self::Tasks { .. } => "tasks",
+            Self::Schedules => "schedules",
             Self::Host { .. } => "host",
             Self::Resync => "resync",
         }

@@ -24,6 +24,7 @@ pub mod openai;
 pub mod pull;
 pub mod runner;
 pub mod settings;
+pub mod tasks;
 
 pub use activity::{Activity, ActivityKind};
 pub use endpoint::{Endpoint, Method};
@@ -32,3 +33,4 @@ pub use event::Event;
 pub use ids::NodeId;
 pub use node::Status;
 pub use settings::Settings;
+pub use tasks::TaskId;

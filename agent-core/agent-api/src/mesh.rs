@@ -269,6 +269,9 @@ pub struct MarkNode {
     /// False takes the mark away.
     #[serde(default = "yes")]
     pub on: bool,
+    /// `POST /mesh/trust`: the node is the owner's own, not only one they trust.
+    #[serde(default)]
+    pub own: bool,
 }
 
 fn yes() -> bool {

@@ -171,6 +171,10 @@ pub struct Generate {
     pub constraint: Option<Constraint>,
     /// How many alternatives to report per token; `None`: no logprobs at all.
     pub logprobs: Option<u32>,
+    /// Text of this answer that was delivered already, by another node that is gone. It goes on
+    /// after it; neither it nor its tokens are reported again, but `max_tokens` counts them.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub continue_from: String,
 }
 
 /// Sampling parameters, as llama.cpp and the OpenAI API define them.

@@ -8,6 +8,7 @@ use crate::{
     hardware::{Tier, WorkerClass},
     mesh::{MeshSettings, MeshSettingsPatch},
     models::ModelOptions,
+    tasks::{TaskSettings, TaskSettingsPatch},
 };
 
 /// The version of the settings file this program writes. A newer file is refused, not guessed at.
@@ -72,6 +73,7 @@ pub struct Settings {
     /// How single models are to run, by id.
     pub models: BTreeMap<String, ModelOptions>,
     pub mesh: MeshSettings,
+    pub tasks: TaskSettings,
 }
 
 /// A registry host that is not reached at `https://` its own name.
@@ -142,6 +144,7 @@ impl Default for Settings {
             worker_class: None,
             models: BTreeMap::new(),
             mesh: MeshSettings::default(),
+            tasks: TaskSettings::default(),
         }
     }
 }
@@ -208,6 +211,8 @@ pub struct SettingsPatch {
     pub worker_class: Option<Override<WorkerClass>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mesh: Option<MeshSettingsPatch>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tasks: Option<TaskSettingsPatch>,
 }
 
 /// A chosen value, or the word `computed`.

@@ -148,14 +148,14 @@ async fn may_leave(client: &Client, sure: &args::Sure, question: &str) -> anyhow
 
 async fn block(client: &Client, args: args::Marked, on: bool) -> anyhow::Result<()> {
     let node_id = find(client, &args.node).await?;
-    client.call::<PostMeshBlock>(&MarkNode { node_id, on }).await?;
+    client.call::<PostMeshBlock>(&MarkNode { node_id, on, own: false }).await?;
     let done = if on { "is blocked" } else { "is no longer blocked" };
     say(&format!("{} {done}.\n", args.node))
 }
 
 async fn trust(client: &Client, args: args::Marked, on: bool) -> anyhow::Result<()> {
     let node_id = find(client, &args.node).await?;
-    client.call::<PostMeshTrust>(&MarkNode { node_id, on }).await?;
+    client.call::<PostMeshTrust>(&MarkNode { node_id, on, own: false }).await?;
     let done = if on { "is trusted" } else { "is no longer trusted" };
     say(&format!("{} {done}.\n", args.node))
 }

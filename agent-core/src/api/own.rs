@@ -23,6 +23,8 @@ use axum::{
     routing::{MethodFilter, on},
 };
 
+use serde_json::{Map, Value};
+
 use super::error::Failure;
 use crate::node::Node;
 
@@ -78,10 +80,32 @@ fn read_request<E: Endpoint>(uri: &Uri, body: Result<Bytes, BytesRejection>) -> 
     }
     let body = body.map_err(|e| body_failure(&e))?;
     let body: &[u8] = if body.is_empty() { b"{}" } else { &body };
+    if E::PATH.contains('{') {
+        return read_with_path::<E>(uri, body);
+    }
     // Says which field is wrong, which serde alone does not.
     serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_slice(body)).map_err(|e| {
         Failure::new(ErrorCode::BadRequest, format!("The body is not what {} takes: {e}.", E::PATH))
     })
+}
+
+/// The fields that the path names join those of the body.
+fn read_with_path<E: Endpoint>(uri: &Uri, body: &[u8]) -> Answer<E::Request> {
+    let wrong = |e: &dyn std::fmt::Display| {
+        let message = format!("The body is not what {} takes: {e}.", E::PATH);
+        Failure::new(ErrorCode::BadRequest, message)
+    };
+    let mut body: Map<String, Value> = serde_json::from_slice(body).map_err(|e| wrong(&e))?;
+    let fields: Query<Map<String, Value>> =
+        Query::try_from_uri(&with_path_fields(E::PATH, uri)).map_err(|e| wrong(&e.body_text()))?;
+    let named = path_fields(E::PATH, uri.path()).unwrap_or_default();
+    for (name, value) in fields.0 {
+        // What stands behind the question mark is no part of such a request.
+        if named.iter().any(|(field, _)| *field == name) {
+            body.insert(name, value);
+        }
+    }
+    serde_path_to_error::deserialize(Value::Object(body)).map_err(|e| wrong(&e))
 }
 
 /// A path's own fields, as fields of the query.

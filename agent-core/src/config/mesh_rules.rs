@@ -58,7 +58,7 @@ pub(super) fn apply_mesh_patch(
     Ok(())
 }
 
-fn replace<T>(old: &mut T, new: Option<T>) {
+pub(super) fn replace<T>(old: &mut T, new: Option<T>) {
     if let Some(new) = new {
         *old = new;
     }

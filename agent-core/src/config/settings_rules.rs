@@ -11,6 +11,7 @@ use super::{
     limits,
     mesh_rules::{apply_mesh_patch, validate_mesh},
     settings_file::SettingsError,
+    task_rules::{apply_task_patch, validate_tasks},
 };
 use crate::text::size;
 
@@ -42,6 +43,7 @@ pub fn apply_patch(old: &Settings, patch: &SettingsPatch) -> Result<Settings, Se
         tier,
         worker_class,
         mesh,
+        tasks,
     } = patch.clone();
     if let Some(name) = node_name {
         new.node_name = name.trim().to_owned();
@@ -115,6 +117,9 @@ pub fn apply_patch(old: &Settings, patch: &SettingsPatch) -> Result<Settings, Se
     if let Some(mesh) = mesh {
         apply_mesh_patch(&mut new.mesh, mesh).map_err(SettingsError::Refused)?;
     }
+    if let Some(tasks) = tasks {
+        apply_task_patch(&mut new.tasks, tasks);
+    }
     validate(&new)?;
     Ok(new)
 }
@@ -164,6 +169,7 @@ pub fn validate(settings: &Settings) -> Result<(), SettingsError> {
     }
     validate_models(settings)
         .and_then(|()| validate_mesh(&settings.mesh))
+        .and_then(|()| validate_tasks(&settings.tasks))
         .map_err(SettingsError::Refused)
 }
 

@@ -20,7 +20,7 @@ use super::{
 pub const DOMAIN: &[u8] = b"edgecoder/announce/v1\0";
 /// Longest record: 32 models with names of 60 bytes fit.
 pub const RECORD_BYTES: usize = 3 << 10;
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const SIGNATURE_BYTES: usize = 64;
 /// Bounds of what a node may say; see [`Announcement`].
 const NAME_BYTES: usize = 64;

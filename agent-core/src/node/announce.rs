@@ -73,6 +73,7 @@ pub(super) fn announcement(facts: &Facts<'_>) -> Announcement {
         dht_port: None,
         at_ms: 0,
         every_s: 0,
+        accepts: Vec::new(),
     }
 }
 

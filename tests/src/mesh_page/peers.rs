@@ -111,6 +111,7 @@ fn peer(n: usize) -> Peer {
         rtt_ms: connected.then_some(rtt),
         address: connected.then(|| format!("203.0.113.{}:4302", n % 250)),
         trusted: n == 0,
+        own: false,
         seed: name.starts_with("seed"),
         sources: vec![if n == 0 { SourceKind::Lan } else { SourceKind::Gossip }],
         last_seen_ms: Some(now_ms() - (n as i64 % 40) * 1_000),
@@ -154,6 +155,7 @@ fn announcement(n: usize, name: &str, zone: &str) -> Announcement {
         dht_port: None,
         at_ms: now_ms(),
         every_s: 30,
+        accepts: Vec::new(),
     }
 }
 

@@ -155,7 +155,7 @@ impl App {
     }
 
     pub fn trust(self, who: Who, on: bool) {
-        let mark = MarkNode { node_id: who.id.clone(), on };
+        let mark = MarkNode { node_id: who.id.clone(), on, own: false };
         let call = (PostMeshTrust, &mark);
         self.change_mesh("Not marked.", call.0, call.1, move |_| {
             self.state.update(|s| s.peers.trust(&who.id, on));
@@ -163,7 +163,7 @@ impl App {
     }
 
     pub fn block(self, who: Who, on: bool) {
-        let mark = MarkNode { node_id: who.id, on };
+        let mark = MarkNode { node_id: who.id, on, own: false };
         let call = (PostMeshBlock, &mark);
         let failed = if on { "Not blocked." } else { "Still blocked." };
         self.change_mesh(failed, call.0, call.1, move |_| {

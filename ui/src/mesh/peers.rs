@@ -125,6 +125,7 @@ pub(crate) mod tests {
             rtt_ms: Some(f64::from(n)),
             address: Some("203.0.113.7:4302".into()),
             trusted: false,
+            own: false,
             seed: false,
             sources: vec![SourceKind::Gossip],
             last_seen_ms: Some(1_000),
@@ -156,6 +157,7 @@ pub(crate) mod tests {
             dht_port: None,
             at_ms: 0,
             every_s: 10,
+            accepts: Vec::new(),
         }
     }
 

@@ -3,6 +3,7 @@
 use serde::{Deserializer, Serializer};
 
 use super::{Deserialize, NodeId, Serialize, SourceKind, Tier, WorkerClass};
+use crate::tasks::TaskKind;
 
 /// Query of `GET /mesh/peers`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -40,6 +41,9 @@ pub struct Peer {
     pub address: Option<String>,
     /// It was marked as the owner's own or an owner they trust.
     pub trusted: bool,
+    /// It was marked as the owner's own.
+    #[serde(default)]
+    pub own: bool,
     pub seed: bool,
     /// Where it was found, in order.
     pub sources: Vec<SourceKind>,
@@ -116,6 +120,8 @@ pub struct Announcement {
     pub at_ms: i64,
     /// Seconds until its next announcement. After three of these it is stale, after ten gone.
     pub every_s: u32,
+    /// Kinds of tasks that it takes from other nodes; empty: none.
+    pub accepts: Vec<TaskKind>,
 }
 
 /// Whether it takes work from the mesh.

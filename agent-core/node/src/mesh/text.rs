@@ -373,6 +373,7 @@ mod tests {
             rtt_ms: None,
             address: None,
             trusted: false,
+            own: false,
             seed: false,
             sources: Vec::new(),
             last_seen_ms: Some(0),
@@ -402,6 +403,7 @@ mod tests {
             path: Some(PathKind::Lan),
             rtt_ms: Some(0.42),
             trusted: true,
+            own: false,
             ..known("studio")
         };
         let list = PeerList { peers: vec![near, known("laptop")], total: 5 };

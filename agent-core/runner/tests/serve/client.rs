@@ -180,6 +180,7 @@ pub(super) fn request(prompt: Prompt) -> Generate {
         stop: Vec::new(),
         constraint: None,
         logprobs: None,
+        continue_from: String::new(),
     }
 }
 

@@ -135,6 +135,7 @@ impl Prepared {
             stop: self.common.stop,
             constraint: self.constraint,
             logprobs: self.logprobs,
+            continue_from: String::new(),
         };
         let kind = match shape {
             Shape::Chat => RequestKind::Chat,

@@ -133,6 +133,7 @@ impl Plan {
             stop: common.stop.clone(),
             constraint,
             logprobs: logprobs(request, tools.is_some())?,
+            continue_from: String::new(),
         };
         Ok(Self { generate, tools })
     }

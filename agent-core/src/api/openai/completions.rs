@@ -135,6 +135,7 @@ fn generate(
         stop: common.stop.clone(),
         constraint: constraint(None, common.grammar.clone())?,
         logprobs: request.logprobs.and_then(|n| u32::try_from(n).ok()),
+        continue_from: String::new(),
     })
 }
 

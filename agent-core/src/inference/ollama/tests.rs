@@ -142,6 +142,7 @@ fn chat() -> Generate {
         stop: vec!["END".into()],
         constraint: None,
         logprobs: None,
+        continue_from: String::new(),
     }
 }
 

@@ -158,6 +158,7 @@ pub(crate) fn peer(name: &str, key: NodeKey, models: Vec<AnnouncedModel>) -> Pee
         rtt_ms: Some(0.5),
         address: None,
         trusted: false,
+        own: false,
         seed: false,
         sources: Vec::new(),
         last_seen_ms: None,
@@ -184,6 +185,7 @@ pub(crate) fn peer(name: &str, key: NodeKey, models: Vec<AnnouncedModel>) -> Pee
             dht_port: None,
             at_ms: 0,
             every_s: 10,
+            accepts: Vec::new(),
         }),
     }
 }

@@ -102,7 +102,7 @@ impl TestNode {
     }
 
     fn mark(&self, on: bool) -> MarkNode {
-        MarkNode { node_id: self.id(), on }
+        MarkNode { node_id: self.id(), on, own: false }
     }
 }
 
@@ -152,6 +152,7 @@ fn announcement(name: &str) -> Announcement {
         dht_port: None,
         at_ms: 0,
         every_s: 0,
+        accepts: Vec::new(),
     }
 }
 

@@ -173,6 +173,7 @@ pub(super) fn announcement(name: &str) -> Announcement {
         dht_port: None,
         at_ms: 0,
         every_s: 10,
+        accepts: Vec::new(),
     }
 }
 

@@ -131,6 +131,7 @@ impl Row {
             rtt_ms: self.rtt_ms(),
             address: self.address.clone(),
             trusted: self.trusted,
+            own: false,
             seed: self.is_seed(),
             sources: self.sources.clone(),
             last_seen_ms: heard_ms.max(self.last_seen_ms),

@@ -214,5 +214,6 @@ fn request(stream: usize, generate: usize, salt: usize) -> Generate {
         stop: Vec::new(),
         constraint: None,
         logprobs: None,
+        continue_from: String::new(),
     }
 }

@@ -61,6 +61,7 @@ fn direct_ms(runner: &mut Runner, id: u64) -> Result<f64> {
         stop: Vec::new(),
         constraint: None,
         logprobs: None,
+        continue_from: String::new(),
     };
     let begun = Instant::now();
     runner.send(&ToRunner::Generate { id, request: Box::new(request) })?;

@@ -85,7 +85,7 @@ async fn wrong_questions_get_answers_and_change_nothing() {
         let error = node.mesh.invite(InviteRequest { expires_in_s: Some(seconds) }).await;
         assert!(matches!(error, Err(MeshError::BadRequest(_))));
     }
-    let own = MarkNode { node_id: node.id(), on: true };
+    let own = MarkNode { node_id: node.id(), on: true, own: false };
     assert!(matches!(node.mesh.block(own).await, Err(MeshError::BadRequest(_))));
     let admit = AdmitNode { node_id: NodeKey([3; 32]).to_id(), admit: true };
     assert!(matches!(node.mesh.admit(admit).await, Err(MeshError::BadRequest(_))));

@@ -1,0 +1,1 @@
+//! Schedules: a cron expression and a template submit tasks.

@@ -1,0 +1,1 @@
+//! Serves other nodes' tasks: admission, fair queue, limits, leases.
