@@ -445,7 +445,7 @@ impl Membership {
                     }
                 }
                 Step::NeighbourDown(peer) => {
-                    self.broadcast.neighbour_down(&peer);
+                    self.broadcast.neighbour_down(&peer, self.now.mono);
                     self.replan = true;
                 }
                 Step::Unneeded(peer) => self.links.linger(&peer, self.now.mono),

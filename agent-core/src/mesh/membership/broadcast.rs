@@ -103,6 +103,8 @@ struct Held {
 struct Awaited {
     /// Who was asked last.
     peer: NodeKey,
+    /// When another one may be asked.
+    next: Duration,
     /// When the promise counts as broken.
     until: Duration,
     /// Who else has it.
@@ -127,7 +129,8 @@ pub(super) struct Broadcast {
     /// Ids of records that were refused: their other copies need no second look.
     refused: Recent<RecordId>,
     awaited: BTreeMap<RecordId, Awaited>,
-    /// When the next holder of an awaited record is asked; in order, because all wait as long.
+    /// When the next holder of an awaited record is asked: [`Awaited::next`], in order, because all
+    /// wait as long. What came in the meantime is skipped.
     asks: VecDeque<(Duration, RecordId)>,
     /// When the gathered ids are told.
     tell_at: Option<Duration>,
@@ -173,14 +176,25 @@ impl Broadcast {
         }
     }
 
-    pub(super) fn neighbour_down(&mut self, peer: &NodeKey) {
+    /// It is asked for nothing any more; who else has what it promised is asked at once.
+    pub(super) fn neighbour_down(&mut self, peer: &NodeKey, now: Duration) {
         if let Some(at) = self.slot_of(peer) {
             self.slots[at] = None;
         }
-        self.awaited.retain(|_, awaited| {
+        let asks = &mut self.asks;
+        self.awaited.retain(|id, awaited| {
             awaited.others.retain(|holder| holder != peer);
-            awaited.peer != *peer || !awaited.others.is_empty()
+            if awaited.peer != *peer {
+                return true;
+            }
+            let has_others = !awaited.others.is_empty();
+            if has_others {
+                awaited.next = now;
+                asks.push_front((now, *id));
+            }
+            has_others
         });
+        self.ask_others(now);
     }
 
     /// A copy of a record that was checked before. False: it needs the check.
@@ -265,14 +279,20 @@ impl Broadcast {
             if let Some(held) = self.held.get_mut(id) {
                 held.told |= 1 << at;
             } else if let Some(awaited) = self.awaited.get_mut(id) {
-                if awaited.others.len() < MOST_HOLDERS && awaited.peer != peer {
+                if awaited.peer == peer || awaited.others.contains(&peer) {
+                    continue;
+                }
+                if awaited.next <= now {
+                    // The one that was asked had its time, and until now nobody else had it.
+                    awaited.peer = peer;
+                    self.ask(at, *id, now);
+                } else if awaited.others.len() < MOST_HOLDERS {
                     awaited.others.push(peer);
                 }
             } else if !self.refused.contains(id) && self.awaited.len() < MOST_AWAITED {
-                let awaited = Awaited { peer, until: now + AWAIT, others: Vec::new() };
-                self.awaited.insert(*id, awaited);
-                self.asks.push_back((now + ASK_NEXT, *id));
-                self.want(at, *id);
+                let (next, until) = (now, now + AWAIT);
+                self.awaited.insert(*id, Awaited { peer, next, until, others: Vec::new() });
+                self.ask(at, *id, now);
             }
         }
     }
@@ -309,9 +329,9 @@ impl Broadcast {
     /// Asks the next holder of what did not come.
     pub(super) fn ask_others(&mut self, now: Duration) {
         while let Some((at, id)) = self.asks.front().copied() {
-            let waits = self.awaited.get_mut(&id).filter(|awaited| !awaited.others.is_empty());
+            let waits = self.awaited.get_mut(&id).filter(|awaited| awaited.next == at);
             let Some(awaited) = waits else {
-                // It came, or nobody else has it.
+                // It came, or was asked for again.
                 self.asks.pop_front();
                 continue;
             };
@@ -319,11 +339,14 @@ impl Broadcast {
                 break;
             }
             self.asks.pop_front();
+            // With no other holder, the next one that tells of it is asked.
+            if awaited.others.is_empty() {
+                continue;
+            }
             awaited.peer = awaited.others.remove(0);
             let peer = awaited.peer;
-            self.asks.push_back((now + ASK_NEXT, id));
             if let Some(slot) = self.slot_of(&peer) {
-                self.want(slot, id);
+                self.ask(slot, id, now);
             }
         }
     }
@@ -356,11 +379,15 @@ impl Broadcast {
         frames
     }
 
-    fn want(&mut self, at: usize, id: RecordId) {
-        if let Some(slot) = &mut self.slots[at] {
-            slot.want.push(id);
-            self.hasty = true;
-        }
+    /// Asks this neighbour for an awaited record; the next one is asked if it does not come.
+    fn ask(&mut self, at: usize, id: RecordId, now: Duration) {
+        let (Some(slot), Some(awaited)) = (&mut self.slots[at], self.awaited.get_mut(&id)) else {
+            return;
+        };
+        awaited.next = now + ASK_NEXT;
+        self.asks.push_back((awaited.next, id));
+        slot.want.push(id);
+        self.hasty = true;
     }
 
     fn expire(&mut self, now: Duration) {
@@ -424,4 +451,89 @@ fn pushed_hops(nodes: usize) -> u8 {
         hops += 1;
     }
     hops
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mesh::membership::wire::{self, Frame};
+
+    const ID: RecordId = RecordId([7; 16]);
+
+    fn peer(n: u8) -> NodeKey {
+        NodeKey([n; 32])
+    }
+
+    fn at(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    fn with_neighbours(count: u8) -> Broadcast {
+        let mut broadcast = Broadcast::new(at(0));
+        (1..=count).for_each(|n| broadcast.neighbour_up(peer(n)));
+        broadcast
+    }
+
+    /// Who is asked for the record at that time.
+    fn asked(broadcast: &mut Broadcast, now: Duration) -> Vec<NodeKey> {
+        broadcast.ask_others(now);
+        let frames = broadcast.frames(now);
+        let asked = frames.into_iter().filter(|(_, frame)| {
+            matches!(wire::decode(frame), Ok(Frame::Wave(wave)) if wave.want == [ID])
+        });
+        asked.map(|(peer, _)| peer).collect()
+    }
+
+    #[test]
+    fn a_holder_that_does_not_answer_is_followed_by_the_next_one() {
+        let mut broadcast = with_neighbours(3);
+        broadcast.on_have(peer(1), &[ID], at(0));
+        assert_eq!(asked(&mut broadcast, at(0)), [peer(1)]);
+        broadcast.on_have(peer(2), &[ID], at(10));
+        broadcast.on_have(peer(3), &[ID], at(20));
+        assert!(asked(&mut broadcast, at(299)).is_empty(), "the first one has its time");
+        assert_eq!(broadcast.deadline(), Some(at(300)));
+        assert_eq!(asked(&mut broadcast, at(300)), [peer(2)]);
+        assert_eq!(asked(&mut broadcast, at(600)), [peer(3)]);
+        assert!(asked(&mut broadcast, at(900)).is_empty());
+        assert_eq!(broadcast.deadline(), None, "nobody is left to ask");
+    }
+
+    #[test]
+    fn who_tells_after_the_first_holder_had_its_time_is_asked_at_once() {
+        let mut broadcast = with_neighbours(2);
+        broadcast.on_have(peer(1), &[ID], at(0));
+        assert_eq!(asked(&mut broadcast, at(0)), [peer(1)]);
+        assert!(asked(&mut broadcast, at(300)).is_empty());
+        broadcast.on_have(peer(1), &[ID], at(400));
+        assert!(asked(&mut broadcast, at(400)).is_empty(), "it was asked before");
+        broadcast.on_have(peer(2), &[ID], at(500));
+        assert_eq!(asked(&mut broadcast, at(500)), [peer(2)]);
+    }
+
+    #[test]
+    fn when_the_asked_neighbour_leaves_another_holder_is_asked_at_once() {
+        let mut broadcast = with_neighbours(3);
+        broadcast.on_have(peer(1), &[ID], at(0));
+        broadcast.on_have(peer(2), &[ID], at(10));
+        assert_eq!(asked(&mut broadcast, at(10)), [peer(1)]);
+        broadcast.neighbour_down(&peer(1), at(20));
+        assert_eq!(asked(&mut broadcast, at(20)), [peer(2)]);
+        // The last holder leaves: who tells next is the first again.
+        broadcast.neighbour_down(&peer(2), at(30));
+        broadcast.on_have(peer(3), &[ID], at(40));
+        assert_eq!(asked(&mut broadcast, at(40)), [peer(3)]);
+    }
+
+    #[test]
+    fn a_record_that_came_is_not_asked_for_again() {
+        let mut broadcast = with_neighbours(2);
+        broadcast.on_have(peer(1), &[ID], at(0));
+        broadcast.on_have(peer(2), &[ID], at(0));
+        assert_eq!(asked(&mut broadcast, at(0)), [peer(1)]);
+        let record = Spread { id: ID, bytes: Bytes::from_static(b"record"), hops: 1, urgent: true };
+        broadcast.spread(record, Some(peer(1)), 100, at(50));
+        assert!(asked(&mut broadcast, at(300)).is_empty());
+        assert!(broadcast.frames(at(400)).is_empty(), "both have it");
+    }
 }
