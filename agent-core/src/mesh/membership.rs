@@ -36,6 +36,10 @@ mod wire;
 #[cfg(test)]
 mod bad_input;
 #[cfg(test)]
+mod one_node;
+#[cfg(test)]
+mod pair;
+#[cfg(test)]
 mod sim;
 
 use std::{

@@ -399,6 +399,16 @@ impl Broadcast {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn assert_bounded(&self) {
+        assert!(self.held.len() <= MOST_HELD && self.held_order.len() <= MOST_HELD + 1);
+        assert!(self.refused.len() <= MOST_HELD && self.awaited.len() <= MOST_AWAITED);
+        assert!(self.awaited.values().all(|awaited| awaited.others.len() <= MOST_HOLDERS));
+        for slot in self.slots.iter().flatten() {
+            assert!(slot.have.len() <= MOST_UNTOLD && slot.want.len() <= MOST_AWAITED);
+        }
+    }
+
     fn slot_of(&self, peer: &NodeKey) -> Option<usize> {
         self.slots.iter().position(|slot| slot.as_ref().is_some_and(|slot| slot.peer == *peer))
     }
@@ -454,86 +464,4 @@ fn pushed_hops(nodes: usize) -> u8 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::mesh::membership::wire::{self, Frame};
-
-    const ID: RecordId = RecordId([7; 16]);
-
-    fn peer(n: u8) -> NodeKey {
-        NodeKey([n; 32])
-    }
-
-    fn at(ms: u64) -> Duration {
-        Duration::from_millis(ms)
-    }
-
-    fn with_neighbours(count: u8) -> Broadcast {
-        let mut broadcast = Broadcast::new(at(0));
-        (1..=count).for_each(|n| broadcast.neighbour_up(peer(n)));
-        broadcast
-    }
-
-    /// Who is asked for the record at that time.
-    fn asked(broadcast: &mut Broadcast, now: Duration) -> Vec<NodeKey> {
-        broadcast.ask_others(now);
-        let frames = broadcast.frames(now);
-        let asked = frames.into_iter().filter(|(_, frame)| {
-            matches!(wire::decode(frame), Ok(Frame::Wave(wave)) if wave.want == [ID])
-        });
-        asked.map(|(peer, _)| peer).collect()
-    }
-
-    #[test]
-    fn a_holder_that_does_not_answer_is_followed_by_the_next_one() {
-        let mut broadcast = with_neighbours(3);
-        broadcast.on_have(peer(1), &[ID], at(0));
-        assert_eq!(asked(&mut broadcast, at(0)), [peer(1)]);
-        broadcast.on_have(peer(2), &[ID], at(10));
-        broadcast.on_have(peer(3), &[ID], at(20));
-        assert!(asked(&mut broadcast, at(299)).is_empty(), "the first one has its time");
-        assert_eq!(broadcast.deadline(), Some(at(300)));
-        assert_eq!(asked(&mut broadcast, at(300)), [peer(2)]);
-        assert_eq!(asked(&mut broadcast, at(600)), [peer(3)]);
-        assert!(asked(&mut broadcast, at(900)).is_empty());
-        assert_eq!(broadcast.deadline(), None, "nobody is left to ask");
-    }
-
-    #[test]
-    fn who_tells_after_the_first_holder_had_its_time_is_asked_at_once() {
-        let mut broadcast = with_neighbours(2);
-        broadcast.on_have(peer(1), &[ID], at(0));
-        assert_eq!(asked(&mut broadcast, at(0)), [peer(1)]);
-        assert!(asked(&mut broadcast, at(300)).is_empty());
-        broadcast.on_have(peer(1), &[ID], at(400));
-        assert!(asked(&mut broadcast, at(400)).is_empty(), "it was asked before");
-        broadcast.on_have(peer(2), &[ID], at(500));
-        assert_eq!(asked(&mut broadcast, at(500)), [peer(2)]);
-    }
-
-    #[test]
-    fn when_the_asked_neighbour_leaves_another_holder_is_asked_at_once() {
-        let mut broadcast = with_neighbours(3);
-        broadcast.on_have(peer(1), &[ID], at(0));
-        broadcast.on_have(peer(2), &[ID], at(10));
-        assert_eq!(asked(&mut broadcast, at(10)), [peer(1)]);
-        broadcast.neighbour_down(&peer(1), at(20));
-        assert_eq!(asked(&mut broadcast, at(20)), [peer(2)]);
-        // The last holder leaves: who tells next is the first again.
-        broadcast.neighbour_down(&peer(2), at(30));
-        broadcast.on_have(peer(3), &[ID], at(40));
-        assert_eq!(asked(&mut broadcast, at(40)), [peer(3)]);
-    }
-
-    #[test]
-    fn a_record_that_came_is_not_asked_for_again() {
-        let mut broadcast = with_neighbours(2);
-        broadcast.on_have(peer(1), &[ID], at(0));
-        broadcast.on_have(peer(2), &[ID], at(0));
-        assert_eq!(asked(&mut broadcast, at(0)), [peer(1)]);
-        let record = Spread { id: ID, bytes: Bytes::from_static(b"record"), hops: 1, urgent: true };
-        broadcast.spread(record, Some(peer(1)), 100, at(50));
-        assert!(asked(&mut broadcast, at(300)).is_empty());
-        assert!(broadcast.frames(at(400)).is_empty(), "both have it");
-    }
-}
+mod tests;
