@@ -50,7 +50,9 @@ const GATHER: Duration = Duration::from_millis(3);
 /// How long ids of calm records gather: with five neighbours a node tells, asks and answers at
 /// most that often, whatever the size of the mesh.
 const CALM: Duration = Duration::from_secs(2);
-/// Urgent records that a node takes part in: a burst is a small mesh that starts at once.
+/// Urgent records that a node takes part in: a burst is a small mesh that starts at once. While a
+/// thousand nodes join within seconds most of their records are above it, and so may be a record
+/// that somebody waits for. Three seconds after the last of them joined nothing is (BENCHMARKS.md).
 const URGENT: Rate = Rate { burst: 60.0, per_s: 10.0 };
 /// How long an asked neighbour may take before the next is asked: a round trip over a far relay.
 const ASK_NEXT: Duration = Duration::from_millis(300);

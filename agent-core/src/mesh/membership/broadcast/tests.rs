@@ -92,7 +92,7 @@ enum Step {
     Tells(u8, Vec<u8>),
     Asks(u8, Vec<u8>),
     Sends(u8, u8, bool),
-    SendsWhatIsRefused(u8, u8),
+    IsRefused(u8),
     Time(u64),
 }
 
@@ -104,7 +104,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         4 => (peer(), vec(id(), 1..6)).prop_map(|(peer, ids)| Step::Tells(peer, ids)),
         2 => (peer(), vec(id(), 1..6)).prop_map(|(peer, ids)| Step::Asks(peer, ids)),
         2 => (peer(), id(), any::<bool>()).prop_map(|(peer, id, urgent)| Step::Sends(peer, id, urgent)),
-        1 => (peer(), id()).prop_map(|(peer, id)| Step::SendsWhatIsRefused(peer, id)),
+        1 => id().prop_map(Step::IsRefused),
         3 => (0_u64..700).prop_map(Step::Time),
     ];
     vec(step, 1..60)
@@ -158,7 +158,7 @@ impl Watched {
                     self.broadcast.spread(spread, Some(peer(*n)), 100, self.now);
                 }
             }
-            Step::SendsWhatIsRefused(_, record) => {
+            Step::IsRefused(record) => {
                 if !self.broadcast.held.contains_key(&id(record)) {
                     self.broadcast.refuse(id(record), self.now);
                 }
