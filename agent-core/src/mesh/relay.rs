@@ -20,6 +20,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     NodeKey, SeedSetup,
+    addr::is_local,
     sources::{KnownPeer, OwnInfo},
 };
 use crate::backoff::Backoff;
@@ -76,13 +77,12 @@ impl RelayReport {
 /// The address that most others can use: public before private, IPv4 before IPv6.
 fn best_ip(own: &OwnInfo, bound: &SocketAddr) -> Option<IpAddr> {
     let fits = |ip: &IpAddr| bound.is_ipv6() || ip.is_ipv4();
-    own.addresses.direct.iter().map(SocketAddr::ip).filter(fits).min_by_key(|ip| {
-        let private = match ip {
-            IpAddr::V4(ip) => ip.is_private() || ip.is_link_local(),
-            IpAddr::V6(ip) => ip.is_unique_local() || ip.is_unicast_link_local(),
-        };
-        (ip.is_loopback(), private, ip.is_ipv6())
-    })
+    own.addresses
+        .direct
+        .iter()
+        .map(SocketAddr::ip)
+        .filter(fits)
+        .min_by_key(|ip| (ip.is_loopback(), is_local(*ip), ip.is_ipv6()))
 }
 
 /// Starts the relay of a seed, if it has one. The task ends when `stop` is cancelled.
