@@ -7,15 +7,17 @@ use std::{
     collections::{HashMap, HashSet},
     net::{IpAddr, SocketAddr},
     num::NonZeroU32,
+    panic::AssertUnwindSafe,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
+use futures_util::FutureExt as _;
 use iroh_relay::server::{
     Access, AccessControl, ClientRateLimit, ClientRequest, ConnectionId, RelayConfig, Server,
     ServerConfig,
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
@@ -37,19 +39,21 @@ const MAX_CLIENTS: usize = 4_096;
 const STRANGERS: usize = 64;
 /// Keys whose decoding is remembered: the directory's size.
 const KEY_CACHE: usize = 4_096;
-/// Between two attempts to open the port.
+/// Between two lives, also attempts to open the port.
 const FIRST_RETRY: Duration = Duration::from_secs(10);
 const LAST_RETRY: Duration = Duration::from_secs(5 * 60);
 /// Open connections get so long to end; the rest is cut.
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Why the relay does not run. Shown to the owner as it is.
+/// Why the relay does not run; it is tried again. The owner reads it.
 #[derive(Debug, thiserror::Error)]
 pub enum RelayError {
-    #[error("the relay cannot listen on {address}: {source}. It tries again")]
+    #[error("it cannot listen on {address}: {source}")]
     Listen { address: SocketAddr, source: iroh_relay::server::SpawnError },
-    #[error("the relay on {address} stopped: {reason}. It starts again")]
+    #[error("that on {address} stopped: {reason}")]
     Stopped { address: SocketAddr, reason: String },
+    #[error("it broke off by a fault of this program. The log says where; please report it")]
+    Broke,
 }
 
 /// What the relay says of itself while it runs.
@@ -108,50 +112,68 @@ pub fn spawn(
             changed.send_modify(|turn| *turn = turn.wrapping_add(1));
         };
         let gate = Gate::new(own, directory);
-        tasks.spawn(run(address, gate, stop, say));
+        let open = move || start(address, gate.again());
+        tasks.spawn(run(address, open, stop, say));
     }
     reports
 }
 
-async fn run(
+/// Opens the relay and keeps it open: whatever ends it, it starts again after a wait.
+async fn run<F>(
     address: SocketAddr,
-    gate: Gate,
+    open: impl Fn() -> F,
     stop: CancellationToken,
     say: impl Fn(Option<SocketAddr>, Option<String>),
-) {
+) where
+    F: Future<Output = Result<Server, RelayError>>,
+{
     let mut retries = Backoff::new(FIRST_RETRY, LAST_RETRY);
     loop {
-        let error = match start(address, gate.again()).await {
-            Ok(mut server) => {
-                retries.reset();
-                tracing::info!(%address, "relay runs");
-                say(server.http_addr(), None);
-                tokio::select! {
-                    () = stop.cancelled() => {
-                        say(None, None);
-                        // Dropping the server cuts what is still open.
-                        let _ = tokio::time::timeout(STOP_TIMEOUT, server.shutdown()).await;
-                        return;
-                    }
-                    ended = server.join() => {
-                        let reason = match ended {
-                            Ok(Ok(())) => "it ended by itself".to_owned(),
-                            Ok(Err(error)) => error.to_string(),
-                            Err(error) => error.to_string(),
-                        };
-                        RelayError::Stopped { address, reason }
-                    }
-                }
-            }
-            Err(error) => error,
+        let begun = Instant::now();
+        let life = AssertUnwindSafe(live(address, open(), &stop, &say)).catch_unwind();
+        let error = match life.await {
+            Ok(Ok(())) => return say(None, None),
+            Ok(Err(error)) => error,
+            Err(_) => RelayError::Broke,
         };
-        tracing::warn!("{error}");
+        // One that ends soon after its start is not trusted yet.
+        if begun.elapsed() >= LAST_RETRY {
+            retries.reset();
+        }
+        tracing::warn!(%address, "the relay does not run: {error}");
         say(None, Some(error.to_string()));
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(retries.next_wait()) => {}
         }
     }
+}
+
+/// One life of the relay; `Ok` when it was stopped.
+async fn live(
+    address: SocketAddr,
+    opening: impl Future<Output = Result<Server, RelayError>>,
+    stop: &CancellationToken,
+    say: &impl Fn(Option<SocketAddr>, Option<String>),
+) -> Result<(), RelayError> {
+    let mut server = opening.await?;
+    tracing::info!(%address, "relay runs");
+    say(server.http_addr(), None);
+    let ended = tokio::select! {
+        () = stop.cancelled() => {
+            say(None, None);
+            // Dropping the server cuts what is still open.
+            let _ = tokio::time::timeout(STOP_TIMEOUT, server.shutdown()).await;
+            return Ok(());
+        }
+        ended = server.join() => ended,
+    };
+    let reason = match ended {
+        Ok(Ok(())) => "it ended by itself".to_owned(),
+        Ok(Err(error)) => error.to_string(),
+        Err(error) => error.to_string(),
+    };
+    Err(RelayError::Stopped { address, reason })
 }
 
 async fn start(address: SocketAddr, gate: Gate) -> Result<Server, RelayError> {

@@ -156,6 +156,40 @@ async fn strangers_leave_room_for_the_nodes_of_the_mesh() {
     assert_eq!(gate.on_connect(&node(201)).await, Access::Allow, "a stranger left");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_relay_that_ends_or_panics_starts_again_and_says_why() {
+    let stop = CancellationToken::new();
+    let (said, mut says) = tokio::sync::mpsc::unbounded_channel();
+    let lives = std::sync::atomic::AtomicU32::new(0);
+    let open = || {
+        let life = lives.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        async move {
+            let reason = "its task was gone".to_owned();
+            match life {
+                0 => panic!("a fault"),
+                1 => Err(RelayError::Stopped { address: any_port(), reason }),
+                _ => {
+                    let (own, directory) = (watch::Sender::default(), watch::Sender::default());
+                    start(any_port(), Gate::new(own.subscribe(), directory.subscribe())).await
+                }
+            }
+        }
+    };
+    let say = move |bound: Option<SocketAddr>, problem| {
+        said.send((bound.is_some(), problem)).expect("heard");
+    };
+    let running = run(any_port(), open, stop.clone(), say);
+    let watching = async {
+        for reason in ["fault of this program", "its task was gone"] {
+            let (runs, problem) = says.recv().await.expect("told");
+            assert!(!runs && problem.is_some_and(|text: String| text.contains(reason)), "{reason}");
+        }
+        assert_eq!(says.recv().await, Some((true, None)), "it runs again, and nothing is wrong");
+        stop.cancel();
+    };
+    tokio::join!(running, watching);
+}
+
 fn http_request() -> axum::http::Request<()> {
     axum::http::Request::new(())
 }
