@@ -1,22 +1,23 @@
 //! The relay of a seed: packets between nodes that cannot reach each other directly.
 //!
-//! iroh's relay, embedded, over plain HTTP (and WebSocket); a proxy in front gives it TLS. It sees
+//! iroh's relay over plain HTTP (and WebSocket); a proxy in front gives it TLS. It sees
 //! who talks to whom and how much, never what: QUIC's encryption ends at the nodes.
+
+mod frames;
+mod pace;
+mod server;
 
 use std::{
     collections::{HashMap, HashSet},
     net::{IpAddr, SocketAddr},
-    num::NonZeroU32,
     panic::AssertUnwindSafe,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use futures_util::FutureExt as _;
-use iroh_relay::server::{
-    Access, AccessControl, ClientRateLimit, ClientRequest, ConnectionId, RelayConfig, Server,
-    ServerConfig,
-};
+use iroh_relay::server::{Access, AccessControl, ClientRequest, ConnectionId};
+use server::Server;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -27,18 +28,12 @@ use super::{
 };
 use crate::backoff::Backoff;
 
-/// Bytes per second that one client may send through, and the burst above it. Enough for answers of
-/// models to several peers; a relay is a way to meet, not to move model files.
-const CLIENT_RATE: u32 = 4 << 20;
-const CLIENT_BURST: u32 = 16 << 20;
 /// Connected nodes: the directory's size. One more is refused.
 const MAX_CLIENTS: usize = 4_096;
 /// Of these, nodes that are not in the mesh's directory: those who join by ticket, and after a start
 /// those who were not heard of yet (they come again, until the directory knows them). So strangers,
-/// whose keys cost nothing, leave the mesh its places and take a small part of the traffic.
+/// whose keys cost nothing, leave the mesh its places; their pace is lower, too.
 const STRANGERS: usize = 64;
-/// Keys whose decoding is remembered: the directory's size.
-const KEY_CACHE: usize = 4_096;
 /// Between two lives, also attempts to open the port.
 const FIRST_RETRY: Duration = Duration::from_secs(10);
 const LAST_RETRY: Duration = Duration::from_secs(5 * 60);
@@ -49,7 +44,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 #[derive(Debug, thiserror::Error)]
 pub enum RelayError {
     #[error("it cannot listen on {address}: {source}")]
-    Listen { address: SocketAddr, source: iroh_relay::server::SpawnError },
+    Listen { address: SocketAddr, source: std::io::Error },
     #[error("that on {address} stopped: {reason}")]
     Stopped { address: SocketAddr, reason: String },
     #[error("it broke off by a fault of this program. The log says where; please report it")]
@@ -158,36 +153,22 @@ async fn live(
 ) -> Result<(), RelayError> {
     let mut server = opening.await?;
     tracing::info!(%address, "relay runs");
-    say(server.http_addr(), None);
-    let ended = tokio::select! {
-        () = stop.cancelled() => {
-            say(None, None);
-            // Dropping the server cuts what is still open.
-            let _ = tokio::time::timeout(STOP_TIMEOUT, server.shutdown()).await;
-            return Ok(());
-        }
-        ended = server.join() => ended,
-    };
+    say(Some(server.address()), None);
+    let ended = stop.run_until_cancelled(server.ended()).await;
+    say(None, None);
+    // What is still open then ends with its connections.
+    let _ = tokio::time::timeout(STOP_TIMEOUT, server.shutdown()).await;
     let reason = match ended {
-        Ok(Ok(())) => "it ended by itself".to_owned(),
-        Ok(Err(error)) => error.to_string(),
-        Err(error) => error.to_string(),
+        None => return Ok(()),
+        Some(Ok(())) => "it ended by itself".to_owned(),
+        Some(Err(error)) => error.to_string(),
     };
     Err(RelayError::Stopped { address, reason })
 }
 
 async fn start(address: SocketAddr, gate: Gate) -> Result<Server, RelayError> {
-    let mut relay = RelayConfig::new(address);
-    if let Some(rate) = NonZeroU32::new(CLIENT_RATE) {
-        let mut limit = ClientRateLimit::new(rate);
-        limit.max_burst_bytes = NonZeroU32::new(CLIENT_BURST);
-        relay.limits.client_rx = Some(limit);
-    }
-    relay.key_cache_capacity = Some(KEY_CACHE);
-    relay.access = Arc::new(gate);
-    let mut config = ServerConfig::default();
-    config.relay = Some(relay);
-    Server::spawn(config).await.map_err(|source| RelayError::Listen { address, source })
+    let started = Server::spawn(address, gate).await;
+    started.map_err(|source| RelayError::Listen { address, source })
 }
 
 /// Lets the mesh's nodes in, and some others: those who join by ticket are not known yet. Never those
@@ -208,6 +189,10 @@ impl Gate {
     /// For a server that starts anew, with nobody connected.
     fn again(&self) -> Self {
         Self::new(self.own.clone(), self.directory.clone())
+    }
+
+    fn directory(&self) -> watch::Receiver<Arc<Vec<KnownPeer>>> {
+        self.directory.clone()
     }
 
     /// The error is a reason for people.
