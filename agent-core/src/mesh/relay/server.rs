@@ -212,7 +212,7 @@ fn router(door: Door) -> Router {
 async fn no_content(headers: HeaderMap) -> Response {
     let mut response = StatusCode::NO_CONTENT.into_response();
     let is_plain = |text: &&str| {
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:".contains(&byte);
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte);
         !text.is_empty() && text.len() < CHALLENGE_BYTES && text.bytes().all(plain)
     };
     let challenge = headers.get(CHALLENGE).and_then(|value| value.to_str().ok()).filter(is_plain);
