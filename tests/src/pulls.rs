@@ -100,6 +100,20 @@ pub fn here(pull: &Pull, digest: &str) -> u64 {
     layer.map_or(0, |layer| layer.done_bytes)
 }
 
+/// Bytes that the record of a layer on its way claims.
+pub fn written_down(data_dir: &Path, digest: &str) -> Option<u64> {
+    let name = format!("models/blobs/{}.state", digest.replace(':', "-"));
+    let text = std::fs::read_to_string(data_dir.join(name)).ok()?;
+    let record: Value = serde_json::from_str(text.lines().nth(1)?).ok()?;
+    let hashed = record["hashed"].as_u64()?;
+    let parts = record["parts"].as_array()?.iter();
+    let beyond = parts.filter_map(|part| {
+        let start = part[0].as_u64()? * PART;
+        (start + part[1].as_u64()?).checked_sub(start.max(hashed))
+    });
+    Some(hashed + beyond.sum::<u64>())
+}
+
 /// Pulls a model to the end.
 pub async fn pull(node: &TestNode, model: &str) -> Result<Pull> {
     let begun = start(node, model).await?;

@@ -24,6 +24,15 @@ pub enum Loopback {
     Dropped,
 }
 
+impl Loopback {
+    /// In what sources far away say: only a node that itself has nothing but loopback can mean it.
+    pub fn from_afar(own: &Addresses) -> Self {
+        let direct = &own.direct;
+        let only = !direct.is_empty() && direct.iter().all(|address| address.ip().is_loopback());
+        if only { Self::Allowed } else { Self::Dropped }
+    }
+}
+
 impl Addresses {
     /// A machine with several networks, IPv4 and IPv6, and a public address.
     pub const MAX_DIRECT: usize = 12;
@@ -101,13 +110,28 @@ fn dialable(address: SocketAddr, loopback: Loopback) -> bool {
     }
 }
 
-/// `http` or `https`, a host, nothing that could hide another meaning.
+/// `http` or `https` with a host, at most [`Addresses::MAX_URL`] bytes, no user and password, nothing
+/// that could hide another meaning.
 pub fn is_relay_url(url: &str) -> bool {
-    let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
-    let Some(rest) = rest else { return false };
-    let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
     let plain = url.bytes().all(|byte| byte.is_ascii_graphic() && !b"@\\\"<>`".contains(&byte));
-    url.len() <= Addresses::MAX_URL && plain && !host.is_empty() && !host.starts_with(':')
+    let is_web = url.starts_with("https://") || url.starts_with("http://");
+    // A parser of URLs forgives (`https:///a` is `https://a`); a host that is not there is no typo.
+    let host = url.split("://").nth(1).and_then(|rest| rest.split(['/', '?', '#']).next());
+    let named = host.is_some_and(|host| !host.is_empty() && !host.starts_with(':'));
+    url.len() <= Addresses::MAX_URL
+        && plain
+        && is_web
+        && named
+        && reqwest::Url::parse(url).is_ok_and(|url| url.has_host())
+}
+
+/// Of a network that many places have (RFC 1918, RFC 4193, link-local, this computer): of no use to
+/// a node elsewhere.
+pub fn is_local(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_private() || ip.is_link_local() || ip.is_loopback(),
+        IpAddr::V6(ip) => ip.is_unique_local() || ip.is_unicast_link_local() || ip.is_loopback(),
+    }
 }
 
 /// Whether a relay's URL leads to this computer itself, or to what answers only on its link: somebody
@@ -169,6 +193,34 @@ mod tests {
         );
         let near = garbage.cleaned(Loopback::Allowed);
         assert!(near.direct.iter().any(|address| address.ip().is_loopback()));
+    }
+
+    #[test]
+    fn only_web_addresses_are_relays() {
+        assert!(is_relay_url("http://203.0.113.7:4303/"));
+        assert!(is_relay_url("http://[2001:db8::7]:4303"));
+        assert!(is_relay_url("https://relay.example"));
+        let long = format!("https://relay.example/{}", "x".repeat(200));
+        for bad in [
+            "",
+            "relay.example",
+            "ftp://relay.example",
+            "https:///relay.example",
+            "https://a:b@relay.example",
+            "https://[relay",
+            "https://relay.example:99999",
+            &long,
+        ] {
+            assert!(!is_relay_url(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn who_has_nothing_but_loopback_may_be_told_of_it() {
+        let told = |own: &[&str]| Loopback::from_afar(&list(own, &["http://127.0.0.1:4303"]));
+        assert_eq!(told(&["127.0.0.1:4302", "[::1]:4302"]), Loopback::Allowed);
+        assert_eq!(told(&["127.0.0.1:4302", "192.168.1.7:4302"]), Loopback::Dropped);
+        assert_eq!(told(&[]), Loopback::Dropped);
     }
 
     #[test]

@@ -30,10 +30,11 @@ use super::{
     MeshCard, NodeKey,
     membership::io::MeshEvent,
     net::{
-        Offers, PeerStream, StreamHandler, open_stream,
+        FrameCounts, Offers, PeerStream, StreamHandler, open_stream,
         peers::{Members, Uses},
         session::{self, Answer, Ask, Ends, Request, Session},
         snapshot::Snapshot,
+        traffic::Traffic,
     },
     sources::Sources,
     state_file::{FIRST_NAME, TicketPeer, new_card},
@@ -107,6 +108,7 @@ struct Inner {
     sources: watch::Receiver<Option<Sources>>,
     offers: Offers,
     uses: Uses,
+    traffic: Traffic,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -130,12 +132,21 @@ impl Mesh {
             sources: sources.subscribe(),
             offers: Offers::default(),
             uses: Uses::default(),
+            traffic: Traffic::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         };
-        let (offers, uses) = (inner.offers.clone(), inner.uses.clone());
-        let stop = inner.stop.clone();
-        let ends = Ends { requests: asked, snapshot, events, members, sources, offers, uses, stop };
+        let ends = Ends {
+            requests: asked,
+            snapshot,
+            events,
+            members,
+            sources,
+            offers: inner.offers.clone(),
+            uses: inner.uses.clone(),
+            traffic: inner.traffic.clone(),
+            stop: inner.stop.clone(),
+        };
         inner.tasks.spawn(Session::new(setup, ends).run());
         inner.tasks.close();
         Self { inner: Arc::new(inner) }
@@ -262,6 +273,11 @@ impl Mesh {
     pub fn dht_stats(&self) -> DhtStats {
         let sources = self.inner.sources.borrow();
         sources.as_ref().map_or_else(no_dht, Sources::dht_stats)
+    }
+
+    /// Control frames since the start.
+    pub fn frames(&self) -> FrameCounts {
+        self.inner.traffic.counts()
     }
 
     /// What happens, for the activity feed and the event stream. A slow listener loses events.

@@ -36,6 +36,10 @@ mod wire;
 #[cfg(test)]
 mod bad_input;
 #[cfg(test)]
+mod one_node;
+#[cfg(test)]
+mod pair;
+#[cfg(test)]
 mod sim;
 
 use std::{
@@ -445,7 +449,7 @@ impl Membership {
                     }
                 }
                 Step::NeighbourDown(peer) => {
-                    self.broadcast.neighbour_down(&peer);
+                    self.broadcast.neighbour_down(&peer, self.now.mono);
                     self.replan = true;
                 }
                 Step::Unneeded(peer) => self.links.linger(&peer, self.now.mono),

@@ -20,10 +20,12 @@ pub(in crate::mesh) mod peers;
 pub(in crate::mesh) mod session;
 pub(in crate::mesh) mod snapshot;
 mod streams;
+pub(in crate::mesh) mod traffic;
 
 pub use peers::InUse;
 pub use streams::{KIND_BYTES, PeerStream, StreamHandler};
 pub(in crate::mesh) use streams::{Offers, open_stream};
+pub use traffic::{FrameCount, FrameCounts};
 
 /// The protocol's name in the TLS handshake, with its version.
 pub const ALPN: &[u8] = b"edgecoder/mesh/1";

@@ -1,54 +1,54 @@
 //! The relay of a seed: packets between nodes that cannot reach each other directly.
 //!
-//! iroh's relay, embedded, over plain HTTP (and WebSocket); a proxy in front gives it TLS. It sees
+//! iroh's relay over plain HTTP (and WebSocket); a proxy in front gives it TLS. It sees
 //! who talks to whom and how much, never what: QUIC's encryption ends at the nodes.
+
+mod frames;
+mod pace;
+mod server;
 
 use std::{
     collections::{HashMap, HashSet},
     net::{IpAddr, SocketAddr},
-    num::NonZeroU32,
+    panic::AssertUnwindSafe,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use iroh_relay::server::{
-    Access, AccessControl, ClientRateLimit, ClientRequest, ConnectionId, RelayConfig, Server,
-    ServerConfig,
-};
-use tokio::sync::watch;
+use futures_util::FutureExt as _;
+use iroh_relay::server::{Access, AccessControl, ClientRequest, ConnectionId};
+use server::Server;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     NodeKey, SeedSetup,
+    addr::is_local,
     sources::{KnownPeer, OwnInfo},
 };
 use crate::backoff::Backoff;
 
-/// Bytes per second that one client may send through, and the burst above it. Enough for answers of
-/// models to several peers; a relay is a way to meet, not to move model files.
-const CLIENT_RATE: u32 = 4 << 20;
-const CLIENT_BURST: u32 = 16 << 20;
 /// Connected nodes: the directory's size. One more is refused.
 const MAX_CLIENTS: usize = 4_096;
 /// Of these, nodes that are not in the mesh's directory: those who join by ticket, and after a start
 /// those who were not heard of yet (they come again, until the directory knows them). So strangers,
-/// whose keys cost nothing, leave the mesh its places and take a small part of the traffic.
+/// whose keys cost nothing, leave the mesh its places; their pace is lower, too.
 const STRANGERS: usize = 64;
-/// Keys whose decoding is remembered: the directory's size.
-const KEY_CACHE: usize = 4_096;
-/// Between two attempts to open the port.
+/// Between two lives, also attempts to open the port.
 const FIRST_RETRY: Duration = Duration::from_secs(10);
 const LAST_RETRY: Duration = Duration::from_secs(5 * 60);
 /// Open connections get so long to end; the rest is cut.
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Why the relay does not run. Shown to the owner as it is.
+/// Why the relay does not run; it is tried again. The owner reads it.
 #[derive(Debug, thiserror::Error)]
 pub enum RelayError {
-    #[error("the relay cannot listen on {address}: {source}. It tries again")]
-    Listen { address: SocketAddr, source: iroh_relay::server::SpawnError },
-    #[error("the relay on {address} stopped: {reason}. It starts again")]
+    #[error("it cannot listen on {address}: {source}")]
+    Listen { address: SocketAddr, source: std::io::Error },
+    #[error("that on {address} stopped: {reason}")]
     Stopped { address: SocketAddr, reason: String },
+    #[error("it broke off by a fault of this program. The log says where; please report it")]
+    Broke,
 }
 
 /// What the relay says of itself while it runs.
@@ -76,13 +76,12 @@ impl RelayReport {
 /// The address that most others can use: public before private, IPv4 before IPv6.
 fn best_ip(own: &OwnInfo, bound: &SocketAddr) -> Option<IpAddr> {
     let fits = |ip: &IpAddr| bound.is_ipv6() || ip.is_ipv4();
-    own.addresses.direct.iter().map(SocketAddr::ip).filter(fits).min_by_key(|ip| {
-        let private = match ip {
-            IpAddr::V4(ip) => ip.is_private() || ip.is_link_local(),
-            IpAddr::V6(ip) => ip.is_unique_local() || ip.is_unicast_link_local(),
-        };
-        (ip.is_loopback(), private, ip.is_ipv6())
-    })
+    own.addresses
+        .direct
+        .iter()
+        .map(SocketAddr::ip)
+        .filter(fits)
+        .min_by_key(|ip| (ip.is_loopback(), is_local(*ip), ip.is_ipv6()))
 }
 
 /// Starts the relay of a seed, if it has one. The task ends when `stop` is cancelled.
@@ -108,44 +107,35 @@ pub fn spawn(
             changed.send_modify(|turn| *turn = turn.wrapping_add(1));
         };
         let gate = Gate::new(own, directory);
-        tasks.spawn(run(address, gate, stop, say));
+        let open = move || start(address, gate.again());
+        tasks.spawn(run(address, open, stop, say));
     }
     reports
 }
 
-async fn run(
+/// Opens the relay and keeps it open: whatever ends it, it starts again after a wait.
+async fn run<F>(
     address: SocketAddr,
-    gate: Gate,
+    open: impl Fn() -> F,
     stop: CancellationToken,
     say: impl Fn(Option<SocketAddr>, Option<String>),
-) {
+) where
+    F: Future<Output = Result<Server, RelayError>>,
+{
     let mut retries = Backoff::new(FIRST_RETRY, LAST_RETRY);
     loop {
-        let error = match start(address, gate.again()).await {
-            Ok(mut server) => {
-                retries.reset();
-                tracing::info!(%address, "relay runs");
-                say(server.http_addr(), None);
-                tokio::select! {
-                    () = stop.cancelled() => {
-                        say(None, None);
-                        // Dropping the server cuts what is still open.
-                        let _ = tokio::time::timeout(STOP_TIMEOUT, server.shutdown()).await;
-                        return;
-                    }
-                    ended = server.join() => {
-                        let reason = match ended {
-                            Ok(Ok(())) => "it ended by itself".to_owned(),
-                            Ok(Err(error)) => error.to_string(),
-                            Err(error) => error.to_string(),
-                        };
-                        RelayError::Stopped { address, reason }
-                    }
-                }
-            }
-            Err(error) => error,
+        let begun = Instant::now();
+        let life = AssertUnwindSafe(live(address, open(), &stop, &say)).catch_unwind();
+        let error = match life.await {
+            Ok(Ok(())) => return say(None, None),
+            Ok(Err(error)) => error,
+            Err(_) => RelayError::Broke,
         };
-        tracing::warn!("{error}");
+        // One that ends soon after its start is not trusted yet.
+        if begun.elapsed() >= LAST_RETRY {
+            retries.reset();
+        }
+        tracing::warn!(%address, "the relay does not run: {error}");
         say(None, Some(error.to_string()));
         tokio::select! {
             () = stop.cancelled() => return,
@@ -154,18 +144,31 @@ async fn run(
     }
 }
 
+/// One life of the relay; `Ok` when it was stopped.
+async fn live(
+    address: SocketAddr,
+    opening: impl Future<Output = Result<Server, RelayError>>,
+    stop: &CancellationToken,
+    say: &impl Fn(Option<SocketAddr>, Option<String>),
+) -> Result<(), RelayError> {
+    let mut server = opening.await?;
+    tracing::info!(%address, "relay runs");
+    say(Some(server.address()), None);
+    let ended = stop.run_until_cancelled(server.ended()).await;
+    say(None, None);
+    // What is still open then ends with its connections.
+    let _ = tokio::time::timeout(STOP_TIMEOUT, server.shutdown()).await;
+    let reason = match ended {
+        None => return Ok(()),
+        Some(Ok(())) => "it ended by itself".to_owned(),
+        Some(Err(error)) => error.to_string(),
+    };
+    Err(RelayError::Stopped { address, reason })
+}
+
 async fn start(address: SocketAddr, gate: Gate) -> Result<Server, RelayError> {
-    let mut relay = RelayConfig::new(address);
-    if let Some(rate) = NonZeroU32::new(CLIENT_RATE) {
-        let mut limit = ClientRateLimit::new(rate);
-        limit.max_burst_bytes = NonZeroU32::new(CLIENT_BURST);
-        relay.limits.client_rx = Some(limit);
-    }
-    relay.key_cache_capacity = Some(KEY_CACHE);
-    relay.access = Arc::new(gate);
-    let mut config = ServerConfig::default();
-    config.relay = Some(relay);
-    Server::spawn(config).await.map_err(|source| RelayError::Listen { address, source })
+    let started = Server::spawn(address, gate).await;
+    started.map_err(|source| RelayError::Listen { address, source })
 }
 
 /// Lets the mesh's nodes in, and some others: those who join by ticket are not known yet. Never those
@@ -186,6 +189,10 @@ impl Gate {
     /// For a server that starts anew, with nobody connected.
     fn again(&self) -> Self {
         Self::new(self.own.clone(), self.directory.clone())
+    }
+
+    fn directory(&self) -> watch::Receiver<Arc<Vec<KnownPeer>>> {
+        self.directory.clone()
     }
 
     /// The error is a reason for people.

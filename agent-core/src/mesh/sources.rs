@@ -12,7 +12,6 @@
 mod board;
 mod context;
 mod dht;
-mod hints;
 mod lan;
 mod rerun;
 mod saved;

@@ -10,7 +10,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::inference::Finished;
+use crate::{inference::Finished, mesh::net::FrameCounts};
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct RequestLabels {
@@ -34,6 +34,11 @@ struct RefusedLabels {
     reason: String,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct FrameLabels {
+    direction: &'static str,
+}
+
 /// What changes between two readings, set when somebody reads.
 #[derive(Clone, Debug)]
 pub struct Gauges {
@@ -49,6 +54,7 @@ pub struct Gauges {
     pub peers: PeerCounts,
     /// Messages of the mesh that were refused since the start, by reason.
     pub refused: Vec<Refused>,
+    pub frames: FrameCounts,
 }
 
 /// What all pulls since the start did; see `models::pull::Counters`.
@@ -83,6 +89,8 @@ pub struct Metrics {
     peers_known: Gauge,
     peers_relayed: Gauge,
     mesh_refused: Family<RefusedLabels, Counter>,
+    mesh_frames: Family<FrameLabels, Counter>,
+    mesh_frame_bytes: Family<FrameLabels, Counter>,
 }
 
 impl Default for Metrics {
@@ -115,6 +123,8 @@ impl Default for Metrics {
             peers_known: Gauge::default(),
             peers_relayed: Gauge::default(),
             mesh_refused: Family::default(),
+            mesh_frames: Family::default(),
+            mesh_frame_bytes: Family::default(),
             registry: Registry::default(),
         };
         let m = &metrics;
@@ -185,6 +195,17 @@ impl Metrics {
             "Messages of the mesh that were refused, by reason",
             self.mesh_refused.clone(),
         );
+        registry.register(
+            "mesh_frames",
+            "Control frames of the mesh, by direction",
+            self.mesh_frames.clone(),
+        );
+        registry.register_with_unit(
+            "mesh_frame",
+            "In control frames of the mesh, by direction",
+            Unit::Bytes,
+            self.mesh_frame_bytes.clone(),
+        );
     }
 
     pub(super) fn finished(&self, finished: &Finished) {
@@ -236,6 +257,17 @@ impl Metrics {
             // The mesh counts; a counter here only says what it counted.
             self.mesh_refused.get_or_create(&labels).inner().store(*count, Ordering::Relaxed);
         }
+        let FrameCounts { sent, received } = gauges.frames;
+        for (direction, count) in [("out", sent), ("in", received)] {
+            let labels = FrameLabels { direction };
+            let counters = [
+                (self.mesh_frames.get_or_create(&labels), count.frames),
+                (self.mesh_frame_bytes.get_or_create(&labels), count.bytes),
+            ];
+            for (counter, total) in counters {
+                counter.inner().store(total, Ordering::Relaxed);
+            }
+        }
         let mut text = String::new();
         // Writing to a string cannot fail.
         let _ = encode(&mut text, &self.registry);
@@ -246,6 +278,7 @@ impl Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mesh::net::FrameCount;
 
     #[test]
     fn the_mesh_is_among_the_metrics_and_counts_do_not_add_up_twice() {
@@ -262,6 +295,10 @@ mod tests {
             pulls: PullBytes { received: 0, hashed: 0, read_back: 0 },
             peers: PeerCounts { connected: 3, known: 5, ..PeerCounts::default() },
             refused: vec![Refused { reason: "bad_signature".into(), count }],
+            frames: FrameCounts {
+                sent: FrameCount { frames: count, bytes: 100 * count },
+                received: FrameCount { frames: 1, bytes: 5 },
+            },
         };
         metrics.render(&gauges(7));
         let text = metrics.render(&gauges(9));
@@ -269,6 +306,9 @@ mod tests {
             "edgecoder_mesh_peers_connected 3",
             "edgecoder_mesh_peers_known 5",
             "edgecoder_mesh_refused_total{reason=\"bad_signature\"} 9",
+            "edgecoder_mesh_frames_total{direction=\"out\"} 9",
+            "edgecoder_mesh_frame_bytes_total{direction=\"out\"} 900",
+            "edgecoder_mesh_frames_total{direction=\"in\"} 1",
         ] {
             assert!(text.lines().any(|l| l == line), "no {line} in\n{text}");
         }

@@ -187,6 +187,7 @@ impl Node {
             },
             peers: mesh.counts,
             refused: mesh.refused,
+            frames: self.inner.mesh.frames(),
         })
     }
 }

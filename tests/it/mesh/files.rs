@@ -3,15 +3,16 @@
 use agent_api::{
     models::{Removed, Verified},
     pull::{Pull, PullSourceKind},
+    settings::SettingsView,
 };
 use anyhow::{Context as _, Result};
 use edgecoder_tests::{
     cluster::{Cluster, View},
-    node::TestNode,
-    pulls,
+    node::{TestNode, eventually},
+    pulls::{self, HEAD, PART},
     registry::{Content, Pushed, Registry},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Two nodes of a mesh, of which the first has pulled the model; the second sees that it offers it.
 async fn one_has_it(registry: &Registry) -> Result<(Cluster, Pushed)> {
@@ -35,6 +36,21 @@ fn by_peers(pull: &Pull) -> u64 {
     peers.map(|source| source.bytes).sum()
 }
 
+/// Sets what the first node sends to peers per second; 0: no limit. It shows the setting from then on.
+async fn limit_upload(cluster: &Cluster, bytes_per_s: u64) -> Result<()> {
+    let patch = json!({"mesh": {"upload_limit": bytes_per_s}});
+    let view: SettingsView = cluster.http(0).patch("/settings", &patch).await?;
+    assert_eq!(view.settings.mesh.upload_limit, (bytes_per_s > 0).then_some(bytes_per_s));
+    Ok(())
+}
+
+async fn verified(cluster: &Cluster, at: usize, model: &str) -> Result<()> {
+    let verified: Verified =
+        cluster.http(at).post("/model/verify", &json!({"model": model})).await?;
+    assert!(verified.damaged.is_empty(), "{verified:?}");
+    Ok(())
+}
+
 async fn pulled(node: &TestNode, model: &str) -> Result<Pull> {
     let begun = pulls::start(node, model).await?;
     pulls::done(node, &begun.id).await
@@ -51,10 +67,7 @@ async fn a_model_that_a_peer_has_is_fetched_from_it_and_is_the_same() -> Result<
     let peer = peer.context("a peer")?;
     assert_eq!((peer.name.as_str(), peer.lan), (cluster.name(0), true));
     assert_eq!(peer.node_id.as_ref(), Some(&cluster.id(0)));
-    let verified: Verified =
-        cluster.http(1).post("/model/verify", &json!({"model": pushed.model})).await?;
-    assert!(verified.damaged.is_empty(), "{verified:?}");
-    Ok(())
+    verified(&cluster, 1, &pushed.model).await
 }
 
 #[tokio::test]
@@ -77,8 +90,53 @@ async fn an_owner_who_shares_nothing_is_not_asked() -> Result<()> {
     let registry = Registry::start().await?;
     let (cluster, pushed) = one_has_it(&registry).await?;
     let off = json!({"mesh": {"share_models": false}});
-    cluster.http(0).patch::<serde_json::Value>("/settings", &off).await?;
+    cluster.http(0).patch::<Value>("/settings", &off).await?;
     let pull = pulled(cluster.node(1), &pushed.model).await?;
     assert_eq!(by_peers(&pull), 0, "{:#?}", pull.sources);
     Ok(())
+}
+
+#[tokio::test]
+async fn after_kill_9_a_pull_from_a_peer_goes_on_and_fetches_nothing_twice() -> Result<()> {
+    let registry = Registry::start().await?;
+    let (mut cluster, pushed) = one_has_it(&registry).await?;
+    let digest = &pushed.layers[0].digest;
+    drop(registry);
+    // Slow enough to be killed in the middle, fast enough not to wait for.
+    limit_upload(&cluster, 3_000_000).await?;
+    let begun = pulls::start(cluster.node(1), &pushed.model).await?;
+    let half = pulls::when(cluster.node(1), &begun.id, "some of it is here", |pull| {
+        pulls::here(pull, digest) >= PART
+    })
+    .await?;
+    assert!(!half.state.is_settled(), "too fast to be killed in the middle: {half:#?}");
+    let here = pulls::here(&half, digest);
+    eventually("what is here is written down", || async {
+        let folder = cluster.node(1).options.data_dir();
+        pulls::written_down(&folder, digest).unwrap_or(0) >= here
+    })
+    .await?;
+    cluster.kill(1)?;
+
+    // The limit is followed while uploads run; with the old one the rest would take its time.
+    limit_upload(&cluster, 0).await?;
+    cluster.restart(1).await?;
+    let pulls = pulls::all(cluster.node(1)).await?;
+    assert_eq!(pulls.len(), 1, "the pull is known: {pulls:#?}");
+    let done = pulls::done(cluster.node(1), &pulls[0].id).await?;
+    let missing = pushed.size() - here;
+    assert!(by_peers(&done) <= missing + HEAD, "{missing} missing: {:#?}", done.sources);
+    verified(&cluster, 1, &pushed.model).await
+}
+
+#[tokio::test]
+async fn an_upload_limit_leaves_most_of_a_model_to_the_registry() -> Result<()> {
+    let registry = Registry::start().await?;
+    let (cluster, pushed) = one_has_it(&registry).await?;
+    // Of 26 MB, without a limit, the peer brings more than half: see above.
+    limit_upload(&cluster, 50_000).await?;
+    let pull = pulled(cluster.node(1), &pushed.model).await?;
+    let brought = by_peers(&pull);
+    assert!(brought < pushed.layers[0].size / 4, "{:#?}", pull.sources);
+    verified(&cluster, 1, &pushed.model).await
 }

@@ -1,7 +1,5 @@
 //! Pulls that are interrupted: by kill -9, by their owner, by another node.
 
-use std::path::Path;
-
 use agent_api::{
     models::ModelList,
     pull::{Pull, PullList, PullState},
@@ -19,20 +17,6 @@ use tempfile::TempDir;
 
 use super::{Bench, installed_whole};
 
-/// Bytes that the record of a layer on its way claims.
-fn written_down(data_dir: &Path, digest: &str) -> Option<u64> {
-    let name = format!("models/blobs/{}.state", digest.replace(':', "-"));
-    let text = std::fs::read_to_string(data_dir.join(name)).ok()?;
-    let record: Value = serde_json::from_str(text.lines().nth(1)?).ok()?;
-    let hashed = record["hashed"].as_u64()?;
-    let parts = record["parts"].as_array()?.iter();
-    let beyond = parts.filter_map(|part| {
-        let start = part[0].as_u64()? * PART;
-        (start + part[1].as_u64()?).checked_sub(start.max(hashed))
-    });
-    Some(hashed + beyond.sum::<u64>())
-}
-
 #[tokio::test]
 async fn after_kill_9_a_pull_goes_on_by_itself_and_fetches_nothing_twice() -> Result<()> {
     let bench = Bench::new().await?;
@@ -42,7 +26,7 @@ async fn after_kill_9_a_pull_goes_on_by_itself_and_fetches_nothing_twice() -> Re
     let here = pulls::here(&half, &bench.digest);
     // What is not synced yet may be fetched again: at most a second's worth.
     eventually("what is here is written down", || async {
-        written_down(&node.options.data_dir(), &bench.digest).unwrap_or(0) >= here
+        pulls::written_down(&node.options.data_dir(), &bench.digest).unwrap_or(0) >= here
     })
     .await?;
     let options = node.kill()?;

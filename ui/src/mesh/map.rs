@@ -21,11 +21,15 @@ pub const HEIGHT: f64 = 296.0;
 /// Units per degree, equirectangular.
 const PER_DEGREE_EAST: f64 = 2.4;
 const PER_DEGREE_NORTH: f64 = 2.485;
-/// Longitude of the left edge and latitude of the top. Places beyond an edge, as Alaska, are drawn
-/// on it.
+/// Longitude of the left edge and latitude of the top. Places beyond a side, as Alaska, are drawn on
+/// it and say so.
 const WEST: f64 = -132.0;
 const NORTH: f64 = 73.07;
 const EDGE: f64 = 9.0;
+/// West of this the right side is nearer to what people know: Samoa and Tonga are beside New Zealand.
+const TURN: f64 = -168.0;
+/// Between two dots on a side, so that each can be seen and hit.
+const EDGE_STEP: f64 = 14.0;
 
 /// More lines than this hide the map.
 const MAX_LINES: usize = 40;
@@ -57,9 +61,57 @@ pub struct Map {
 }
 
 fn project(point: Point) -> (f64, f64) {
-    let x = (point.longitude - WEST) * PER_DEGREE_EAST;
+    let east = if point.longitude < TURN { 360.0 } else { 0.0 };
+    let x = (point.longitude + east - WEST) * PER_DEGREE_EAST;
     let y = (NORTH - point.latitude) * PER_DEGREE_NORTH;
     (x.clamp(EDGE, WIDTH - EDGE), y.clamp(EDGE, HEIGHT - EDGE))
+}
+
+/// The side of the map on which a place lies that is beyond it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    West,
+    East,
+}
+
+impl Side {
+    fn of((x, _): (f64, f64)) -> Option<Self> {
+        if x <= EDGE { Some(Self::West) } else { (x >= WIDTH - EDGE).then_some(Self::East) }
+    }
+
+    /// The highest place on it that nothing covers.
+    fn top(self) -> f64 {
+        if self == Self::West { TOOLS.bottom + EDGE } else { EDGE }
+    }
+
+    fn note(self) -> &'static str {
+        match self {
+            Self::West => " (west of this map)",
+            Self::East => " (east of this map)",
+        }
+    }
+
+    fn arrow(self) -> &'static str {
+        match self {
+            Self::West => "\u{2190} ",
+            Self::East => "\u{2192} ",
+        }
+    }
+}
+
+/// Moves what lies on a side out from under the buttons and from under each other, keeping the order
+/// from north to south.
+fn spread<'a>(places: impl Iterator<Item = &'a mut (f64, f64)>) {
+    let on_sides = places.filter_map(|at| Side::of(*at).map(|side| (side, at)));
+    let on_sides = in_order(on_sides.collect(), |(_, a), (_, b)| {
+        a.1.total_cmp(&b.1).then(a.0.total_cmp(&b.0))
+    });
+    let (mut west, mut east) = (Side::West.top(), Side::East.top());
+    for (side, at) in on_sides {
+        let next = if side == Side::West { &mut west } else { &mut east };
+        at.1 = at.1.max(*next).min(HEIGHT - EDGE);
+        *next = at.1 + EDGE_STEP;
+    }
 }
 
 /// Peers of one place.
@@ -139,31 +191,62 @@ fn region(peer: &Peer) -> Option<&str> {
     peer.announcement.as_ref()?.region.as_deref()
 }
 
+/// Where a peer is drawn.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Spot<'a> {
+    /// Around this node.
+    Near,
+    /// At its own place: a zone and where that is.
+    At(&'a str, Point),
+    Nowhere,
+}
+
+impl<'a> Spot<'a> {
+    /// `own`: this node's zone, if it is a place.
+    fn of(peer: &'a Peer, own: Option<&str>) -> Self {
+        let zone = region(peer).map(places::current);
+        let here = zone.is_some() && zone == own || Kind::of(peer) == Kind::Lan;
+        match zone.and_then(|zone| Some((zone, places::locate(zone)?))) {
+            _ if here && own.is_some() => Self::Near,
+            Some((zone, point)) => Self::At(zone, point),
+            None => Self::Nowhere,
+        }
+    }
+}
+
+/// The zone of a node that shows one that is a place.
+fn located(own: Option<&str>) -> Option<&str> {
+    own.map(places::current).filter(|zone| places::locate(zone).is_some())
+}
+
+/// There are peers, and the map would show none of them, because nobody says where they are.
+pub fn shows_nobody<'a>(peers: impl Iterator<Item = &'a Peer>, own: Option<&str>) -> bool {
+    let own = located(own);
+    let mut peers = peers.peekable();
+    peers.peek().is_some() && peers.all(|peer| Spot::of(peer, own) == Spot::Nowhere)
+}
+
 /// Draws the peers around a node called `name` in `own` (a time zone).
 pub fn draw<'a>(peers: impl Iterator<Item = &'a Peer>, name: &str, own: Option<&str>) -> Map {
-    let own_zone = own.map(places::current);
+    let own_zone = located(own);
     let mut map = Map { own: own_zone.and_then(places::locate).map(project), ..Map::default() };
     let mut near: Vec<&Peer> = Vec::new();
-    let mut by_place: BTreeMap<&str, Vec<&Peer>> = BTreeMap::new();
+    let mut by_place: BTreeMap<&str, (Point, Vec<&Peer>)> = BTreeMap::new();
     for peer in peers {
-        let zone = region(peer).map(places::current);
-        let here = zone.is_some() && zone == own_zone || Kind::of(peer) == Kind::Lan;
-        match zone {
-            _ if here && map.own.is_some() => near.push(peer),
-            Some(zone) if places::locate(zone).is_some() => {
-                by_place.entry(zone).or_default().push(peer);
+        match Spot::of(peer, own_zone) {
+            Spot::Near => near.push(peer),
+            Spot::At(zone, point) => {
+                by_place.entry(zone).or_insert_with(|| (point, Vec::new())).1.push(peer);
             }
-            _ => map.elsewhere += 1,
+            Spot::Nowhere => map.elsewhere += 1,
         }
     }
     let mut wishes = Vec::new();
-    let groups: Vec<_> = by_place
+    let mut groups: Vec<_> = by_place
         .into_iter()
-        .filter_map(|(zone, peers)| {
-            let at = project(places::locate(zone)?);
-            Some((zone, Group::of(peers)?, at))
-        })
+        .filter_map(|(zone, (point, peers))| Some((zone, Group::of(peers)?, project(point))))
         .collect();
+    spread(map.own.iter_mut().chain(groups.iter_mut().map(|(_, _, at)| at)));
     let groups = in_order(groups, |a, b| {
         let (a, b) = (&a.1, &b.1);
         rank(a.nearest())
@@ -172,8 +255,9 @@ pub fn draw<'a>(peers: impl Iterator<Item = &'a Peer>, name: &str, own: Option<&
             .then_with(|| a.nearest().node_id.cmp(&b.nearest().node_id))
     });
     for (zone, group, at) in &groups {
-        let place = places::name(zone);
-        let dot = dot(group, *at, title(group, &place));
+        let (place, side) = (places::name(zone), Side::of(*at));
+        let noted = format!("{place}{}", side.map_or("", Side::note));
+        let dot = dot(group, *at, title(group, &noted));
         if let Some(own) = map.own
             && group.kind.connected()
             && map.lines.len() < MAX_LINES
@@ -184,6 +268,7 @@ pub fn draw<'a>(peers: impl Iterator<Item = &'a Peer>, name: &str, own: Option<&
             1 => (group.nearest().name.clone(), rtt(group.nearest())),
             n => (place, n.to_string()),
         };
+        let name = format!("{}{name}", side.map_or("", Side::arrow));
         wishes.push(Wish { x: dot.x, y: dot.y, radius: dot.radius, name, figure, must: false });
         map.dots.push(dot);
     }
@@ -265,6 +350,43 @@ mod tests {
         assert!((sydney.0 - 679.7).abs() < 1.0 && (sydney.1 - 265.9).abs() < 1.0, "{sydney:?}");
         let honolulu = project(Point { latitude: 21.3, longitude: -157.8 });
         assert_eq!(honolulu.0, EDGE, "on the edge, not outside");
+        let apia = project(Point { latitude: -13.8, longitude: -171.7 });
+        assert_eq!(apia.0, WIDTH - EDGE, "on New Zealand's side");
+    }
+
+    #[test]
+    fn places_beyond_a_side_say_so_and_lie_apart_from_the_buttons_and_each_other() {
+        let zones = [
+            "America/Anchorage",
+            "America/Juneau",
+            "Pacific/Honolulu",
+            "America/Nome",
+            "Pacific/Apia",
+        ];
+        let peers: Vec<_> = zones.iter().zip(1..).map(|(zone, n)| at(n, zone)).collect();
+        let map = draw_all(&peers, Some("America/Sitka"));
+        let (own, dots) = (map.own.expect("Sitka"), &map.dots);
+        let west: Vec<_> = dots.iter().filter(|dot| dot.x == EDGE).collect();
+        assert_eq!((west.len(), dots.len()), (4, 5));
+        let mut heights: Vec<f64> = west.iter().map(|dot| dot.y).chain([own.1]).collect();
+        heights.sort_by(f64::total_cmp);
+        assert!(heights[0] > TOOLS.bottom, "{heights:?}");
+        assert!(heights.windows(2).all(|two| two[1] - two[0] >= EDGE_STEP), "{heights:?}");
+        assert!(west.iter().all(|dot| dot.title.contains("west of this map")), "{west:?}");
+        assert!(map.labels.iter().any(|label| label.name.starts_with('\u{2190}')));
+        assert!(dots.iter().any(|dot| dot.title.contains("Apia (east of this map)")));
+    }
+
+    #[test]
+    fn a_map_without_any_place_is_known_as_empty() {
+        let nobody = |peers: &[Peer], own| shows_nobody(peers.iter(), own);
+        let nowhere = Peer { announcement: None, ..peer(1) };
+        let lan = Peer { path: Some(PathKind::Lan), ..nowhere.clone() };
+        assert!(!nobody(&[], None), "nobody is missing");
+        assert!(nobody(std::slice::from_ref(&nowhere), Some("Europe/Berlin")));
+        assert!(nobody(std::slice::from_ref(&lan), None), "beside a node that is nowhere");
+        assert!(!nobody(std::slice::from_ref(&lan), Some("Europe/Berlin")));
+        assert!(!nobody(&[nowhere, at(2, "Asia/Tokyo")], None));
     }
 
     #[test]

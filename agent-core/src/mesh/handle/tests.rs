@@ -192,6 +192,10 @@ async fn two_nodes_meet_by_ticket_and_see_what_the_other_says() {
 
     let view = attic.mesh.view();
     assert_eq!((view.state, view.counts.connected, view.counts.lan), (MeshState::Joined, 1, 1));
+    let (FrameCounts { sent, received }, heard) = (attic.mesh.frames(), desk.mesh.frames());
+    for count in [sent, received, heard.sent, heard.received] {
+        assert!(count.frames > 0 && count.bytes >= count.frames, "{count:?}");
+    }
     assert_eq!(view.mesh_id, desk.mesh.view().mesh_id);
     assert!(view.settled && attic.mesh.read_ticket(&invite.ticket).expect("reads").joined);
     let topology = attic.mesh.topology();

@@ -50,7 +50,9 @@ const GATHER: Duration = Duration::from_millis(3);
 /// How long ids of calm records gather: with five neighbours a node tells, asks and answers at
 /// most that often, whatever the size of the mesh.
 const CALM: Duration = Duration::from_secs(2);
-/// Urgent records that a node takes part in: a burst is a small mesh that starts at once.
+/// Urgent records that a node takes part in: a burst is a small mesh that starts at once. While a
+/// thousand nodes join within seconds most of their records are above it, and so may be a record
+/// that somebody waits for. Three seconds after the last of them joined nothing is (BENCHMARKS.md).
 const URGENT: Rate = Rate { burst: 60.0, per_s: 10.0 };
 /// How long an asked neighbour may take before the next is asked: a round trip over a far relay.
 const ASK_NEXT: Duration = Duration::from_millis(300);
@@ -103,6 +105,8 @@ struct Held {
 struct Awaited {
     /// Who was asked last.
     peer: NodeKey,
+    /// When another one may be asked.
+    next: Duration,
     /// When the promise counts as broken.
     until: Duration,
     /// Who else has it.
@@ -127,7 +131,8 @@ pub(super) struct Broadcast {
     /// Ids of records that were refused: their other copies need no second look.
     refused: Recent<RecordId>,
     awaited: BTreeMap<RecordId, Awaited>,
-    /// When the next holder of an awaited record is asked; in order, because all wait as long.
+    /// When the next holder of an awaited record is asked: [`Awaited::next`], in order, because all
+    /// wait as long. What came in the meantime is skipped.
     asks: VecDeque<(Duration, RecordId)>,
     /// When the gathered ids are told.
     tell_at: Option<Duration>,
@@ -173,14 +178,25 @@ impl Broadcast {
         }
     }
 
-    pub(super) fn neighbour_down(&mut self, peer: &NodeKey) {
+    /// It is asked for nothing any more; who else has what it promised is asked at once.
+    pub(super) fn neighbour_down(&mut self, peer: &NodeKey, now: Duration) {
         if let Some(at) = self.slot_of(peer) {
             self.slots[at] = None;
         }
-        self.awaited.retain(|_, awaited| {
+        let asks = &mut self.asks;
+        self.awaited.retain(|id, awaited| {
             awaited.others.retain(|holder| holder != peer);
-            awaited.peer != *peer || !awaited.others.is_empty()
+            if awaited.peer != *peer {
+                return true;
+            }
+            let has_others = !awaited.others.is_empty();
+            if has_others {
+                awaited.next = now;
+                asks.push_front((now, *id));
+            }
+            has_others
         });
+        self.ask_others(now);
     }
 
     /// A copy of a record that was checked before. False: it needs the check.
@@ -265,14 +281,20 @@ impl Broadcast {
             if let Some(held) = self.held.get_mut(id) {
                 held.told |= 1 << at;
             } else if let Some(awaited) = self.awaited.get_mut(id) {
-                if awaited.others.len() < MOST_HOLDERS && awaited.peer != peer {
+                if awaited.peer == peer || awaited.others.contains(&peer) {
+                    continue;
+                }
+                if awaited.next <= now {
+                    // The one that was asked had its time, and until now nobody else had it.
+                    awaited.peer = peer;
+                    self.ask(at, *id, now);
+                } else if awaited.others.len() < MOST_HOLDERS {
                     awaited.others.push(peer);
                 }
             } else if !self.refused.contains(id) && self.awaited.len() < MOST_AWAITED {
-                let awaited = Awaited { peer, until: now + AWAIT, others: Vec::new() };
-                self.awaited.insert(*id, awaited);
-                self.asks.push_back((now + ASK_NEXT, *id));
-                self.want(at, *id);
+                let (next, until) = (now, now + AWAIT);
+                self.awaited.insert(*id, Awaited { peer, next, until, others: Vec::new() });
+                self.ask(at, *id, now);
             }
         }
     }
@@ -309,9 +331,9 @@ impl Broadcast {
     /// Asks the next holder of what did not come.
     pub(super) fn ask_others(&mut self, now: Duration) {
         while let Some((at, id)) = self.asks.front().copied() {
-            let waits = self.awaited.get_mut(&id).filter(|awaited| !awaited.others.is_empty());
+            let waits = self.awaited.get_mut(&id).filter(|awaited| awaited.next == at);
             let Some(awaited) = waits else {
-                // It came, or nobody else has it.
+                // It came, or was asked for again.
                 self.asks.pop_front();
                 continue;
             };
@@ -319,11 +341,14 @@ impl Broadcast {
                 break;
             }
             self.asks.pop_front();
+            // With no other holder, the next one that tells of it is asked.
+            if awaited.others.is_empty() {
+                continue;
+            }
             awaited.peer = awaited.others.remove(0);
             let peer = awaited.peer;
-            self.asks.push_back((now + ASK_NEXT, id));
             if let Some(slot) = self.slot_of(&peer) {
-                self.want(slot, id);
+                self.ask(slot, id, now);
             }
         }
     }
@@ -356,11 +381,15 @@ impl Broadcast {
         frames
     }
 
-    fn want(&mut self, at: usize, id: RecordId) {
-        if let Some(slot) = &mut self.slots[at] {
-            slot.want.push(id);
-            self.hasty = true;
-        }
+    /// Asks this neighbour for an awaited record; the next one is asked if it does not come.
+    fn ask(&mut self, at: usize, id: RecordId, now: Duration) {
+        let (Some(slot), Some(awaited)) = (&mut self.slots[at], self.awaited.get_mut(&id)) else {
+            return;
+        };
+        awaited.next = now + ASK_NEXT;
+        self.asks.push_back((awaited.next, id));
+        slot.want.push(id);
+        self.hasty = true;
     }
 
     fn expire(&mut self, now: Duration) {
@@ -369,6 +398,16 @@ impl Broadcast {
         {
             self.held_order.pop_front();
             self.held.remove(&id);
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn assert_bounded(&self) {
+        assert!(self.held.len() <= MOST_HELD && self.held_order.len() <= MOST_HELD + 1);
+        assert!(self.refused.len() <= MOST_HELD && self.awaited.len() <= MOST_AWAITED);
+        assert!(self.awaited.values().all(|awaited| awaited.others.len() <= MOST_HOLDERS));
+        for slot in self.slots.iter().flatten() {
+            assert!(slot.have.len() <= MOST_UNTOLD && slot.want.len() <= MOST_AWAITED);
         }
     }
 
@@ -425,3 +464,6 @@ fn pushed_hops(nodes: usize) -> u8 {
     }
     hops
 }
+
+#[cfg(test)]
+mod tests;

@@ -174,6 +174,7 @@ impl<'a> Driver<'a> {
             members: session.ends.members.subscribe(),
             offers: session.ends.offers.clone(),
             uses: session.ends.uses.clone(),
+            traffic: session.ends.traffic.clone(),
             tasks,
         };
         let mut driver = Self {

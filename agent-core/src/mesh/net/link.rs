@@ -29,6 +29,7 @@ use super::{
     network::{Range, is_neighbour, is_on_link},
     peers::{Live, Members, Uses},
     streams::{Offers, PeerStream, code, read_header},
+    traffic::Traffic,
 };
 use crate::mesh::{
     NodeKey,
@@ -84,6 +85,7 @@ pub(super) struct LinkContext {
     pub(super) members: watch::Receiver<Arc<Members>>,
     pub(super) offers: Offers,
     pub(super) uses: Uses,
+    pub(super) traffic: Traffic,
     pub(super) tasks: TaskTracker,
 }
 
@@ -110,6 +112,13 @@ enum Outgoing {
     Close { code: VarInt, reason: String },
 }
 
+/// The writer's end of what waits for one peer.
+#[derive(Debug)]
+struct Queued {
+    frames: mpsc::Receiver<Outgoing>,
+    unsent: Arc<AtomicUsize>,
+}
+
 /// The peer lets frames pile up.
 #[derive(Debug)]
 pub(super) struct TooSlow;
@@ -121,8 +130,9 @@ impl Link {
         let (queue, outgoing) = mpsc::channel(UNSENT_FRAMES);
         let unsent = Arc::new(AtomicUsize::new(0));
         let tasks = &context.tasks;
-        tasks.spawn(write(send, outgoing, connection.clone(), Arc::clone(&unsent)));
-        tasks.spawn(read(conn, recv, connection.clone(), context.events.clone()));
+        let queued = Queued { frames: outgoing, unsent: Arc::clone(&unsent) };
+        tasks.spawn(write(send, queued, connection.clone(), context.traffic.clone()));
+        tasks.spawn(read(conn, recv, connection.clone(), context.clone()));
         tasks.spawn(attend(conn, peer, connection.clone(), context.clone()));
         Self {
             peer,
@@ -229,19 +239,20 @@ fn text_of(address: &TransportAddr) -> String {
     }
 }
 
-async fn read(
-    conn: ConnId,
-    mut stream: RecvStream,
-    connection: Connection,
-    events: mpsc::Sender<LinkEvent>,
-) {
+async fn read(conn: ConnId, mut stream: RecvStream, connection: Connection, context: LinkContext) {
     let room = Arc::new(Semaphore::new(UNREAD_FRAMES));
     let mut malformed = None;
     loop {
         let Ok(permit) = Arc::clone(&room).acquire_owned().await else { break };
         match read_frame(&mut stream).await {
             Ok(bytes) => {
-                if events.send(LinkEvent::Frame { conn, bytes, _room: permit }).await.is_err() {
+                context.traffic.received(bytes.len());
+                if context
+                    .events
+                    .send(LinkEvent::Frame { conn, bytes, _room: permit })
+                    .await
+                    .is_err()
+                {
                     return;
                 }
             }
@@ -267,16 +278,16 @@ async fn read(
     }
     let reason = reason_of(&connection.closed().await);
     // The driver is gone when the session is: nobody is left to be told.
-    let _ = events.send(LinkEvent::Down { conn, reason, malformed }).await;
+    let _ = context.events.send(LinkEvent::Down { conn, reason, malformed }).await;
 }
 
 async fn write(
     mut stream: SendStream,
-    mut queue: mpsc::Receiver<Outgoing>,
+    mut queued: Queued,
     connection: Connection,
-    unsent: Arc<AtomicUsize>,
+    traffic: Traffic,
 ) {
-    while let Some(outgoing) = queue.recv().await {
+    while let Some(outgoing) = queued.frames.recv().await {
         match outgoing {
             Outgoing::Frame(frame) => {
                 if write_frame(&mut stream, &frame).await.is_err() {
@@ -284,7 +295,8 @@ async fn write(
                     connection.close(close::MALFORMED, b"the control stream was stopped");
                     return;
                 }
-                unsent.fetch_sub(frame.len(), Ordering::Relaxed);
+                traffic.sent(frame.len());
+                queued.unsent.fetch_sub(frame.len(), Ordering::Relaxed);
             }
             Outgoing::Close { code, reason } => {
                 // Both fail only if the connection is over already.
@@ -401,6 +413,7 @@ mod tests {
             members: watch::Sender::new(Arc::default()).subscribe(),
             offers: Offers::default(),
             uses: Uses::default(),
+            traffic: Traffic::default(),
             tasks: TaskTracker::new(),
         };
         let opened = Opened { connection, send, recv, side: Side::Dialed };

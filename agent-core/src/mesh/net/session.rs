@@ -25,6 +25,7 @@ use super::{
     network::Network,
     peers::{Members, Uses},
     snapshot::Snapshot,
+    traffic::Traffic,
 };
 use crate::{
     backoff::Backoff,
@@ -103,6 +104,7 @@ pub(in crate::mesh) struct Ends {
     pub(in crate::mesh) sources: watch::Sender<Option<Sources>>,
     pub(in crate::mesh) offers: Offers,
     pub(in crate::mesh) uses: Uses,
+    pub(in crate::mesh) traffic: Traffic,
     pub(in crate::mesh) stop: CancellationToken,
 }
 

@@ -46,6 +46,20 @@ impl Running {
     }
 }
 
+pub(super) fn member(key: NodeKey) -> KnownPeer {
+    KnownPeer {
+        key,
+        addresses: Addresses::default(),
+        name: "desk".to_owned(),
+        seed: false,
+        relay: None,
+        dht_port: None,
+        region: None,
+        version: "0.1.0".to_owned(),
+        last_seen_ms: 0,
+    }
+}
+
 fn any_port() -> SocketAddr {
     (Ipv4Addr::LOCALHOST, 0).into()
 }
@@ -99,6 +113,25 @@ async fn two_nodes_without_a_direct_way_talk_through_the_relay() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nodes_can_tell_the_relay_from_a_captive_portal_and_measure_it() {
+    let mut relay = Running::start(any_port(), None);
+    let url = relay.url().await;
+    crate::tls::install_crypto();
+    let client = reqwest::Client::new();
+    let get = |path: &str| client.get(url.join(path).expect("a url")).timeout(PATIENCE);
+    let probe = get("/ping").send().await.expect("answers");
+    assert_eq!(probe.status(), 200);
+    let challenge = get("/generate_204").header("x-iroh-challenge", "ts_relay.example");
+    let answer = challenge.send().await.expect("answers");
+    assert_eq!(answer.status(), 204);
+    assert_eq!(answer.headers()["x-iroh-response"], "response ts_relay.example");
+    let no_socket = get("/relay").send().await.expect("answers");
+    assert_eq!(no_socket.status(), 400);
+    assert_eq!(get("/else").send().await.expect("answers").status(), 404);
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_blocked_node_is_refused() {
     let mut relay = Running::start(any_port(), None);
     let url = relay.url().await;
@@ -138,22 +171,46 @@ async fn strangers_leave_room_for_the_nodes_of_the_mesh() {
         assert_eq!(gate.on_connect(&node(n)).await, Access::Allow, "{n}");
     }
     assert!(matches!(gate.on_connect(&node(200)).await, Access::Deny { .. }));
-    let member = KnownPeer {
-        key: NodeKey(*node(200).endpoint_id().as_bytes()),
-        addresses: Addresses::default(),
-        name: "desk".to_owned(),
-        seed: false,
-        relay: None,
-        dht_port: None,
-        region: None,
-        version: "0.1.0".to_owned(),
-        last_seen_ms: 0,
-    };
+    let member = member(NodeKey(*node(200).endpoint_id().as_bytes()));
     directory.send_replace(Arc::new(vec![member]));
     assert_eq!(gate.on_connect(&node(200)).await, Access::Allow, "it is in the mesh now");
     assert!(matches!(gate.on_connect(&node(201)).await, Access::Deny { .. }));
     gate.on_disconnect(first.endpoint_id(), first.connection_id());
     assert_eq!(gate.on_connect(&node(201)).await, Access::Allow, "a stranger left");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_relay_that_ends_or_panics_starts_again_and_says_why() {
+    let stop = CancellationToken::new();
+    let (said, mut says) = tokio::sync::mpsc::channel(8);
+    let lives = std::sync::atomic::AtomicU32::new(0);
+    let open = || {
+        let life = lives.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        async move {
+            let reason = "its task was gone".to_owned();
+            match life {
+                0 => panic!("a fault"),
+                1 => Err(RelayError::Stopped { address: any_port(), reason }),
+                _ => {
+                    let (own, directory) = (watch::Sender::default(), watch::Sender::default());
+                    start(any_port(), Gate::new(own.subscribe(), directory.subscribe())).await
+                }
+            }
+        }
+    };
+    let say = move |bound: Option<SocketAddr>, problem| {
+        said.try_send((bound.is_some(), problem)).expect("heard");
+    };
+    let running = run(any_port(), open, stop.clone(), say);
+    let watching = async {
+        for reason in ["fault of this program", "its task was gone"] {
+            let (runs, problem) = says.recv().await.expect("told");
+            assert!(!runs && problem.is_some_and(|text: String| text.contains(reason)), "{reason}");
+        }
+        assert_eq!(says.recv().await, Some((true, None)), "it runs again, and nothing is wrong");
+        stop.cancel();
+    };
+    tokio::join!(running, watching);
 }
 
 fn http_request() -> axum::http::Request<()> {

@@ -23,11 +23,12 @@ use slot::Shelf;
 pub(super) use stats::Stats;
 use tokio::sync::watch;
 
-use super::{
-    hints::{Loopback, clean},
-    turn::{Turn, Woken},
+use super::turn::{Turn, Woken};
+use crate::{
+    backoff::Backoff,
+    clock::now_ms,
+    mesh::{Addresses, addr::Loopback},
 };
-use crate::{backoff::Backoff, clock::now_ms, mesh::Addresses};
 
 const KIND: SourceKind = SourceKind::Dht;
 /// Announced so often; items are forgotten by the public DHT after two hours (BEP 44).
@@ -177,10 +178,10 @@ fn others(turn: &Turn, coordinators: &watch::Receiver<Vec<SocketAddrV4>>) -> Vec
             nodes.push(SocketAddrV4::new(ip, port));
         }
     };
-    let loopback = Loopback::as_own(&turn.own.borrow());
+    let loopback = Loopback::from_afar(&turn.own.borrow().addresses);
     for peer in turn.directory.borrow().iter() {
         let Some(port) = peer.dht_port.filter(|port| *port != 0) else { continue };
-        for address in clean(peer.addresses.clone(), loopback).direct {
+        for address in peer.addresses.cleaned(loopback).direct {
             add(address.ip(), port);
         }
     }
@@ -211,7 +212,7 @@ async fn visit_all(turn: &Turn, networks: Vec<Network>, plan: &mut Plan, stats: 
         addresses: own.addresses.clone(),
         port: turn.endpoint.bound_sockets().iter().find(|s| s.is_ipv4()).map(SocketAddr::port),
     });
-    let loopback = Loopback::as_own(&own);
+    let loopback = Loopback::from_afar(&own.addresses);
     let mut results = Vec::new();
     for network in networks {
         let visit = Visit {
@@ -226,7 +227,7 @@ async fn visit_all(turn: &Turn, networks: Vec<Network>, plan: &mut Plan, stats: 
         let mut found = 0;
         if let Ok(visited) = &result {
             for entry in &visited.found {
-                let addresses = clean(entry.addresses.clone(), loopback);
+                let addresses = entry.addresses.cleaned(loopback);
                 found += u64::from(turn.offer(KIND, entry.key, addresses, None));
             }
             lock(stats).visited(visited, look, found);

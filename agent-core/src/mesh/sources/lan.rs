@@ -15,13 +15,13 @@ use agent_api::mesh::{SourceKind, SourceState};
 use data_encoding::BASE32_NOPAD;
 use swarm_discovery::{Discoverer, DropGuard, IpClass, Peer};
 
-use super::{
-    hints::{Loopback, clean, is_local},
-    turn::{Turn, Woken},
-};
+use super::turn::{Turn, Woken};
 use crate::{
     backoff::Backoff,
-    mesh::{Addresses, MeshId, NodeKey},
+    mesh::{
+        Addresses, MeshId, NodeKey,
+        addr::{Loopback, is_local},
+    },
 };
 
 const KIND: SourceKind = SourceKind::Lan;
@@ -145,11 +145,7 @@ impl Shown {
         let own = turn.own.borrow();
         let mut name = own.name.clone();
         name.truncate(name.floor_char_boundary(NAME_BYTES));
-        let mut addresses = clean(own.addresses.clone(), Loopback::Keep).direct;
-        // Without the interface's number, which differs from computer to computer, they lead nowhere.
-        addresses.retain(
-            |address| !matches!(address.ip(), IpAddr::V6(ip) if ip.is_unicast_link_local()),
-        );
+        let mut addresses = own.addresses.cleaned(Loopback::Allowed).direct;
         let far = addresses.iter().all(|address| !is_local(address.ip()));
         if !far {
             // A public address does not lead to this network's nodes faster than a local one.
@@ -245,7 +241,7 @@ fn hear(turn: &Turn, neighbours: &Neighbours, label: &str, peer: &Peer) {
         return;
     }
     let direct = peer.addrs().iter().map(|(ip, port)| SocketAddr::new(*ip, *port)).collect();
-    let addresses = clean(Addresses { direct, relays: Vec::new() }, Loopback::Keep);
+    let addresses = Addresses { direct, relays: Vec::new() }.cleaned(Loopback::Allowed);
     if addresses.direct.is_empty() {
         return;
     }

@@ -4,14 +4,11 @@ use std::time::Duration;
 
 use agent_api::mesh::{SourceKind, SourceState};
 
-use super::{
-    hints::{Loopback, clean},
-    turn::{Turn, Woken},
-};
+use super::turn::{Turn, Woken};
 use crate::{
     backoff::Backoff,
     clock::now_ms,
-    mesh::{Addresses, MeshId, NodeKey},
+    mesh::{Addresses, MeshId, NodeKey, addr::Loopback},
     storage::{SaveMeshPeer, SavedPeer, Storage, list_mesh_peers},
 };
 
@@ -107,7 +104,7 @@ async fn offer_all(turn: &mut Turn, rows: Vec<SavedPeer>) -> Option<Woken> {
 fn parse(row: &SavedPeer) -> Option<(NodeKey, Addresses)> {
     let peer = NodeKey(row.node.as_slice().try_into().ok()?);
     let addresses: Addresses = serde_json::from_str(&row.addresses).ok()?;
-    Some((peer, clean(addresses, Loopback::Keep)))
+    Some((peer, addresses.cleaned(Loopback::Allowed)))
 }
 
 /// Hands a row to the database without waiting.
@@ -118,7 +115,7 @@ pub(super) fn save(
     addresses: Addresses,
     mut name: String,
 ) {
-    let addresses = clean(addresses, Loopback::Keep);
+    let addresses = addresses.cleaned(Loopback::Allowed);
     let Ok(addresses) = serde_json::to_string(&addresses) else { return };
     name.truncate(name.floor_char_boundary(NAME_BYTES));
     let (mesh, node) = (mesh.0.to_vec(), peer.0.to_vec());

@@ -13,13 +13,10 @@ use futures_util::{StreamExt as _, stream};
 use reqwest::{Client, Response, Url, redirect};
 use tokio::sync::watch;
 
-use super::{
-    hints::{Loopback, clean, is_relay_url},
-    turn::{Turn, Woken},
-};
+use super::turn::{Turn, Woken};
 use crate::{
     backoff::Backoff,
-    mesh::{Addresses, NodeKey, coordinators::MAX_COORDINATORS},
+    mesh::{Addresses, NodeKey, addr::Loopback, coordinators::MAX_COORDINATORS},
     tls::install_crypto,
 };
 
@@ -132,7 +129,7 @@ async fn ask_all(turn: &Turn, seeds: &[String]) -> Round {
         (seed, answer)
     };
     let mut answers = stream::iter(seeds.to_vec()).map(ask_one).buffered(AT_ONCE);
-    let loopback = Loopback::as_own(&turn.own.borrow());
+    let loopback = Loopback::from_afar(&turn.own.borrow().addresses);
     let mut round = Round::default();
     while let Some((seed, answer)) = answers.next().await {
         let list = match answer {
@@ -145,7 +142,7 @@ async fn ask_all(turn: &Turn, seeds: &[String]) -> Round {
         };
         round.answered += 1;
         for coordinator in list.coordinators.into_iter().take(MAX_COORDINATORS) {
-            let here = if is_loopback_seed(&seed) { Loopback::Keep } else { loopback };
+            let here = if is_loopback_seed(&seed) { Loopback::Allowed } else { loopback };
             let Some(parsed) = parse(coordinator, here) else { continue };
             if let Some(address) = parsed.dht
                 && round.dht.len() < MAX_DHT
@@ -171,12 +168,12 @@ fn parse(coordinator: Coordinator, loopback: Loopback) -> Option<Parsed> {
     let Coordinator { node_id: NodeId(id), addresses, relay, dht, .. } = coordinator;
     let peer = NodeKey::from_id(&NodeId(id))?;
     let direct = addresses.iter().filter_map(|text| text.parse().ok()).collect();
-    let relays = relay.into_iter().filter(|url| is_relay_url(url)).collect();
-    let addresses = clean(Addresses { direct, relays }, loopback);
+    let relays = relay.into_iter().collect();
+    let addresses = Addresses { direct, relays }.cleaned(loopback);
     let dht = dht.and_then(|text| text.parse().ok());
     let dht = dht.and_then(|address| {
         let one = Addresses { direct: vec![address], relays: Vec::new() };
-        clean(one, loopback).direct.into_iter().find_map(|address| match address {
+        one.cleaned(loopback).direct.into_iter().find_map(|address| match address {
             SocketAddr::V4(address) => Some(address),
             SocketAddr::V6(_) => None,
         })

@@ -54,6 +54,8 @@ pub struct Tuning {
     pub race_after: Duration,
     /// Peers on this network that are slow for so long are joined by the registry.
     pub slow_after: Duration,
+    /// A registry that has not answered for so long gets company: peers are asked beside it.
+    pub quiet_after: Duration,
     /// Between two looks at a layer that somebody else fetches.
     pub lock_poll: Duration,
     /// First and longest wait before a pull that lost its connection goes on.
@@ -68,6 +70,7 @@ impl Default for Tuning {
             stall: Duration::from_secs(20),
             race_after: super::plan::RACE_AFTER,
             slow_after: super::peers::SLOW_AFTER,
+            quiet_after: super::resolve::QUIET_AFTER,
             lock_poll: Duration::from_millis(500),
             retry: (Duration::from_secs(1), Duration::from_secs(120)),
             headroom: super::disk::HEADROOM_BYTES,

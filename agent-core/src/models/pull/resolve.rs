@@ -1,11 +1,11 @@
 //! What peers are asked for besides parts of weights: who has a blob, which manifest a name stands
 //! for, and small layers, when the registry is out of reach.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{
     fetch::{Attempt, Context},
@@ -16,6 +16,13 @@ use crate::models::{
     name::ModelRef,
     registry::{RegistryError, Source},
 };
+
+/// Peers are asked beside a registry that is quiet for so long: one whose packets are swallowed
+/// (a captive network, a firewall) fails only after its connection's timeout.
+pub(super) const QUIET_AFTER: Duration = Duration::from_secs(2);
+/// The registry's word on a name counts more than a peer's, and it may be only slow: a peer's is
+/// taken when the registry was quiet for so many times [`QUIET_AFTER`].
+const NAME_PATIENCE: u32 = 3;
 
 /// A name's manifest.
 pub(super) struct Resolved {
@@ -35,23 +42,78 @@ impl Context {
 
 /// Asks the registry; if that is out of reach, the peers that the owner has reason to believe.
 pub(super) async fn resolve(context: &Context, name: &ModelRef) -> Result<Resolved, RegistryError> {
-    let error = match context.client.manifest(name).await {
-        Ok(manifest) => return Ok(Resolved { manifest, note: None }),
-        Err(error) => error,
+    let asked = async {
+        let manifest = context.client.manifest(name).await?;
+        Ok(Resolved { manifest, note: None })
     };
-    let peers = context.peers().filter(|_| error.is_transient());
-    let Some(peers) = peers else { return Err(error) };
-    let found = timeout(FIRST_LOOK, peers.manifests(name)).await.unwrap_or_default();
+    let quiet_after = context.tuning.quiet_after;
+    let patience = Patience { quiet_after, take_after: quiet_after * NAME_PATIENCE };
+    beside(asked, by_peers(context, name), patience).await
+}
+
+/// What the peers say that the owner has reason to believe.
+async fn by_peers(context: &Context, name: &ModelRef) -> Option<Resolved> {
+    let found = timeout(FIRST_LOOK, context.peers()?.manifests(name)).await.ok()?;
     let manifests = found
         .into_iter()
         .filter_map(|found| Some((found.peer, Manifest::parse(found.bytes).ok()?)));
-    let Some((peer, manifest)) = usual(manifests.collect()) else { return Err(error) };
+    let (peer, manifest) = usual(manifests.collect())?;
     let note = format!(
         "{} cannot be reached, so {peer} said what {} is made of. Pull it again later to compare.",
         name.host,
         name.id()
     );
-    Ok(Resolved { manifest, note: Some(note) })
+    Some(Resolved { manifest, note: Some(note) })
+}
+
+/// How long a registry may be quiet.
+#[derive(Clone, Copy, Debug)]
+struct Patience {
+    /// Until peers are asked beside it.
+    quiet_after: Duration,
+    /// Until what they said is taken.
+    take_after: Duration,
+}
+
+/// What the registry answers; what the peers have, if it is out of reach or quiet for too long.
+/// Peers are asked at most once, and not at all if the registry answers soon.
+///
+/// # Errors
+/// The registry's, if peers cannot help.
+async fn beside<T>(
+    registry: impl Future<Output = Result<T, RegistryError>>,
+    peers: impl Future<Output = Option<T>>,
+    patience: Patience,
+) -> Result<T, RegistryError> {
+    let begun = Instant::now();
+    tokio::pin!(registry, peers);
+    let mut is_quiet = false;
+    let mut said: Option<Option<T>> = None;
+    let error = loop {
+        let may_take = matches!(said, Some(Some(_)));
+        tokio::select! {
+            biased;
+            answer = &mut registry => match answer {
+                Ok(answer) => return Ok(answer),
+                Err(error) => break error,
+            },
+            found = &mut peers, if is_quiet && said.is_none() => said = Some(found),
+            () = sleep_until(begun + patience.quiet_after), if !is_quiet => is_quiet = true,
+            () = sleep_until(begun + patience.take_after), if may_take => {
+                if let Some(Some(found)) = said.take() {
+                    return Ok(found);
+                }
+            }
+        }
+    };
+    if !error.is_transient() {
+        return Err(error);
+    }
+    let found = match said {
+        Some(found) => found,
+        None => peers.await,
+    };
+    found.ok_or(error)
 }
 
 /// What most say; of equals, what was heard first.
@@ -98,33 +160,41 @@ impl Attempt {
         blamed
     }
 
-    /// All bytes of a small layer, from the registry or, if that is out of reach, from a peer.
+    /// All bytes of a small layer, from the registry or, if that is out of reach or quiet, from a
+    /// peer. Whoever sends them: they fit the digest.
     pub(super) async fn small_bytes(
         &self,
         manifest: &Manifest,
         layer: &Layer,
     ) -> Result<Bytes, RegistryError> {
         let limit = usize::try_from(layer.size).unwrap_or(usize::MAX);
-        let error = match self.remote(layer).whole(limit).await {
-            Ok(bytes) => {
-                self.progress.sources.registry(&self.source.host(), bytes.len() as u64);
-                return Ok(bytes);
-            }
-            Err(error) => error,
-        };
-        let wanted = wanted(manifest, layer).filter(|_| error.is_transient());
-        let (Some(peers), Some(wanted)) = (self.context.peers(), wanted) else {
-            return Err(error);
-        };
+        let registry = async { Ok((self.remote(layer).whole(limit).await?, None)) };
+        let quiet_after = self.context.tuning.quiet_after;
+        let patience = Patience { quiet_after, take_after: quiet_after };
+        let (bytes, holder) =
+            beside(registry, self.small_from_peers(manifest, layer), patience).await?;
+        let (sources, length) = (&self.progress.sources, bytes.len() as u64);
+        match holder {
+            None => sources.registry(&self.source.host(), length),
+            Some(holder) => sources.peer(layer.digest, &*holder, length),
+        }
+        Ok(bytes)
+    }
+
+    async fn small_from_peers(
+        &self,
+        manifest: &Manifest,
+        layer: &Layer,
+    ) -> Option<(Bytes, Option<Arc<dyn Holder>>)> {
+        let wanted = wanted(manifest, layer)?;
+        let holders = timeout(FIRST_LOOK, self.context.peers()?.holders(wanted)).await.ok()?;
         let distrusted = self.progress.sources.distrusted();
-        let holders = timeout(FIRST_LOOK, peers.holders(wanted)).await.unwrap_or_default();
-        for holder in holders.iter().filter(|holder| !distrusted.contains(holder.id())) {
-            if let Some(bytes) = whole(&**holder, wanted).await {
-                self.progress.sources.peer(wanted.blob, &**holder, bytes.len() as u64);
-                return Ok(bytes);
+        for holder in holders.into_iter().filter(|holder| !distrusted.contains(holder.id())) {
+            if let Some(bytes) = whole(&*holder, wanted).await {
+                return Some((bytes, Some(holder)));
             }
         }
-        Err(error)
+        None
     }
 }
 
@@ -139,4 +209,70 @@ async fn whole(holder: &dyn Holder, wanted: Wanted) -> Option<Bytes> {
         }
     }
     (Digest::of(&bytes) == wanted.blob).then(|| bytes.freeze())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        future::{pending, ready},
+        sync::atomic::{AtomicBool, Ordering},
+    };
+
+    use tokio::time::sleep;
+
+    use super::*;
+
+    const QUIET: Duration = Duration::from_secs(2);
+    const PATIENCE: Patience = Patience { quiet_after: QUIET, take_after: Duration::from_secs(6) };
+
+    fn down() -> RegistryError {
+        RegistryError::Silent { host: "registry.example".to_owned(), seconds: 15 }
+    }
+
+    async fn after<T>(seconds: u64, answer: T) -> T {
+        sleep(Duration::from_secs(seconds)).await;
+        answer
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_registry_that_answers_soon_costs_no_question_to_peers() {
+        let asked = AtomicBool::new(false);
+        let peers = async {
+            asked.store(true, Ordering::Relaxed);
+            Some("a peer's")
+        };
+        let answer = beside(after(1, Ok("the registry's")), peers, PATIENCE).await;
+        assert_eq!(answer.expect("an answer"), "the registry's");
+        assert!(!asked.load(Ordering::Relaxed));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_registry_that_swallows_packets_is_not_waited_for() {
+        let begun = Instant::now();
+        let answer = beside(pending(), after(1, Some("a peer's")), PATIENCE).await;
+        assert_eq!(answer.expect("an answer"), "a peer's");
+        assert_eq!(begun.elapsed().as_secs(), 6, "virtual time, so this is no race");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_registrys_word_counts_more_than_a_peers() {
+        let answer = beside(after(5, Ok("the registry's")), ready(Some("a peer's")), PATIENCE);
+        assert_eq!(answer.await.expect("an answer"), "the registry's");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_peers_said_meanwhile_is_taken_when_the_registry_fails() {
+        let begun = Instant::now();
+        let answer = beside(after(3, Err(down())), ready(Some("a peer's")), PATIENCE).await;
+        assert_eq!(answer.expect("an answer"), "a peer's");
+        assert_eq!(begun.elapsed().as_secs(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_peers_cannot_help_the_registrys_error_is_told() {
+        let answer = beside(after(15, Err(down())), ready(None::<()>), PATIENCE).await;
+        assert!(matches!(answer, Err(RegistryError::Silent { .. })));
+        let answer = beside(after(1, Err(down())), after(1, Some("a peer's")), PATIENCE).await;
+        assert_eq!(answer.expect("an answer"), "a peer's", "asked when it has failed");
+    }
 }

@@ -53,6 +53,7 @@ pub(super) fn tuning() -> Tuning {
         // On a busy machine everything is slow for a while, and a race would change what is counted.
         race_after: Duration::from_secs(3600),
         slow_after: Duration::from_secs(3600),
+        quiet_after: Duration::from_secs(3600),
         lock_poll: Duration::from_millis(20),
         retry,
         headroom: 0,

@@ -31,15 +31,20 @@ impl View {
             Self::Latency => "latency",
         }
     }
+
+    fn named(name: &str) -> Option<Self> {
+        [Self::Map, Self::Latency].into_iter().find(|view| view.name() == name)
+    }
 }
 
 #[component]
 pub(super) fn Topology(anybody: Derived<bool>) -> impl IntoView {
     let app = use_app();
-    let remembered = storage::get(VIEW).as_deref() == Some(View::Latency.name());
-    let shown = RwSignal::new(if remembered { View::Latency } else { View::Map });
+    let redraw = redraw(app);
+    let chosen = RwSignal::new(storage::get(VIEW).as_deref().and_then(View::named));
+    let shown = derived(move || chosen.get().unwrap_or_else(|| usual(app, redraw)));
     let choose = move |view: View| {
-        shown.set(view);
+        chosen.set(Some(view));
         storage::set(VIEW, view.name());
     };
     let option = move |view: View, glyph: Icon, title: &'static str| {
@@ -56,7 +61,6 @@ pub(super) fn Topology(anybody: Derived<bool>) -> impl IntoView {
             </label>
         }
     };
-    let redraw = redraw(app);
     view! {
         <div class="topo-view">
             <div class="topo-tools">
@@ -72,6 +76,13 @@ pub(super) fn Topology(anybody: Derived<bool>) -> impl IntoView {
             <Legend redraw/>
         </div>
     }
+}
+
+/// What the owner sees who has not chosen: the map, unless nobody says where they are.
+fn usual(app: App, redraw: Derived<(u64, i64, Option<String>)>) -> View {
+    let (_, _, region) = redraw.get();
+    let empty = app.state.with_untracked(|s| map::shows_nobody(s.peers.iter(), region.as_deref()));
+    if empty { View::Latency } else { View::Map }
 }
 
 /// Changes when the pictures are to be drawn anew.

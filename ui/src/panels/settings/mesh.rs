@@ -1,6 +1,7 @@
 //! Mesh: how nodes are found, what they see of this one, and what they may fetch from it.
 
 use agent_api::{
+    Settings,
     mesh::{DhtUse, LanJoin, MeshSettingsPatch},
     settings::SettingsPatch,
 };
@@ -28,12 +29,32 @@ const DHT_USES: [(DhtUse, &str, &str); 3] = [
     (DhtUse::Public, "public", "Also the public one"),
 ];
 
-fn mesh(mesh: MeshSettingsPatch) -> SettingsPatch {
+/// A change of one setting.
+fn change(set: impl FnOnce(&mut MeshSettingsPatch)) -> SettingsPatch {
+    let mut mesh = MeshSettingsPatch::default();
+    set(&mut mesh);
     SettingsPatch { mesh: Some(mesh), ..SettingsPatch::default() }
 }
 
-fn none() -> MeshSettingsPatch {
-    MeshSettingsPatch::default()
+/// A row that turns something on and off.
+fn switch(
+    view: View,
+    field: &'static str,
+    label: &'static str,
+    hint: &'static str,
+    read: fn(&Settings) -> bool,
+    patch: fn(bool) -> SettingsPatch,
+) -> AnyView {
+    view! { <SwitchRow view field label hint read patch/> }.into_any()
+}
+
+fn card(title: &'static str, rows: impl IntoView) -> impl IntoView {
+    view! {
+        <section class="card">
+            <div class="card-head card-head--line"><h3 class="h-card">{title}</h3></div>
+            <div class="sets">{rows}</div>
+        </section>
+    }
 }
 
 fn options<T>(all: &[(T, &str, &str)]) -> Vec<(String, String)> {
@@ -50,19 +71,17 @@ fn value<T: Copy>(all: &[(T, &str, &str)], word: &str) -> Option<T> {
 
 #[component]
 pub(super) fn Mesh(view: View) -> impl IntoView {
+    let enabled = switch(
+        view,
+        "mesh.enabled",
+        "Take part in the mesh",
+        "Off: no packet leaves for other nodes, and none can find this one.",
+        |s| s.mesh.enabled,
+        |v| change(|m| m.enabled = Some(v)),
+    );
     view! {
         <section class="card">
-            <div class="sets">
-                <SwitchRow
-                    view
-                    field="mesh.enabled"
-                    label="Take part in the mesh"
-                    hint="Off: no packet leaves for other nodes, and none can find this one."
-                    read=|s| s.mesh.enabled
-                    patch=|v| mesh(MeshSettingsPatch { enabled: Some(v), ..none() })
-                />
-                <RegionRow view/>
-            </div>
+            <div class="sets">{enabled}<RegionRow view/></div>
         </section>
         {lan(view)}
         {internet(view)}
@@ -71,30 +90,26 @@ pub(super) fn Mesh(view: View) -> impl IntoView {
 }
 
 fn lan(view: View) -> impl IntoView {
-    view! {
-        <section class="card">
-            <div class="card-head card-head--line"><h3 class="h-card">"This network"</h3></div>
-            <div class="sets">
-                <SwitchRow
-                    view
-                    field="mesh.lan"
-                    label="Find nodes on this network"
-                    hint="By multicast DNS, and be found by it. Names and keys are sent, never a secret."
-                    read=|s| s.mesh.lan
-                    patch=|v| mesh(MeshSettingsPatch { lan: Some(v), ..none() })
-                />
-                <SelectRow
-                    view
-                    field="mesh.lan_join"
-                    label="New nodes here join"
-                    hint="By themselves only as long as nobody was invited by ticket; after that they ask."
-                    options=options(&LAN_JOINS)
-                    read=|s| word(&LAN_JOINS, &s.mesh.lan_join)
-                    patch=|v| Some(mesh(MeshSettingsPatch { lan_join: Some(value(&LAN_JOINS, v)?), ..none() }))
-                />
-            </div>
-        </section>
-    }
+    let find = switch(
+        view,
+        "mesh.lan",
+        "Find nodes on this network",
+        "By multicast DNS, and be found by it. Names and keys are sent, never a secret.",
+        |s| s.mesh.lan,
+        |v| change(|m| m.lan = Some(v)),
+    );
+    let join = view! {
+        <SelectRow
+            view
+            field="mesh.lan_join"
+            label="New nodes here join"
+            hint="By themselves only as long as nobody was invited by ticket; after that they ask."
+            options=options(&LAN_JOINS)
+            read=|s| word(&LAN_JOINS, &s.mesh.lan_join)
+            patch=|v| value(&LAN_JOINS, v).map(|v| change(|m| m.lan_join = Some(v)))
+        />
+    };
+    card("This network", (find, join))
 }
 
 fn dht_hint(dht: DhtUse) -> &'static str {
@@ -112,98 +127,90 @@ fn dht_hint(dht: DhtUse) -> &'static str {
 fn internet(view: View) -> impl IntoView {
     let dht =
         move || known(view).map(|v| dht_hint(v.settings.mesh.dht).to_owned()).unwrap_or_default();
-    view! {
-        <section class="card">
-            <div class="card-head card-head--line"><h3 class="h-card">"Internet"</h3></div>
-            <div class="sets">
-                <ListRow
-                    view
-                    field="mesh.seeds"
-                    label="Seeds"
-                    hint="Asked for peers. Tickets bring those of their mesh along."
-                    example="https://seed.example"
-                    most=MAX_SEEDS
-                    read=|s| s.mesh.seeds.clone()
-                    patch=|v| mesh(MeshSettingsPatch { seeds: Some(v), ..none() })
-                />
-                <SelectRow
-                    view
-                    field="mesh.dht"
-                    label="Hash table (DHT)"
-                    hint=Signal::derive(dht)
-                    options=options(&DHT_USES)
-                    read=|s| word(&DHT_USES, &s.mesh.dht)
-                    patch=|v| Some(mesh(MeshSettingsPatch { dht: Some(value(&DHT_USES, v)?), ..none() }))
-                />
-                <ListRow
-                    view
-                    field="mesh.relays"
-                    label="Relays"
-                    hint="Besides those of the mesh’s seeds, where no straight path works. A relay cannot read what it passes on."
-                    example="https://relay.example"
-                    most=MAX_RELAYS
-                    read=|s| s.mesh.relays.clone()
-                    patch=|v| mesh(MeshSettingsPatch { relays: Some(v), ..none() })
-                />
-                <NumberRow
-                    view
-                    field="mesh.port"
-                    label="Port"
-                    hint="UDP, used at the next start. Empty: any free one."
-                    unit=""
-                    min=0
-                    max=65_535
-                    read=|s| (s.mesh.port != 0).then_some(u32::from(s.mesh.port))
-                    patch=|v| mesh(MeshSettingsPatch { port: u16::try_from(v).ok(), ..none() })
-                />
-                <SwitchRow
-                    view
-                    field="mesh.port_mapping"
-                    label="Ask the router for a port"
-                    hint="By UPnP, PCP or NAT-PMP, so that peers reach this node straight."
-                    read=|s| s.mesh.port_mapping
-                    patch=|v| mesh(MeshSettingsPatch { port_mapping: Some(v), ..none() })
-                />
-            </div>
-        </section>
-    }
+    let rows = view! {
+        <ListRow
+            view
+            field="mesh.seeds"
+            label="Seeds"
+            hint="Asked for peers. Tickets bring those of their mesh along."
+            example="https://seed.example"
+            most=MAX_SEEDS
+            read=|s| s.mesh.seeds.clone()
+            patch=|v| change(|m| m.seeds = Some(v))
+        />
+        <SelectRow
+            view
+            field="mesh.dht"
+            label="Hash table (DHT)"
+            hint=Signal::derive(dht)
+            options=options(&DHT_USES)
+            read=|s| word(&DHT_USES, &s.mesh.dht)
+            patch=|v| value(&DHT_USES, v).map(|v| change(|m| m.dht = Some(v)))
+        />
+        <ListRow
+            view
+            field="mesh.relays"
+            label="Relays"
+            hint="Besides those of the mesh’s seeds, where no straight path works. A relay cannot read what it passes on."
+            example="https://relay.example"
+            most=MAX_RELAYS
+            read=|s| s.mesh.relays.clone()
+            patch=|v| change(|m| m.relays = Some(v))
+        />
+        <NumberRow
+            view
+            field="mesh.port"
+            label="Port"
+            hint="UDP, used at the next start. Empty: any free one."
+            unit=""
+            min=0
+            max=65_535
+            read=|s| (s.mesh.port != 0).then_some(u32::from(s.mesh.port))
+            patch=|v| change(|m| m.port = u16::try_from(v).ok())
+        />
+    };
+    let mapping = switch(
+        view,
+        "mesh.port_mapping",
+        "Ask the router for a port",
+        "By UPnP, PCP or NAT-PMP, so that peers reach this node straight. Used at the next start.",
+        |s| s.mesh.port_mapping,
+        |v| change(|m| m.port_mapping = Some(v)),
+    );
+    card("Internet", (rows, mapping))
 }
 
 fn files(view: View) -> impl IntoView {
-    view! {
-        <section class="card">
-            <div class="card-head card-head--line"><h3 class="h-card">"Model files"</h3></div>
-            <div class="sets">
-                <SwitchRow
-                    view
-                    field="mesh.share_models"
-                    label="Share models"
-                    hint="Peers may fetch model files from this node."
-                    read=|s| s.mesh.share_models
-                    patch=|v| mesh(MeshSettingsPatch { share_models: Some(v), ..none() })
-                />
-                <SizeRow
-                    view
-                    field="mesh.upload_limit"
-                    label="Upload"
-                    hint=Signal::derive(|| "For all peers together.".to_owned())
-                    unit="MB/s"
-                    scale=MB
-                    empty="no limit"
-                    read=|s| s.mesh.upload_limit
-                    patch=|v| mesh(MeshSettingsPatch { upload_limit: Some(v), ..none() })
-                />
-                <SwitchRow
-                    view
-                    field="mesh.fetch_from_peers"
-                    label="Fetch from peers first"
-                    hint="A pull asks peers that have the file before the registry. Digests are checked either way."
-                    read=|s| s.mesh.fetch_from_peers
-                    patch=|v| mesh(MeshSettingsPatch { fetch_from_peers: Some(v), ..none() })
-                />
-            </div>
-        </section>
-    }
+    let share = switch(
+        view,
+        "mesh.share_models",
+        "Share models",
+        "Peers may fetch model files from this node.",
+        |s| s.mesh.share_models,
+        |v| change(|m| m.share_models = Some(v)),
+    );
+    let upload = view! {
+        <SizeRow
+            view
+            field="mesh.upload_limit"
+            label="Upload"
+            hint=Signal::derive(|| "For all peers together.".to_owned())
+            unit="MB/s"
+            scale=MB
+            empty="no limit"
+            read=|s| s.mesh.upload_limit
+            patch=|v| change(|m| m.upload_limit = Some(v))
+        />
+    };
+    let fetch = switch(
+        view,
+        "mesh.fetch_from_peers",
+        "Fetch from peers first",
+        "A pull asks peers that have the file before the registry. Digests are checked either way.",
+        |s| s.mesh.fetch_from_peers,
+        |v| change(|m| m.fetch_from_peers = Some(v)),
+    );
+    card("Model files", (share, upload, fetch))
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use agent_api::mesh::SourceKind;
-use rand::RngExt as _;
+use rand::{RngExt as _, seq::IndexedRandom as _};
 
 use super::{AFTER_YOU, FEW_NEIGHBOURS, Link, MOST_DIALS};
 use crate::mesh::{
@@ -18,10 +18,7 @@ impl Membership {
         let now = self.now.mono;
         let prefers_late = self.rng.random_bool(0.5);
         let free = |key: &NodeKey, link: Option<&Link>| {
-            !self.blocked.contains(key)
-                && link.is_none_or(|link| {
-                    link.conns.is_empty() && !link.dialing && link.not_before <= now
-                })
+            self.may_dial(key, link) && link.is_none_or(|link| link.conns.is_empty())
         };
         let mut all: Vec<NodeKey> = Vec::new();
         let mut late: Vec<NodeKey> = Vec::new();
@@ -46,6 +43,16 @@ impl Membership {
         }
     }
 
+    /// Whether a dial of this peer may start now; there may be a connection with it.
+    fn may_dial(&self, key: &NodeKey, link: Option<&Link>) -> bool {
+        let now = self.now.mono;
+        *key != self.me
+            && !self.blocked.contains(key)
+            && link.is_none_or(|link| {
+                !link.dialing && link.not_before <= now && link.banned_until <= now
+            })
+    }
+
     pub(in crate::mesh::membership) fn plan_dials(&mut self) {
         let in_flight = self.links.iter().filter(|(_, link)| link.dialing).count();
         let mut room = MOST_DIALS.saturating_sub(in_flight);
@@ -60,17 +67,15 @@ impl Membership {
         }
     }
 
-    /// Whom it would be good to be connected to, most urgent first.
+    /// Whom it would be good to be connected to, most urgent first. All of them may be dialed.
     fn dial_list(&mut self, in_flight: usize) -> Vec<NodeKey> {
-        let now = self.now.mono;
         let small = self.is_small();
-        let up = self.links.up().count();
-        let lonely = up + in_flight < FEW_NEIGHBOURS;
+        let lonely = self.links.up().count() + in_flight < FEW_NEIGHBOURS;
         let mut urgent = Vec::new();
         let mut good = Vec::new();
         let mut any = Vec::new();
         for (key, link) in self.links.iter() {
-            if link.dialing || link.not_before > now {
+            if !self.may_dial(key, Some(link)) {
                 continue;
             }
             if link.wanted {
@@ -85,27 +90,25 @@ impl Membership {
                 }
             }
         }
+        let alone = self.directory.others().filter(|(key, _)| {
+            let link = self.links.get(key);
+            self.may_dial(key, link) && link.is_none_or(|link| link.conns.is_empty())
+        });
         if small {
-            let alone = self.directory.others().filter(|(key, _)| {
-                self.links.get(key).is_none_or(|link| link.conns.is_empty() && !link.dialing)
-            });
             good.extend(alone.map(|(key, _)| *key));
         } else if lonely {
-            any.extend(self.directory.others().map(|(key, _)| *key));
+            any.extend(alone.map(|(key, _)| *key));
         }
-        if !any.is_empty() {
-            // A few of many: not the same ones for every node.
-            for _ in 0..FEW_NEIGHBOURS {
-                good.push(any[self.rng.random_range(0..any.len())]);
-            }
-        }
+        // A few of many: not the same ones for every node.
+        good.extend(any.sample(&mut self.rng, FEW_NEIGHBOURS));
         urgent.extend(good);
         urgent
     }
 
     fn dial(&mut self, peer: NodeKey) -> bool {
         let now = self.now.mono;
-        if peer == self.me || self.blocked.contains(&peer) || self.links.is_banned(&peer, now) {
+        // It is in the list twice where two things speak for it.
+        if !self.may_dial(&peer, self.links.get(&peer)) {
             return false;
         }
         let known = self.directory.get(&peer).map(|entry| Arc::clone(&entry.record));
@@ -114,10 +117,8 @@ impl Membership {
         let after_you = self.me > peer;
         let link = self.links.row(peer, now);
         // Both ends of a small mesh hear of each other at the same time.
-        if is_new && after_you && !link.wanted {
+        if is_new && after_you {
             link.not_before = now + AFTER_YOU;
-        }
-        if link.dialing || link.not_before > now {
             return false;
         }
         let mut addresses = link.addresses.clone();

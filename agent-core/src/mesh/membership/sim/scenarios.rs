@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use agent_api::mesh::{LanJoin, SourceKind};
+use agent_api::mesh::{LanJoin, PathKind, SourceKind};
 use rand::{Rng as _, RngExt as _};
 
 use super::{Command, Duration, Input, MeshEvent, Sim, Weather, card, seed};
@@ -47,6 +47,46 @@ fn five_nodes_are_all_connected_within_two_seconds_and_notice_who_leaves() {
         assert!(sim.nodes[index].events.contains(&gone), "the killed node fades at {index}");
         assert_eq!(sim.nodes[index].membership.counts().known, 2);
     }
+}
+
+#[test]
+fn a_dead_peer_is_noticed_within_15_s_and_behind_a_relay_within_30_s() {
+    let (seed, _guard) = seed(13);
+    let mut sim = Sim::new(seed);
+    for index in 0..5 {
+        sim.add(card(), LanJoin::Automatic);
+        sim.nodes[index].relayed = index == 4;
+        if index > 0 {
+            sim.found(index, 0, SourceKind::Seed);
+        }
+        sim.run_for(SECOND / 10);
+    }
+    sim.run_for(5 * SECOND);
+    let (direct, relayed) = (sim.nodes[3].key, sim.nodes[4].key);
+    let path = |sim: &Sim, from: usize, to| {
+        sim.nodes[from].membership.peer(&to).and_then(|peer| peer.connections.first()?.path)
+    };
+    assert_eq!(path(&sim, 0, direct), Some(PathKind::Direct));
+    assert_eq!(path(&sim, 0, relayed), Some(PathKind::Relay));
+    let noticed = |sim: &Sim, who: &[usize], lost| {
+        let down =
+            |event: &MeshEvent| matches!(event, MeshEvent::PeerDown { peer, .. } if *peer == lost);
+        who.iter().filter(|&&index| sim.nodes[index].events.iter().any(down)).count()
+    };
+
+    sim.kill(3);
+    let killed = sim.now;
+    let took = sim.run_until_holds(15 * SECOND, |sim| noticed(sim, &[0, 1, 2], direct) == 3);
+    assert!(took.is_some(), "those with a direct path notice first");
+    let left = killed + 30 * SECOND - sim.now;
+    let took = sim.run_until_holds(left, |sim| noticed(sim, &[4], direct) == 1);
+    assert!(took.is_some(), "and the one behind the relay");
+
+    sim.kill(4);
+    sim.run_for(15 * SECOND);
+    assert_eq!(noticed(&sim, &[0, 1, 2], relayed), 0, "a relay may be gone for seconds");
+    let took = sim.run_until_holds(15 * SECOND, |sim| noticed(sim, &[0, 1, 2], relayed) == 3);
+    assert!(took.is_some(), "the death of a relayed peer is noticed");
 }
 
 #[test]

@@ -189,7 +189,7 @@ impl Driver<'_> {
         });
         Snapshot {
             state: self.state(),
-            notice: self.session.notice.clone(),
+            notice: self.notice(),
             card: membership.card().clone(),
             own: self.own_node(),
             addresses: self.own_addresses.clone(),
@@ -203,6 +203,16 @@ impl Driver<'_> {
             #[cfg(test)]
             links: self.links.len(),
         }
+    }
+
+    /// What the owner should read before everything else.
+    fn notice(&self) -> String {
+        let relay = self.sources.relay_problem();
+        let relay = relay.map(|problem| {
+            format!("This seed's relay does not run and is tried again: {problem}.")
+        });
+        let parts = [self.session.notice.as_str(), relay.as_deref().unwrap_or_default()];
+        parts.iter().filter(|part| !part.is_empty()).copied().collect::<Vec<_>>().join(" ")
     }
 
     fn state(&self) -> MeshState {

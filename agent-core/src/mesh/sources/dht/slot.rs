@@ -27,7 +27,7 @@ use crate::{
     clock::DAY_MS,
     mesh::{
         Addresses, MeshCard, NodeKey,
-        sources::hints::{Loopback, clean, is_local},
+        addr::{Loopback, is_local},
     },
 };
 
@@ -105,7 +105,7 @@ impl Shelf {
         now_ms: i64,
     ) -> Option<Entry> {
         let key = NodeKey(*secret.public().as_bytes());
-        let mut direct = clean(addresses.clone(), Loopback::Keep).direct;
+        let mut direct = addresses.cleaned(Loopback::Allowed).direct;
         direct.sort_by_key(|address| is_local(address.ip()));
         direct.truncate(DIRECT);
         let relays: Vec<String> = addresses.relays.iter().take(RELAYS).cloned().collect();
@@ -158,7 +158,7 @@ impl Shelf {
             .ok()
             .filter(|()| in_time)?;
         let addresses = Addresses { direct: body.direct, relays: body.relays };
-        let addresses = clean(addresses, Loopback::Keep);
+        let addresses = addresses.cleaned(Loopback::Allowed);
         Some(Entry { key: NodeKey(body.key), at_ms: body.at_ms, addresses, signed })
     }
 

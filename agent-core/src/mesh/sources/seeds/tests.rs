@@ -101,7 +101,7 @@ async fn each_failure_is_told_in_words() {
 
 #[test]
 fn a_list_from_far_away_cannot_send_this_node_to_its_own_ports() {
-    let parsed = parse(coordinator(1), Loopback::Drop).expect("a key");
+    let parsed = parse(coordinator(1), Loopback::Dropped).expect("a key");
     assert!(parsed.addresses.direct.is_empty());
     assert_eq!(parsed.dht, None);
 }

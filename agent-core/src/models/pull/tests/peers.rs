@@ -4,6 +4,7 @@ use std::{
     ops::Range,
     path::Path,
     sync::{Arc, Mutex, atomic::Ordering},
+    time::Duration,
 };
 
 use agent_api::{
@@ -21,7 +22,7 @@ use super::{
 use crate::models::{
     manifest::{Digest, Manifest},
     name::ModelRef,
-    pull::{Chunks, Holder, OtherPlaces, PeerManifest, PlaceError, Wanted, record::Record},
+    pull::{Chunks, Holder, OtherPlaces, PeerManifest, PlaceError, Tuning, Wanted, record::Record},
 };
 
 const PIECE: usize = 256 << 10;
@@ -170,9 +171,13 @@ async fn bench(dir: &Path, places: &[&Arc<Place>]) -> Bench {
 }
 
 async fn with_mesh(dir: &Path, mesh: Mesh) -> Bench {
+    with_mesh_and(dir, mesh, tuning()).await
+}
+
+async fn with_mesh_and(dir: &Path, mesh: Mesh, tuning: Tuning) -> Bench {
     let mesh: Arc<dyn OtherPlaces> = Arc::new(mesh);
     let models = dir.join("models");
-    Bench::open_all(dir, models, tuning(), Settings::default(), None, Some(mesh)).await
+    Bench::open_all(dir, models, tuning, Settings::default(), None, Some(mesh)).await
 }
 
 /// A registry that has the model but does not give its weights.
@@ -308,6 +313,24 @@ async fn a_model_is_had_from_a_peer_while_its_registry_is_down() {
     assert!(bench.blob(&weights) == weights && bench.blob(&licence) == licence);
     let total = manifest.size();
     assert_eq!(from(&done), [(PullSourceKind::Peer, "attic-mini", true, total)]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_model_is_had_from_a_peer_while_its_registry_swallows_what_it_is_sent() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let (weights, licence) = (model_bytes(20 * MIB), Bytes::from("MIT License"));
+    let mock = Mock::start().await;
+    let manifest = mock.add("demo", &[("model", &weights), ("license", &licence)]);
+    mock.script(|_| Act::Stall(0));
+    let place = Place::new("attic-mini", true, Does::Serve, &[&weights, &licence]);
+    let mesh = Mesh { places: vec![place], manifests: vec![("attic-mini", manifest.clone())] };
+    let tuning = Tuning { quiet_after: Duration::from_millis(20), ..tuning() };
+    let bench = with_mesh_and(dir.path(), mesh, tuning).await;
+    let name = mock.name("demo");
+    let done = bench.pull(&name).await;
+    assert_eq!(done.state, PullState::Done, "{}", done.reason);
+    assert_eq!(bench.installed(&name), Some(manifest.clone()));
+    assert_eq!(from(&done), [(PullSourceKind::Peer, "attic-mini", true, manifest.size())]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

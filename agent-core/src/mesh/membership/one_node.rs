@@ -1,0 +1,302 @@
+//! What one node does when its peers, its owner or its driver say something.
+
+use std::{sync::Arc, time::Duration};
+
+use agent_api::mesh::{AnnouncedModel, SourceKind};
+use bytes::Bytes;
+use ed25519_dalek::SigningKey;
+
+use super::{
+    Membership, Setup,
+    directory::{Directory, MOST_NODES},
+    io::{Command, ConnId, Input, MeshEvent, Now, Output, Side},
+    pair::{
+        NOW_MS, Pair, at, closes, connect, frames, frames_to, introduce, key, node, sealed, setup,
+    },
+    sim::announcement,
+    wire::Talk,
+};
+use crate::mesh::{
+    Addresses, MeshId, NodeKey,
+    record::{self, About, Body, Crypto as _, Ed25519, Record},
+};
+
+fn dials(outputs: &[Output]) -> Vec<NodeKey> {
+    let dials = outputs.iter().filter_map(|output| match output {
+        Output::Dial { peer, .. } => Some(*peer),
+        _ => None,
+    });
+    dials.collect()
+}
+
+fn found(n: u8, source: SourceKind) -> Input {
+    let addresses = Addresses { direct: vec![([10, 0, 0, n], 4302).into()], relays: Vec::new() };
+    Input::Found { peer: key(n).key(), addresses, source, name: None }
+}
+
+/// Knows so many others that not everybody is connected with everybody.
+fn in_a_large_mesh(node: &mut Membership) {
+    for author in 100..140 {
+        assert_eq!(node.learn(&sealed(author, NOW_MS, 1).bytes), Ok(true));
+    }
+}
+
+/// A record of almost the longest length.
+fn long_record(author: u8) -> Arc<Record> {
+    let mut says = announcement("somebody");
+    says.at_ms = NOW_MS;
+    says.models = (0..10)
+        .map(|n| AnnouncedModel {
+            id: format!("{n}{}", "m".repeat(200)),
+            digest: None,
+            size_bytes: 0,
+            context: 0,
+            resident: false,
+            tokens_per_s: None,
+            shared: false,
+        })
+        .collect();
+    let about = About { goodbye: false, addresses: Addresses::default(), announcement: says };
+    let crypto = key(author);
+    let body = Body::new(MeshId([7; 32]), crypto.key(), 9, u64::from(author), about);
+    record::seal(&crypto, body).expect("below the limit")
+}
+
+#[test]
+fn a_newcomer_gets_a_large_directory_in_answers_that_a_link_can_hold() {
+    let (mut ours, mut theirs) = (node(1), node(2));
+    let mut bytes = 0;
+    for author in 3..=253 {
+        let record = long_record(author);
+        bytes += record.bytes.len();
+        assert_eq!(ours.learn(&record.bytes), Ok(true));
+    }
+    assert!(bytes > 512 << 10, "more than fits at once: {bytes} bytes");
+    let connect = |peer, side| connect(peer, 1, side);
+    let mut to_ours = frames(theirs.handle(at(1), connect(ours.key(), Side::Dialed)));
+    let mut to_theirs = frames(ours.handle(at(1), connect(theirs.key(), Side::Accepted)));
+    for ms in 2..60 {
+        let (us, them) = (ours.key(), theirs.key());
+        for bytes in std::mem::take(&mut to_ours) {
+            let frame = Input::Frame { peer: them, conn: ConnId(1), bytes };
+            to_theirs.extend(frames(ours.handle(at(ms), frame)));
+        }
+        let on_the_way: usize = to_theirs.iter().map(Bytes::len).sum();
+        assert!(on_the_way < 300 << 10, "{on_the_way} bytes unsent");
+        for bytes in std::mem::take(&mut to_theirs) {
+            let frame = Input::Frame { peer: us, conn: ConnId(1), bytes };
+            to_ours.extend(frames(theirs.handle(at(ms), frame)));
+        }
+    }
+    assert_eq!(theirs.counts().known, 252);
+}
+
+#[test]
+fn a_full_directory_makes_room_by_stale_nodes_that_are_not_trusted() {
+    let body = sealed(5, NOW_MS, 1);
+    let of = |n: u64| {
+        let mut author = NodeKey([0; 32]);
+        author.0[..8].copy_from_slice(&n.to_be_bytes());
+        let mut says = body.body.clone();
+        says.author = author;
+        Arc::new(Record { body: says, bytes: body.bytes.clone(), hash: [1; 32] })
+    };
+    let nobody = |_: &NodeKey| false;
+    let mut directory = Directory::new(key(1).key());
+    let most = u64::try_from(MOST_NODES).expect("small");
+    // The first ten have been silent for longest.
+    for n in 0..most {
+        let heard = Duration::from_secs(if n < 10 { n } else { 1_000 });
+        directory.insert(of(n), heard, heard, nobody).expect("there is room");
+    }
+    let now = Duration::from_secs(1_001);
+    let trusted = of(0).author();
+    let left = directory.insert(of(most), now, now, |key| *key == trusted);
+    assert_eq!(left, Ok(Some(of(1).author())), "the oldest that nobody keeps");
+    for n in 1..9 {
+        directory.insert(of(most + n), now, now, |key| *key == trusted).expect("stale ones go");
+    }
+    let full = directory.insert(of(most + 9), now, now, |key| *key == trusted);
+    assert!(full.is_err(), "a node that is there is not pushed out by a new one");
+    assert_eq!(directory.len(), MOST_NODES);
+    assert!(directory.contains(&trusted));
+}
+
+#[test]
+fn a_clock_that_was_far_ahead_does_not_silence_a_node_for_ever() {
+    let mut ours = node(1);
+    let ahead = 3_600_000;
+    let wrong = Now { unix_ms: NOW_MS + ahead, ..at(1) };
+    ours.handle(wrong, Input::Tick);
+    assert_eq!(ours.own_record().map(Record::at_ms), Some(NOW_MS + ahead));
+    ours.handle(at(20_000), Input::Tick);
+    assert_eq!(ours.own_record().map(Record::at_ms), Some(NOW_MS + 20_000));
+}
+
+#[test]
+fn a_peer_that_was_killed_and_is_back_at_once_is_down_and_then_up() {
+    let mut pair = Pair::new();
+    let mut back = Membership::new(Setup { instance: 77, ..setup(2) }, at(0));
+    let connect = |peer, side| connect(peer, 2, side);
+    let hello = frames(back.handle(at(1), connect(pair.node.key(), Side::Dialed))).remove(0);
+    pair.node.handle(at(1_001), connect(pair.peer, Side::Accepted));
+    let frame = Input::Frame { peer: pair.peer, conn: ConnId(2), bytes: hello };
+    let outputs = pair.node.handle(at(1_002), frame);
+    let told: Vec<_> = outputs
+        .iter()
+        .filter_map(|output| match output {
+            Output::Close { conn: ConnId(1), .. } => Some("closed"),
+            Output::Event(MeshEvent::PeerDown { .. }) => Some("down"),
+            Output::Event(MeshEvent::PeerUp { .. }) => Some("up"),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(told, ["closed", "down", "up"]);
+}
+
+#[test]
+fn a_blocked_peer_that_was_not_reached_is_not_in_the_list() {
+    let mut ours = node(1);
+    let peer = key(2).key();
+    ours.handle(at(1), found(2, SourceKind::Saved));
+    for ms in [2, 3] {
+        ours.handle(at(ms), Input::DialFailed { peer, reason: "no answer".to_owned() });
+    }
+    assert_eq!(ours.peers().count(), 1);
+    ours.handle(at(4), Input::Command(Command::Block(peer)));
+    assert_eq!(ours.peers().count(), 0);
+}
+
+#[test]
+fn a_dial_whose_connection_is_refused_makes_room_for_the_next_one() {
+    let mut ours = node(1);
+    let mut dialed = 0;
+    for n in 2..30 {
+        let (peer, conn) = (key(n).key(), u64::from(n));
+        let found = found(n, SourceKind::Lan);
+        dialed += dials(&ours.handle(at(2_000 * u64::from(n)), found)).len();
+        dialed += dials(&ours.handle(at(2_000 * u64::from(n) + 1_600), Input::Tick)).len();
+        // The owner blocks it while the dial is under way.
+        ours.handle(at(2_000 * u64::from(n) + 1_700), Input::Command(Command::Block(peer)));
+        let up = connect(peer, conn, Side::Dialed);
+        assert!(closes(&ours.handle(at(2_000 * u64::from(n) + 1_800), up)));
+    }
+    assert_eq!(dialed, 28, "each of them was dialed");
+    assert!(ours.peers().all(|peer| !peer.dialing));
+}
+
+#[test]
+fn blocked_peers_do_not_take_the_turns_of_those_that_may_be_dialed() {
+    // A node that starts picks a few of those that its sources named.
+    let mut setup = setup(1);
+    setup.blocked = (2..100).map(|n| key(n).key()).collect();
+    let mut ours = Membership::new(setup, at(0));
+    for n in 2..100 {
+        assert!(dials(&ours.handle(at(1), found(n, SourceKind::Seed))).is_empty());
+    }
+    for n in 100..103 {
+        assert_eq!(dials(&ours.handle(at(2), found(n, SourceKind::Seed))), [key(n).key()]);
+    }
+}
+
+/// In a large mesh, with neighbours enough.
+fn busy() -> Pair {
+    let mut pair = Pair::new();
+    in_a_large_mesh(&mut pair.node);
+    for n in [3, 4, 5] {
+        introduce(&mut pair.node, &mut node(n), u64::from(n), 100);
+    }
+    pair
+}
+
+/// That second, its neighbours and these connections show that they are alive.
+fn second(pair: &mut Pair, s: u64, more: &[(NodeKey, u64)]) -> Vec<Output> {
+    let mut outputs = pair.node.handle(at(s * 1_000), Input::Tick);
+    let neighbours = [(2, 1), (3, 3), (4, 4), (5, 5)].map(|(n, conn)| (key(n).key(), conn));
+    for &(peer, conn) in neighbours.iter().chain(more) {
+        let frame = Input::Frame { peer, conn: ConnId(conn), bytes: Talk::Pong(1).encode() };
+        outputs.extend(pair.node.handle(at(s * 1_000), frame));
+    }
+    outputs
+}
+
+#[test]
+fn a_peer_in_use_is_dialed_in_a_large_mesh_and_its_connection_stays() {
+    let mut pair = busy();
+    let peer = key(9).key();
+    let known = pair.node.handle(at(1_000), found(9, SourceKind::Gossip));
+    assert!(dials(&known).is_empty(), "to know it is no reason to connect");
+    assert_eq!(dials(&pair.node.handle(at(1_001), Input::InUse { peer, in_use: true })), [peer]);
+
+    let mut theirs = node(9);
+    for n in [20, 21, 22] {
+        introduce(&mut theirs, &mut node(n), u64::from(n), 100);
+    }
+    pair.node.handle(at(1_002), connect(peer, 9, Side::Dialed));
+    let hello = theirs.handle(at(1_002), connect(pair.node.key(), 9, Side::Accepted));
+    for bytes in frames_to(pair.node.key(), hello) {
+        pair.node.handle(at(1_003), Input::Frame { peer, conn: ConnId(9), bytes });
+    }
+    assert!(pair.node.is_connected(&peer) && !pair.node.neighbours().contains(&peer));
+    (2..60).for_each(|s| drop(second(&mut pair, s, &[(peer, 9)])));
+    assert!(pair.node.is_connected(&peer), "as long as it is in use");
+    pair.node.handle(at(60_000), Input::InUse { peer, in_use: false });
+    (60..69).for_each(|s| drop(second(&mut pair, s, &[(peer, 9)])));
+    assert!(pair.node.is_connected(&peer), "the next task may be near");
+    (69..75).for_each(|s| drop(second(&mut pair, s, &[(peer, 9)])));
+    assert!(!pair.node.is_connected(&peer), "and then it is one too many");
+    assert!(pair.node.is_connected(&pair.peer));
+}
+
+#[test]
+fn a_peer_in_use_that_does_not_answer_is_tried_again_after_longer_and_longer_waits() {
+    let mut pair = busy();
+    let peer = key(9).key();
+    pair.node.handle(at(1_000), found(9, SourceKind::Gossip));
+    let mut outputs = pair.node.handle(at(1_001), Input::InUse { peer, in_use: true });
+    let mut tried = Vec::new();
+    // Before the first anti-entropy period, which tries somebody by itself.
+    for s in 2..26 {
+        if dials(&outputs).contains(&peer) {
+            tried.push(s);
+            let reason = "no answer".to_owned();
+            pair.node.handle(at(s * 1_000), Input::DialFailed { peer, reason });
+        }
+        outputs = second(&mut pair, s, &[]);
+    }
+    let waits: Vec<_> = tried.windows(2).map(|two| two[1] - two[0]).collect();
+    assert!(waits.len() >= 3 && waits.is_sorted(), "tried at {tried:?}");
+}
+
+#[test]
+fn a_trusted_node_keeps_its_row_in_a_full_table_until_it_is_not_trusted() {
+    let mut ours = node(1);
+    let of = |n: usize| {
+        let mut seed = [0; 32];
+        seed[..8].copy_from_slice(&n.to_be_bytes());
+        let crypto = Ed25519::new(SigningKey::from_bytes(&seed));
+        let mut says = announcement("somebody");
+        // The first ones have been silent for longest.
+        says.at_ms = NOW_MS + i64::try_from(n).expect("small");
+        let about = About { goodbye: false, addresses: Addresses::default(), announcement: says };
+        let body = Body::new(MeshId([7; 32]), crypto.key(), 9, 1, about);
+        record::seal(&crypto, body).expect("small")
+    };
+    ours.handle(at(1), Input::Tick);
+    // One row is our own.
+    for n in 1..MOST_NODES {
+        ours.handle(at(n as u64), Input::Tick);
+        assert_eq!(ours.learn(&of(n).bytes), Ok(true), "{n}");
+    }
+    let trusted = of(1).author();
+    let trust = |yes| Command::Trust { peer: trusted, trusted: yes };
+    ours.handle(at(40_000), Input::Command(trust(true)));
+    assert!(ours.peer(&trusted).is_some_and(|peer| peer.trusted));
+    assert_eq!(ours.learn(&of(40_000).bytes), Ok(true));
+    assert!(ours.record(&trusted).is_some() && ours.record(&of(2).author()).is_none());
+
+    ours.handle(at(40_001), Input::Command(trust(false)));
+    assert!(ours.peer(&trusted).is_some_and(|peer| !peer.trusted));
+    assert_eq!(ours.learn(&of(40_001).bytes), Ok(true));
+    assert!(ours.record(&trusted).is_none() && ours.record(&of(3).author()).is_some());
+}
