@@ -39,9 +39,7 @@ pub(super) fn completion(fields: &mut Fields<'_, '_>) -> Option<Checked> {
 
 pub(super) fn embedding(fields: &mut Fields<'_, '_>) -> Option<Checked> {
     let model = model(fields);
-    if fields.need("input").is_none() {
-        return None;
-    }
+    fields.need("input")?;
     let inputs = fields.texts("input", 1..=limits::EMBEDDING_INPUTS, 0..=limits::BODY_BYTES)?;
     let inputs = inputs.into_iter().map(|text| TextInput::Text { text }).collect();
     let (model, node) = model?;
