@@ -27,5 +27,5 @@ pub mod state_file;
 pub mod ticket;
 
 pub use addr::Addresses;
-pub use handle::{Mesh, MeshError, MeshSetup, SeedSetup};
+pub use handle::{Mesh, MeshError, MeshSetup, PeerLook, SeedSetup};
 pub use key::{MeshCard, MeshId, NodeKey};

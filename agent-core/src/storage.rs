@@ -11,6 +11,7 @@ mod heads;
 mod mesh;
 mod model_use;
 mod pulls;
+mod reputation;
 mod requests;
 mod state;
 mod writer;
@@ -25,6 +26,7 @@ pub use heads::{HeadRow, KeepHeads, list_heads};
 pub use mesh::{MESH_PEER_ROWS, SaveMeshPeer, SavedPeer, list_mesh_peers};
 pub use model_use::{ModelUse, RecordModelLoad, RecordModelUse, model_use};
 pub use pulls::{PullRow, RemovePull, SavePull, Wanted, list_pulls};
+pub use reputation::{REPUTATION_ROWS, ReputationRow, SaveReputation, list_reputations};
 pub use requests::{AddRequest, DayCounts, Outcome, RequestKind, day_counts};
 use sqlx::{
     Connection as _, SqlitePool,

@@ -48,8 +48,8 @@ pub(crate) async fn run(args: Mesh) -> anyhow::Result<()> {
         MeshCommand::Create(args) => create(client, args).await,
         MeshCommand::Block(args) => block(client, args, true).await,
         MeshCommand::Unblock(args) => block(client, args, false).await,
-        MeshCommand::Trust(args) => trust(client, args, true).await,
-        MeshCommand::Untrust(args) => trust(client, args, false).await,
+        MeshCommand::Trust(args) => trust(client, args).await,
+        MeshCommand::Untrust(args) => untrust(client, args).await,
         MeshCommand::Admit(args) => admit(client, args, true).await,
         MeshCommand::Refuse(args) => admit(client, args, false).await,
         MeshCommand::Sources(args) => sources(client, args).await,
@@ -153,11 +153,18 @@ async fn block(client: &Client, args: args::Marked, on: bool) -> anyhow::Result<
     say(&format!("{} {done}.\n", args.node))
 }
 
-async fn trust(client: &Client, args: args::Marked, on: bool) -> anyhow::Result<()> {
+async fn trust(client: &Client, args: args::Trusted) -> anyhow::Result<()> {
+    let args::Trusted { node, own } = args;
+    let node_id = find(client, &node).await?;
+    client.call::<PostMeshTrust>(&MarkNode { node_id, on: true, own }).await?;
+    let done = if own { "is marked as your own" } else { "is trusted" };
+    say(&format!("{node} {done}.\n"))
+}
+
+async fn untrust(client: &Client, args: args::Marked) -> anyhow::Result<()> {
     let node_id = find(client, &args.node).await?;
-    client.call::<PostMeshTrust>(&MarkNode { node_id, on, own: false }).await?;
-    let done = if on { "is trusted" } else { "is no longer trusted" };
-    say(&format!("{} {done}.\n", args.node))
+    client.call::<PostMeshTrust>(&MarkNode { node_id, on: false, own: false }).await?;
+    say(&format!("{} is no longer trusted.\n", args.node))
 }
 
 async fn admit(client: &Client, args: args::Marked, admit: bool) -> anyhow::Result<()> {

@@ -4,6 +4,7 @@
 //! something goes to the mesh's task and is on disk when it is answered.
 
 mod invite;
+mod look;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -41,6 +42,7 @@ use super::{
     ticket::Ticket,
 };
 use crate::{clock::now_ms, storage::Storage};
+pub use look::PeerLook;
 
 /// Characters of a mesh's name.
 const NAME_CHARS: usize = 40;
@@ -167,6 +169,13 @@ impl Mesh {
         Ok(snapshot.details(row))
     }
 
+    /// Looks at every peer that is known, without copying any: for what is done per request.
+    pub fn look_at_peers(&self, mut look: impl FnMut(PeerLook<'_>)) {
+        for row in self.snapshot().rows.values() {
+            look(PeerLook::of(row));
+        }
+    }
+
     pub fn topology(&self) -> Topology {
         let name = self.inner.announcement.borrow().name.clone();
         view::topology(&self.snapshot(), self.inner.key, &name)
@@ -239,9 +248,11 @@ impl Mesh {
         self.ask(Ask::Block { key, name, on: mark.on }).await
     }
 
+    /// Marks a node as the owner's own (which it trusts, too) or as one that they trust; without `own`
+    /// an own one is only trusted from then on.
     pub async fn trust(&self, mark: MarkNode) -> Result<(), MeshError> {
         let (key, name) = self.marked(&mark)?;
-        self.ask(Ask::Trust { key, name, on: mark.on }).await
+        self.ask(Ask::Trust { key, name, on: mark.on, own: mark.own }).await
     }
 
     pub async fn admit(&self, answer: AdmitNode) -> Result<(), MeshError> {

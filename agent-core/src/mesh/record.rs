@@ -6,7 +6,7 @@
 
 use std::{fmt, sync::Arc};
 
-use agent_api::mesh::Announcement;
+use agent_api::{mesh::Announcement, tasks::TaskKind};
 use bytes::Bytes;
 use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize};
@@ -27,6 +27,8 @@ const NAME_BYTES: usize = 64;
 const MODELS: usize = 32;
 const MODEL_NAME_BYTES: usize = 256;
 pub const LINKS: usize = 16;
+/// Kinds of tasks, each once.
+const ACCEPTS: usize = TaskKind::ALL.len();
 /// Seconds between two announcements that others believe: faster floods, slower never fades.
 const EVERY_S: std::ops::RangeInclusive<u32> = 5..=600;
 
@@ -192,6 +194,7 @@ fn within_bounds(body: &Body) -> bool {
                 && rate(model.tokens_per_s)
         })
         && says.links.len() <= LINKS
+        && says.accepts.len() <= ACCEPTS
         && rate(says.tokens_per_s)
         && EVERY_S.contains(&says.every_s)
         && says.at_ms >= 0
@@ -213,6 +216,7 @@ pub fn fit(announcement: &mut Announcement) {
         model.id.len() <= MODEL_NAME_BYTES && !model.id.chars().any(char::is_control)
     });
     announcement.links.truncate(LINKS);
+    announcement.accepts.truncate(ACCEPTS);
     let usable = |rate: &mut f32| !rate.is_finite() || *rate < 0.0;
     announcement.tokens_per_s.take_if(usable);
     for model in &mut announcement.models {

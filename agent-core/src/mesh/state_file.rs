@@ -1,11 +1,12 @@
 //! `mesh.json`: which mesh this node is in, whom the ticket to it named, whom its owner blocked and
-//! whom they trust.
+//! whom they trust or own.
 //!
 //! It holds the secret of a private mesh, so it is 0600. It is written whole or not at all, before
 //! anybody is told that something changed. A damaged file is set aside, never overwritten: the
 //! owner may want the secret back.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -68,6 +69,8 @@ pub struct MeshMemory {
     pub ticket: Vec<TicketPeer>,
     pub blocked: Vec<Mark>,
     pub trusted: Vec<Mark>,
+    /// The owner's own nodes; each of them is among the trusted ones too.
+    pub own: BTreeSet<NodeKey>,
 }
 
 impl MeshMemory {
@@ -88,6 +91,22 @@ impl MeshMemory {
 
     pub fn is_trusted(&self, key: NodeKey) -> bool {
         self.trusted.iter().any(|mark| mark.key == key)
+    }
+
+    pub fn is_own(&self, key: NodeKey) -> bool {
+        self.own.contains(&key)
+    }
+
+    /// Marks a node as trusted, or as the owner's own, which it is then too; or takes both marks
+    /// away. `false`: the list is full.
+    pub fn trust(&mut self, key: NodeKey, name: &str, on: bool, own: bool) -> bool {
+        let room = set_mark(&mut self.trusted, key, name, on);
+        if on && own && room {
+            self.own.insert(key);
+        } else {
+            self.own.remove(&key);
+        }
+        room
     }
 
     /// For the view.
@@ -133,8 +152,13 @@ impl StateFile {
             return Ok(OpenedState { file: Self { path, memory }, set_aside });
         }
         let card = new_card(FIRST_NAME.to_owned(), true)?;
-        let memory =
-            MeshMemory { card, ticket: Vec::new(), blocked: Vec::new(), trusted: Vec::new() };
+        let memory = MeshMemory {
+            card,
+            ticket: Vec::new(),
+            blocked: Vec::new(),
+            trusted: Vec::new(),
+            own: BTreeSet::new(),
+        };
         write(&path, &memory)?;
         Ok(OpenedState { file: Self { path, memory }, set_aside })
     }
@@ -225,6 +249,9 @@ struct MarkOnDisk {
     #[serde(default)]
     name: String,
     since_ms: i64,
+    /// Of trusted nodes only.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    own: bool,
 }
 
 /// Only the version, so that a newer shape is told apart from a damaged one.
@@ -273,11 +300,12 @@ fn set_aside(path: &Path) -> Result<PathBuf, StateFileError> {
 }
 
 fn to_disk(memory: &MeshMemory) -> OnDisk {
-    let marks = |list: &[Mark]| {
+    let marks = |list: &[Mark], own: bool| {
         let mark = |mark: &Mark| MarkOnDisk {
             node_id: mark.key.to_id(),
             name: mark.name.clone(),
             since_ms: mark.since_ms,
+            own: own && memory.is_own(mark.key),
         };
         list.iter().map(mark).collect()
     };
@@ -295,8 +323,8 @@ fn to_disk(memory: &MeshMemory) -> OnDisk {
             settled: memory.card.settled,
         },
         ticket: ticket.collect(),
-        blocked: marks(&memory.blocked),
-        trusted: marks(&memory.trusted),
+        blocked: marks(&memory.blocked, false),
+        trusted: marks(&memory.trusted, true),
     }
 }
 
@@ -315,9 +343,12 @@ fn from_disk(disk: OnDisk) -> Result<MeshMemory, &'static str> {
         let key = NodeKey::from_id(&peer.node_id)?;
         Some(TicketPeer { key, addresses: peer.addresses, name: peer.name })
     });
+    let own = disk.trusted.iter().filter(|mark| mark.own).take(MARKED_NODES);
+    let own = own.filter_map(|mark| NodeKey::from_id(&mark.node_id)).collect();
     Ok(MeshMemory {
         card,
         ticket: ticket.collect(),
+        own,
         blocked: marks(disk.blocked)?,
         trusted: marks(disk.trusted)?,
     })
@@ -380,6 +411,44 @@ mod tests {
         })
         .expect("writes");
         assert!(open(dir.path()).file.memory().blocked.is_empty());
+    }
+
+    #[test]
+    fn own_nodes_are_trusted_too_and_remembered_as_own() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let mut file = open(dir.path()).file;
+        let (desk, friend) = (NodeKey([1; 32]), NodeKey([2; 32]));
+        file.change(|memory| {
+            assert!(memory.trust(desk, "desk", true, true));
+            assert!(memory.trust(friend, "friend", true, false));
+        })
+        .expect("writes");
+        let memory = open(dir.path()).file.memory().clone();
+        assert_eq!(&memory, file.memory());
+        assert!(memory.is_own(desk) && memory.is_trusted(desk));
+        assert!(!memory.is_own(friend) && memory.is_trusted(friend));
+        file.change(|memory| assert!(memory.trust(desk, "desk", true, false))).expect("writes");
+        let memory = open(dir.path()).file.memory().clone();
+        assert!(!memory.is_own(desk) && memory.is_trusted(desk), "only trusted now");
+        file.change(|memory| {
+            memory.trust(desk, "desk", true, true);
+            assert!(memory.trust(desk, "desk", false, true));
+        })
+        .expect("writes");
+        let memory = open(dir.path()).file.memory().clone();
+        assert!(!memory.is_own(desk) && !memory.is_trusted(desk));
+    }
+
+    #[test]
+    fn a_file_from_before_there_were_own_nodes_is_read() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let mut file = open(dir.path()).file;
+        let desk = NodeKey([1; 32]);
+        file.change(|memory| assert!(memory.trust(desk, "desk", true, false))).expect("writes");
+        let text = fs::read_to_string(dir.path().join("mesh.json")).expect("reads");
+        assert!(!text.contains("\"own\""), "as it was written before: {text}");
+        let memory = open(dir.path()).file.memory().clone();
+        assert!(memory.is_trusted(desk) && memory.own.is_empty());
     }
 
     #[test]

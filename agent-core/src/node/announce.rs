@@ -5,16 +5,18 @@ use std::collections::HashMap;
 use agent_api::{
     Settings,
     hardware::{Tier, WorkerClass},
-    mesh::{AnnouncedModel, AnnouncedServing, Announcement, Hash},
-    models::{LoadedModel, ModelSource, ModelState},
+    mesh::{AnnouncedModel, AnnouncedServing, Announcement},
+    models::ModelSource,
     node::ServingState,
+    tasks::TaskKind,
 };
 
 use crate::{
     inference::InferenceState,
     mesh::membership::PROTOCOL,
-    models::{ModelFile, manifest::LayerKind},
+    models::ModelFile,
     storage::ModelUse,
+    tasks::known::{context, digest_of, loaded},
 };
 
 /// Longest name, as [`Announcement::name`] says.
@@ -43,6 +45,8 @@ pub(super) struct Facts<'a> {
     pub(super) inference: &'a InferenceState,
     pub(super) files: &'a [ModelFile],
     pub(super) uses: &'a HashMap<String, ModelUse>,
+    /// Kinds of tasks that this computer can do: `wasm` and `code` need a sandbox.
+    pub(super) able: &'a [TaskKind],
 }
 
 /// The announcement. What only the mesh knows stays empty: time, interval, links, and what of a
@@ -73,8 +77,16 @@ pub(super) fn announcement(facts: &Facts<'_>) -> Announcement {
         dht_port: None,
         at_ms: 0,
         every_s: 0,
-        accepts: Vec::new(),
+        accepts: accepts(facts),
     }
+}
+
+/// Kinds of tasks that others may send, as its owner wants and this computer can. A pause is told
+/// by what it says of serving.
+fn accepts(facts: &Facts<'_>) -> Vec<TaskKind> {
+    let wanted = &facts.settings.tasks;
+    let taken = |kind: &TaskKind| wanted.kinds.contains(kind) && facts.able.contains(kind);
+    TaskKind::ALL.into_iter().filter(taken).filter(|_| wanted.accept).collect()
 }
 
 fn shortened(name: &str) -> String {
@@ -131,7 +143,7 @@ fn models(facts: &Facts<'_>) -> Vec<AnnouncedModel> {
 fn model(file: &ModelFile, facts: &Facts<'_>) -> AnnouncedModel {
     let settings = facts.settings;
     let loaded = loaded(facts.inference, &file.id);
-    let digest = file.layer(LayerKind::Model).and_then(|layer| hash(&layer.digest.to_string()));
+    let digest = digest_of(file);
     AnnouncedModel {
         id: file.id.clone(),
         digest,
@@ -142,26 +154,6 @@ fn model(file: &ModelFile, facts: &Facts<'_>) -> AnnouncedModel {
         // Only the store's files are sure to stay what their digest says.
         shared: settings.mesh.share_models && digest.is_some() && file.source == ModelSource::Store,
     }
-}
-
-/// As it would be loaded.
-fn context(file: &ModelFile, settings: &Settings) -> u32 {
-    let own = settings.models.get(&file.id).and_then(|options| options.context);
-    let wanted = own.unwrap_or(settings.context_length);
-    let trained = file.head.as_ref().map_or(0, |head| head.context_train);
-    if trained == 0 { wanted } else { wanted.min(trained) }
-}
-
-fn loaded<'a>(inference: &'a InferenceState, id: &str) -> Option<&'a LoadedModel> {
-    let known = inference.residents.iter().find(|state| state.residency.id == id)?;
-    let residency = &known.residency;
-    residency.loaded.as_ref().filter(|_| residency.state == ModelState::Ready && !residency.leaving)
-}
-
-fn hash(digest: &str) -> Option<Hash> {
-    let mut bytes = [0; 32];
-    hex::decode_to_slice(digest.strip_prefix("sha256:")?, &mut bytes).ok()?;
-    Some(Hash(bytes))
 }
 
 /// To a tenth: more would be another announcement after every request.
@@ -178,14 +170,17 @@ fn narrow(count: u32) -> u16 {
 mod tests {
     use std::sync::Arc;
 
-    use agent_api::models::{Backend, Residency};
+    use agent_api::{
+        mesh::Hash,
+        models::{Backend, LoadedModel, ModelState, Residency},
+    };
 
     use super::*;
     use crate::{
         inference::{EngineState, LoadOptions, Target},
         models::{
             gguf::GgufInfo,
-            manifest::{Digest, Layer},
+            manifest::{Digest, Layer, LayerKind},
         },
     };
 
@@ -257,6 +252,7 @@ mod tests {
             inference,
             files,
             uses,
+            able: &TaskKind::ALL,
         }
     }
 
@@ -309,6 +305,22 @@ mod tests {
         assert_eq!((said.tier, said.worker_class), (Tier::StudioPremium, WorkerClass::Storage));
         assert_eq!((said.models[0].shared, said.models[0].context), (false, 512));
         assert_eq!((said.price, said.ledger_head), (None, None));
+    }
+
+    #[test]
+    fn kinds_that_are_not_wanted_or_cannot_be_contained_are_not_taken() {
+        let (inference, uses) = (InferenceState::default(), HashMap::new());
+        let mut settings = Settings::default();
+        let accepts = |settings: &Settings, able: &[TaskKind]| {
+            announcement(&Facts { able, ..facts(settings, &inference, &[], &uses) }).accepts
+        };
+        assert_eq!(accepts(&settings, &TaskKind::ALL), TaskKind::ALL);
+        let no_sandbox = [TaskKind::Chat, TaskKind::Completion, TaskKind::Embedding];
+        assert_eq!(accepts(&settings, &no_sandbox), no_sandbox);
+        settings.tasks.kinds = vec![TaskKind::Wasm, TaskKind::Chat];
+        assert_eq!(accepts(&settings, &no_sandbox), [TaskKind::Chat]);
+        settings.tasks.accept = false;
+        assert_eq!(accepts(&settings, &TaskKind::ALL), []);
     }
 
     #[test]

@@ -21,6 +21,7 @@ use agent_api::{
         TicketText, Topology,
     },
     node::ServingState,
+    tasks::TaskKind,
 };
 use feed::{Feed, Happening};
 use jiff::tz::TimeZone;
@@ -48,6 +49,8 @@ use crate::{
 const ANNOUNCE_EVERY: Duration = Duration::from_secs(1);
 /// Files that the owner put into the models folder, and measured speeds, are looked at this often.
 const MODELS_AGE: Duration = Duration::from_secs(60);
+/// Kinds of tasks that need nothing but a model.
+const WITHOUT_SANDBOX: [TaskKind; 3] = [TaskKind::Chat, TaskKind::Completion, TaskKind::Embedding];
 /// How often listeners hear of peers.
 const PEERS_EVERY: Duration = Duration::from_millis(500);
 /// Turns of `PEERS_EVERY` between two looks at the whole mesh.
@@ -69,7 +72,7 @@ pub(super) async fn start(
         let measured = Measured::default();
         let serving = if paused { ServingState::Paused } else { ServingState::Starting };
         let inference = InferenceState::default();
-        let looked = Looked { files: Vec::new(), uses: HashMap::new(), zone: time_zone() };
+        let looked = Looked::nothing();
         looked.announcement(&settings, &measured, config.seed.is_some(), serving, &inference)
     };
     let announcement = watch::Sender::new(first);
@@ -103,9 +106,17 @@ struct Looked {
     files: Vec<ModelFile>,
     uses: HashMap<String, ModelUse>,
     zone: Option<String>,
+    /// Kinds of tasks that this computer can do.
+    able: Vec<TaskKind>,
 }
 
 impl Looked {
+    /// Before anybody looked.
+    fn nothing() -> Self {
+        let able = WITHOUT_SANDBOX.to_vec();
+        Self { files: Vec::new(), uses: HashMap::new(), zone: time_zone(), able }
+    }
+
     fn announcement(
         &self,
         settings: &Settings,
@@ -125,6 +136,7 @@ impl Looked {
             inference,
             files: &self.files,
             uses: &self.uses,
+            able: &self.able,
         })
     }
 }
@@ -260,7 +272,7 @@ impl Node {
         let mut engine = self.inner.inference.state();
         let mut looks = interval(MODELS_AGE);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut looked = Looked { files: Vec::new(), uses: HashMap::new(), zone: time_zone() };
+        let mut looked = Looked::nothing();
         loop {
             let look = tokio::select! {
                 _ = looks.tick() => true,

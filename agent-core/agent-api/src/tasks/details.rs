@@ -100,7 +100,8 @@ pub struct Candidate {
     pub chosen: bool,
     /// It was asked and said no, with this reason.
     pub refused: Option<String>,
-    /// Estimated milliseconds until the task is done there; the lowest is chosen.
+    /// Estimated milliseconds until the task is done there, the sum of `parts`. The lowest is
+    /// chosen, but this computer goes first while it has the model in memory and a free slot.
     pub cost_ms: f64,
     /// What the estimate is made of.
     pub parts: Vec<CostPart>,

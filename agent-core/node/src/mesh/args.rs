@@ -43,8 +43,8 @@ pub(crate) enum MeshCommand {
     Block(Marked),
     /// Stop blocking a node
     Unblock(Marked),
-    /// Mark a node as your own or as one you trust
-    Trust(Marked),
+    /// Mark a node as one that you trust, or as your own: privacy modes of tasks go by it
+    Trust(Trusted),
     /// Take that mark away
     Untrust(Marked),
     /// Let a node on this network, which asks for it, into the mesh
@@ -76,6 +76,16 @@ pub(crate) struct Named {
     pub(crate) node: String,
     #[command(flatten)]
     pub(crate) output: Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Trusted {
+    /// The node
+    #[arg(value_name = "NODE")]
+    pub(crate) node: String,
+    /// It is yours, not only one that you trust
+    #[arg(long)]
+    pub(crate) own: bool,
 }
 
 #[derive(Debug, Args)]

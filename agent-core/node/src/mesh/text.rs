@@ -139,7 +139,8 @@ fn peer_row(peer: &Peer, now_ms: i64) -> Vec<String> {
     let dash = || "-".to_owned();
     let said = peer.announcement.as_ref();
     let mut name = peer.name.clone();
-    for (mark, set) in [(" (seed)", peer.seed), (" (trusted)", peer.trusted)] {
+    let trusted = peer.trusted && !peer.own;
+    for (mark, set) in [(" (seed)", peer.seed), (" (own)", peer.own), (" (trusted)", trusted)] {
         name.push_str(if set { mark } else { "" });
     }
     vec![
@@ -206,7 +207,8 @@ pub(super) fn peer(details: &PeerDetails, now_ms: i64) -> String {
     line("Seen:", Some(ago(peer.last_seen_ms, now_ms)));
     let since = peer.connected_since_ms.and_then(|at| u64::try_from((now_ms - at) / 1_000).ok());
     line("Connected:", since.map(|seconds| format!("for {}", duration(seconds))));
-    let marks = [("seed", peer.seed), ("trusted", peer.trusted)];
+    let trusted = peer.trusted && !peer.own;
+    let marks = [("seed", peer.seed), ("own", peer.own), ("trusted", trusted)];
     let marks: Vec<_> = marks.into_iter().filter(|(_, set)| *set).map(|(mark, _)| mark).collect();
     line("Marks:", Some(marks.join(", ")));
     let found: Vec<_> = peer.sources.iter().map(|kind| source_kind(*kind)).collect();

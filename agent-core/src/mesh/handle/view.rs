@@ -250,6 +250,7 @@ mod tests {
             path: rtt_ms.map(|ms| (PathKind::Direct, Duration::from_millis(ms))),
             address: None,
             trusted: false,
+            own: false,
             sources: vec![SourceKind::Ticket],
             last_seen_ms: None,
             connected_since_ms: None,

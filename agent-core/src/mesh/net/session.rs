@@ -67,6 +67,7 @@ pub(in crate::mesh) enum Ask {
         key: NodeKey,
         name: String,
         on: bool,
+        own: bool,
     },
     Admit {
         key: NodeKey,
@@ -336,8 +337,8 @@ impl Session {
             Ask::Block { key, name, on } => {
                 file.change(|memory| room = set_mark(&mut memory.blocked, *key, name, *on))
             }
-            Ask::Trust { key, name, on } => {
-                file.change(|memory| room = set_mark(&mut memory.trusted, *key, name, *on))
+            Ask::Trust { key, name, on, own } => {
+                file.change(|memory| room = memory.trust(*key, name, *on, *own))
             }
             Ask::Admit { .. } | Ask::Refresh | Ask::Connect(_) => Ok(()),
             #[cfg(test)]

@@ -65,6 +65,8 @@ pub(in crate::mesh) struct Row {
     pub(in crate::mesh) path: Option<(PathKind, Duration)>,
     pub(in crate::mesh) address: Option<String>,
     pub(in crate::mesh) trusted: bool,
+    /// The owner's own; trusted too.
+    pub(in crate::mesh) own: bool,
     pub(in crate::mesh) sources: Vec<SourceKind>,
     /// Its last sign of life when this row was made, milliseconds since 1970.
     pub(in crate::mesh) last_seen_ms: Option<i64>,
@@ -95,6 +97,7 @@ impl Row {
             && self.path == other.path
             && self.address == other.address
             && self.trusted == other.trusted
+            && self.own == other.own
             && self.sources == other.sources
             && self.connected_since_ms == other.connected_since_ms
             && self.problem == other.problem
@@ -131,7 +134,7 @@ impl Row {
             rtt_ms: self.rtt_ms(),
             address: self.address.clone(),
             trusted: self.trusted,
-            own: false,
+            own: self.own,
             seed: self.is_seed(),
             sources: self.sources.clone(),
             last_seen_ms: heard_ms.max(self.last_seen_ms),

@@ -255,6 +255,7 @@ impl Driver<'_> {
             path: used.and_then(path),
             address: link.and_then(|link: &Link| link.address.clone()),
             trusted: view.trusted,
+            own: self.session.file.as_ref().is_some_and(|file| file.memory().is_own(view.key)),
             sources: view.sources.clone(),
             last_seen_ms: view.last_seen_ms,
             connected_since_ms: used.map(|used| used.since_ms),
