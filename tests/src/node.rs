@@ -123,6 +123,7 @@ impl Options {
             .arg(self.data_dir())
             .args(&self.arguments)
             .env("EDGECODER_RUNNER_BIN", &self.runner)
+            .env("EDGECODER_SANDBOX_BIN", programs::sandbox())
             .env("EDGECODER_LOG", "info")
             .env("HOME", self.home.path())
             .env_remove("EDGECODER_DATA_DIR")
