@@ -68,6 +68,12 @@ impl Options {
         self
     }
 
+    /// With the model that ships.
+    pub fn with_model(mut self) -> Self {
+        self.assets = Some(programs::assets());
+        self
+    }
+
     pub fn with_page(mut self) -> Self {
         self.ui = Some(programs::ui());
         self

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use crate::{page, steps::note, workspace::Workspace};
 
 /// Folder and file of each module: `tests/examples/NAME/NAME.rs`.
-const MODULES: [&str; 1] = ["rsi"];
+const MODULES: [&str; 2] = ["noop", "rsi"];
 
 /// Where the built modules are.
 pub(crate) fn folder(workspace: &Workspace) -> PathBuf {
