@@ -141,7 +141,7 @@ async fn a_cancelled_task_stops_where_it_runs() -> Result<()> {
     until(cluster.http(0), &id, "it runs", |task| task.state == TaskState::Running).await?;
     let cancelled: Task = cluster.http(0).post(&format!("/tasks/{id}/cancel"), &json!({})).await?;
     assert_eq!(cancelled.state, TaskState::Cancelled);
-    let idle = async || Ok(cluster.node(1).status().await?.serving.running == 0);
+    let idle = async || Ok(cluster.node(1).status().await?.requests.running == 0);
     cluster.eventually("the worker is free again", idle).await?;
     // A retry is another task.
     model.release(100);
