@@ -20,6 +20,7 @@ mod residency;
 mod runner_failures;
 mod streams;
 mod supervisor;
+mod tasks;
 
 mod browser;
 mod mesh_panel;

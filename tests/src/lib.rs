@@ -15,3 +15,5 @@ pub mod node;
 pub mod programs;
 pub mod pulls;
 pub mod registry;
+pub mod scripted_model;
+pub mod tasks;

@@ -68,6 +68,12 @@ impl Options {
         self
     }
 
+    /// With the model that ships.
+    pub fn with_model(mut self) -> Self {
+        self.assets = Some(programs::assets());
+        self
+    }
+
     pub fn with_page(mut self) -> Self {
         self.ui = Some(programs::ui());
         self
@@ -123,6 +129,7 @@ impl Options {
             .arg(self.data_dir())
             .args(&self.arguments)
             .env("EDGECODER_RUNNER_BIN", &self.runner)
+            .env("EDGECODER_SANDBOX_BIN", programs::sandbox())
             .env("EDGECODER_LOG", "info")
             .env("HOME", self.home.path())
             .env_remove("EDGECODER_DATA_DIR")

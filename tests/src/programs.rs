@@ -19,6 +19,23 @@ pub fn runner() -> PathBuf {
     program("EDGECODER_RUNNER_BIN", "edgecoder-runner")
 }
 
+/// Runs untrusted programs.
+pub fn sandbox() -> PathBuf {
+    program("EDGECODER_SANDBOX_BIN", "edgecoder-sandbox")
+}
+
+/// A module of `tests/examples`, built by `cargo xtask test`.
+pub fn example_module(name: &str) -> PathBuf {
+    let dir = env::var_os("EDGECODER_EXAMPLES_DIR").map_or_else(
+        || {
+            let exe = env::current_exe().unwrap_or_default();
+            exe.ancestors().nth(3).unwrap_or(Path::new(".")).join("examples")
+        },
+        PathBuf::from,
+    );
+    dir.join(name).with_extension("wasm")
+}
+
 /// The desktop app; `None` where it was not built (it needs WebKit).
 pub fn desktop() -> Option<PathBuf> {
     let path = program("EDGECODER_DESKTOP_BIN", "edgecoder");

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use anyhow::Result;
 
 use crate::{
-    compile, page,
+    compile, examples, page,
     program::Program,
     setup::{self, SetupOptions},
     steps::{Steps, note},
@@ -26,7 +26,10 @@ pub(crate) fn run(workspace: &Workspace, options: &BenchOptions) -> Result<()> {
     let mut steps = Steps::new(5);
     let setup = SetupOptions { headless: options.headless, ..SetupOptions::default() };
     steps.step("Setting up", || setup::ensure(workspace, &setup))?;
-    steps.step("Building the page", || page::build(workspace, page::Kind::Release))?;
+    steps.step("Building the page and the example modules", || {
+        page::build(workspace, page::Kind::Release)?;
+        examples::build(workspace)
+    })?;
     steps.step("Building release programs (about 20 minutes the first time)", || {
         compile::benchmarks(workspace, options.headless)
     })?;
@@ -41,6 +44,8 @@ pub(crate) fn run(workspace: &Workspace, options: &BenchOptions) -> Result<()> {
         .env("EDGECODER_RUNNER_BIN", programs.join("edgecoder-runner"))
         .env("EDGECODER_DESKTOP_BIN", programs.join("edgecoder"))
         .env("EDGECODER_DIRECT_BIN", programs.join("examples/direct"))
+        .env("EDGECODER_SANDBOX_BIN", programs.join("edgecoder-sandbox"))
+        .env("EDGECODER_EXAMPLES_DIR", examples::folder(workspace))
         .env("EDGECODER_UI_DIR", workspace.page())
         .env("EDGECODER_ASSETS_DIR", workspace.assets())
         .run()

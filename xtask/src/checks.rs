@@ -10,7 +10,7 @@ use anyhow::Result;
 use crate::{
     bundle,
     compile::{self, SELECTION},
-    page,
+    examples, page,
     program::{Program, Stream},
     setup::{self, SetupOptions},
     steps::{AlreadyReported, Steps, note},
@@ -36,7 +36,10 @@ pub(crate) fn run(workspace: &Workspace, options: &TestOptions) -> Result<()> {
     if all {
         steps.step("Checking the formatting", || formatting(workspace))?;
     }
-    steps.step("Building the page", || page::build(workspace, page::Kind::Release))?;
+    steps.step("Building the page and the example modules", || {
+        page::build(workspace, page::Kind::Release)?;
+        examples::build(workspace)
+    })?;
     if all {
         steps.step("Checking with clippy", || clippy(workspace))?;
     }
@@ -168,6 +171,8 @@ fn with_test_environment(
         .env("EDGECODER_NODE_BIN", programs.join("edgecoder-node"))
         .env("EDGECODER_DESKTOP_BIN", programs.join("edgecoder"))
         .env("EDGECODER_RUNNER_BIN", programs.join("edgecoder-runner"))
+        .env("EDGECODER_SANDBOX_BIN", programs.join("edgecoder-sandbox"))
+        .env("EDGECODER_EXAMPLES_DIR", examples::folder(workspace))
         .env("EDGECODER_UI_DIR", workspace.page())
         .env("EDGECODER_ASSETS_DIR", workspace.assets())
         .env("EDGECODER_TEST_PYTHON", setup::test_python(workspace))

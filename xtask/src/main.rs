@@ -13,6 +13,7 @@ mod bench;
 mod bundle;
 mod checks;
 mod compile;
+mod examples;
 mod icons;
 mod page;
 mod program;

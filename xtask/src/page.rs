@@ -24,7 +24,7 @@ use crate::{
     workspace::{Workspace, size_of, size_text},
 };
 
-const TARGET: &str = "wasm32-unknown-unknown";
+pub(crate) const TARGET: &str = "wasm32-unknown-unknown";
 /// The page is loaded on every start, from the disk: this is the limit that the project set itself.
 const MAX_RELEASE_BYTES: u64 = 2_400_000;
 /// How often `--watch` looks for changes: below what a person notices, and no load to speak of.
@@ -93,25 +93,9 @@ pub(crate) fn build(workspace: &Workspace, kind: Kind) -> Result<()> {
 /// cargo build for wasm; returns the module.
 fn compile(workspace: &Workspace, kind: Kind) -> Result<PathBuf> {
     let target = workspace.target.join("ui");
-    let mut cargo = Program::new("cargo").dir(&workspace.root);
-    // Flags and pins meant for the host's compiler would be wrong, or unknown, for this one.
-    for variable in [
-        "RUSTUP_TOOLCHAIN",
-        "RUSTFLAGS",
-        "CARGO_ENCODED_RUSTFLAGS",
-        "CARGO_BUILD_TARGET",
-        "CARGO_TARGET_DIR",
-    ] {
-        cargo = cargo.env_remove(variable);
-    }
-    // Leptos then gives every view one type: a third less code, and quicker to build.
-    cargo = cargo.env("CARGO_ENCODED_RUSTFLAGS", "--cfg\u{1f}erase_components");
-    match setup::wasm_toolchain(workspace)? {
-        WasmToolchain::Default => {}
-        WasmToolchain::Rustup { name, .. } => cargo = cargo.env("RUSTUP_TOOLCHAIN", name),
-        WasmToolchain::OnPath { bin } => cargo = cargo.env("PATH", first_on_path(&bin)?),
-    }
-    cargo
+    wasm_program(workspace, "cargo")?
+        // Leptos then gives every view one type: a third less code, and quicker to build.
+        .env("CARGO_ENCODED_RUSTFLAGS", "--cfg\u{1f}erase_components")
         .args(["build", "--package", "edgecoder-ui", "--bin", "edgecoder-ui", "--target", TARGET])
         .args(["--profile", kind.profile(), "--target-dir"])
         .arg(&target)
@@ -124,6 +108,26 @@ fn compile(workspace: &Workspace, kind: Kind) -> Result<PathBuf> {
         .map(|name| folder.join(name))
         .find(|path| path.exists())
         .with_context(|| format!("cargo left no page in {}", folder.display()))
+}
+
+/// `cargo` or `rustc` of the toolchain that has the wasm target.
+pub(crate) fn wasm_program(workspace: &Workspace, name: &str) -> Result<Program> {
+    let mut program = Program::new(name).dir(&workspace.root);
+    // Flags and pins meant for the host's compiler would be wrong, or unknown, for this one.
+    for variable in [
+        "RUSTUP_TOOLCHAIN",
+        "RUSTFLAGS",
+        "CARGO_ENCODED_RUSTFLAGS",
+        "CARGO_BUILD_TARGET",
+        "CARGO_TARGET_DIR",
+    ] {
+        program = program.env_remove(variable);
+    }
+    Ok(match setup::wasm_toolchain(workspace)? {
+        WasmToolchain::Default => program,
+        WasmToolchain::Rustup { name, .. } => program.env("RUSTUP_TOOLCHAIN", name),
+        WasmToolchain::OnPath { bin } => program.env("PATH", first_on_path(&bin)?),
+    })
 }
 
 /// wasm-bindgen and the static files, into a new folder that takes the old one's place at once: a node

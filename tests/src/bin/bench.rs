@@ -2,7 +2,7 @@
 //! goes into BENCHMARKS.md.
 //!
 //! `bench [--quick] [PART]...`: `--quick` takes fewer repetitions, to try the benchmark itself; parts
-//! are `engine`, `first-byte`, `pull`, `models`, `idle`, `mesh`, `desktop`, all if none is named.
+//! are `engine`, `first-byte`, `pull`, `models`, `idle`, `mesh`, `tasks`, `desktop`, all if none is named.
 
 // A command-line program: its output is its purpose.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
@@ -23,6 +23,8 @@ mod models;
 mod pull;
 #[path = "bench/runner.rs"]
 mod runner;
+#[path = "bench/tasks.rs"]
+mod tasks;
 
 use anyhow::Result;
 
@@ -72,6 +74,9 @@ async fn measure() -> Result<()> {
     }
     if wanted("mesh") {
         rows.extend(mesh::measure(quick).await?);
+    }
+    if wanted("tasks") {
+        rows.extend(tasks::measure(quick).await?);
     }
     if wanted("desktop") {
         rows.extend(desktop::measure()?);
