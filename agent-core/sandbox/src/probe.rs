@@ -13,7 +13,7 @@ use agent_api::{
 };
 use serde::Deserialize;
 
-use crate::exec;
+use crate::{exec, say};
 
 /// For a program that does nothing, on a computer that is busy.
 const TRIAL_MS: u64 = 20_000;
@@ -53,8 +53,10 @@ fn abilities() -> Abilities {
                 interpreters.push(interpreter);
                 confinement = Ok(how);
             }
-            Err(why) if confinement.is_err() => confinement = Err(format!("{why:#}")),
-            Err(_) => {}
+            Err(why) => {
+                say(&format!("{why:#}"));
+                confinement = confinement.or_else(|_| Err(format!("{why:#}")));
+            }
         }
     }
     Abilities { protocol: PROTOCOL, interpreters, confinement }

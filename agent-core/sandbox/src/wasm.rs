@@ -165,10 +165,11 @@ impl Workshop {
             let work = tokio::task::spawn_blocking(move || {
                 let _place = place;
                 let bytes = module::checked(&bytes, &sha256)?;
-                Compiled::new(&engine, &linkers, &bytes).map(Arc::new)
+                let compiled = Compiled::new(&engine, &linkers, &bytes);
+                compiled.map(Arc::new).map_err(Outcome::Refused)
             });
             match tokio::time::timeout(COMPILE_LIMIT, work).await {
-                Ok(Ok(compiled)) => compiled.map_err(Outcome::Refused),
+                Ok(Ok(compiled)) => compiled,
                 Ok(Err(defect)) => {
                     Err(Outcome::Refused(format!("the module cannot be compiled: {defect}")))
                 }
