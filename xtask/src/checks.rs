@@ -168,6 +168,7 @@ fn with_test_environment(
         .env("EDGECODER_NODE_BIN", programs.join("edgecoder-node"))
         .env("EDGECODER_DESKTOP_BIN", programs.join("edgecoder"))
         .env("EDGECODER_RUNNER_BIN", programs.join("edgecoder-runner"))
+        .env("EDGECODER_SANDBOX_BIN", programs.join("edgecoder-sandbox"))
         .env("EDGECODER_UI_DIR", workspace.page())
         .env("EDGECODER_ASSETS_DIR", workspace.assets())
         .env("EDGECODER_TEST_PYTHON", setup::test_python(workspace))

@@ -33,24 +33,22 @@ const MAX_RUN_S: u32 = 120;
 ///
 /// [`JobError::Refused`] where programs of the language cannot be contained, before the model is
 /// asked; what `generate` returns; [`JobError::Broke`] when the sandbox fails.
-pub async fn run<'a>(
+pub async fn run<'g>(
     input: CodeInput,
-    generate: impl FnMut(Vec<Value>) -> BoxFuture<'a, Result<(String, Usage), JobError>>,
-    sandbox: &'a Sandbox,
+    generate: impl FnMut(Vec<Value>) -> BoxFuture<'g, Result<(String, Usage), JobError>>,
+    sandbox: &Sandbox,
     notes: mpsc::Sender<String>,
 ) -> Result<CodeOutput, JobError> {
     sandbox.check(input.language).await.map_err(from_sandbox)?;
-    let test = move |program: Program| -> BoxFuture<'a, Result<Ran, SandboxError>> {
-        Box::pin(sandbox.run(program))
-    };
+    let test = |program| -> BoxFuture<'_, _> { Box::pin(sandbox.run(program)) };
     improve(input, generate, test, notes).await
 }
 
 /// The loop itself, whoever writes and tests.
-async fn improve<'a>(
+async fn improve<'g, 't>(
     input: CodeInput,
-    mut generate: impl FnMut(Vec<Value>) -> BoxFuture<'a, Result<(String, Usage), JobError>>,
-    mut test: impl FnMut(Program) -> BoxFuture<'a, Result<Ran, SandboxError>>,
+    mut generate: impl FnMut(Vec<Value>) -> BoxFuture<'g, Result<(String, Usage), JobError>>,
+    mut test: impl FnMut(Program) -> BoxFuture<'t, Result<Ran, SandboxError>>,
     notes: mpsc::Sender<String>,
 ) -> Result<CodeOutput, JobError> {
     let attempts = input.max_iterations.unwrap_or(ITERATIONS).clamp(1, MAX_ITERATIONS);
@@ -94,10 +92,8 @@ fn program(input: &CodeInput, code: &str, wall: Duration) -> Program {
         Language::Python => ("test.py", "solution.py"),
         Language::Javascript => ("test.js", "solution.js"),
     };
-    let files = vec![
-        (tests.to_owned(), input.tests.clone()),
-        (solution.to_owned(), code.to_owned()),
-    ];
+    let files =
+        vec![(tests.to_owned(), input.tests.clone()), (solution.to_owned(), code.to_owned())];
     Program { language: input.language, files, wall }
 }
 
@@ -241,8 +237,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_without_a_program_is_an_attempt_that_is_told_so() {
-        let (output, asked, run) =
-            play(&["I would rather not.", RIGHT], vec![ran(0, "")]).await;
+        let (output, asked, run) = play(&["I would rather not.", RIGHT], vec![ran(0, "")]).await;
         let output = output.expect("has a result");
         assert!(output.passed);
         assert_eq!(run.len(), 1);

@@ -116,7 +116,8 @@ impl Folder {
             return None;
         }
         let used = file.metadata().and_then(|meta| meta.modified()).ok();
-        let long_ago = used.and_then(|used| used.elapsed().ok()).is_none_or(|ago| ago > NOTED_EVERY);
+        let long_ago =
+            used.and_then(|used| used.elapsed().ok()).is_none_or(|ago| ago > NOTED_EVERY);
         if long_ago {
             note_use(&path);
         }

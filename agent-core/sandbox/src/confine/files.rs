@@ -6,7 +6,8 @@ use std::path::Path;
 use agent_api::sandbox::Interpreter;
 use landlock::{
     ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible as _, Ruleset,
-    RulesetAttr as _, RulesetCreated, RulesetCreatedAttr as _, RulesetStatus, Scope, path_beneath_rules,
+    RulesetAttr as _, RulesetCreated, RulesetCreatedAttr as _, RulesetStatus, Scope,
+    path_beneath_rules,
 };
 
 /// The newest that this code knows; older kernels enforce what they can.

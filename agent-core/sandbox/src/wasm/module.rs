@@ -124,8 +124,7 @@ impl Compiled {
                 "the component imports {name}, which is not there: a command may import WASI preview 2 without HTTP and nothing else"
             ));
         }
-        let pre =
-            linkers.component.instantiate_pre(component).map_err(|error| unlinked(&error))?;
+        let pre = linkers.component.instantiate_pre(component).map_err(|error| unlinked(&error))?;
         let command = CommandPre::new(pre).map_err(|error| {
             format!("the component is no command, it does not export wasi:cli/run: {error:#}")
         })?;

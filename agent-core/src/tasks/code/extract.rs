@@ -63,7 +63,9 @@ fn names(language: Language) -> &'static [&'static str] {
 fn looks_like_code(answer: &str, language: Language) -> bool {
     let starts: &[&str] = match language {
         Language::Python => &["def ", "class ", "import ", "from ", "@"],
-        Language::Javascript => &["function ", "const ", "let ", "class ", "module.exports", "\"use"],
+        Language::Javascript => {
+            &["function ", "const ", "let ", "class ", "module.exports", "\"use"]
+        }
     };
     let first = answer.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
     starts.iter().any(|start| first.starts_with(start))
@@ -82,7 +84,10 @@ mod tests {
         let answer = "I add them.\n\n```python\ndef f():\n    return 1\n```\nThat is all.";
         assert_eq!(python(answer).as_deref(), Some("def f():\n    return 1\n"));
         assert_eq!(python("```\nx = 1\n```").as_deref(), Some("x = 1\n"));
-        assert_eq!(python("````py\ns = '''\n```\n'''\n````").as_deref(), Some("s = '''\n```\n'''\n"));
+        assert_eq!(
+            python("````py\ns = '''\n```\n'''\n````").as_deref(),
+            Some("s = '''\n```\n'''\n")
+        );
     }
 
     #[test]
@@ -107,7 +112,8 @@ mod tests {
 
     #[test]
     fn thoughts_before_the_answer_do_not_count() {
-        let answer = "<think>\n```python\nwrong = True\nvery = 'long'\n```\n</think>\n```python\nx = 1\n```";
+        let answer =
+            "<think>\n```python\nwrong = True\nvery = 'long'\n```\n</think>\n```python\nx = 1\n```";
         assert_eq!(python(answer).as_deref(), Some("x = 1\n"));
     }
 }

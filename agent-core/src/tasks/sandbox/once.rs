@@ -54,9 +54,10 @@ async fn converse(child: &mut Child, exec: &Exec) -> io::Result<ExecReply> {
     let mut stdout = child.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
     stdin.write_all(&encode_frame(exec)?).await?;
     stdin.flush().await?;
-    let length = stdout.read_u32_le().await.map_err(|_| {
-        io::Error::other("the sandbox ended unexpectedly")
-    })?;
+    let length = stdout
+        .read_u32_le()
+        .await
+        .map_err(|_| io::Error::other("the sandbox ended unexpectedly"))?;
     check_frame_length(length)?;
     let mut bytes = vec![0; length as usize];
     stdout.read_exact(&mut bytes).await?;
