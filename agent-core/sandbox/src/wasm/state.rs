@@ -16,10 +16,7 @@ use wasmtime_wasi::{
     HostMonotonicClock, HostWallClock, WasiCtxBuilder, WasiCtxView, WasiView,
     cli::{IsTerminal, StdoutStream},
     p1::WasiP1Ctx,
-    p2::{
-        OutputStream, Pollable, StreamError, StreamResult,
-        pipe::{MemoryInputPipe, MemoryOutputPipe},
-    },
+    p2::{OutputStream, Pollable, StreamError, StreamResult, pipe::MemoryInputPipe},
 };
 
 /// Elements of all tables of a module together: far above what compilers emit.
@@ -38,8 +35,8 @@ pub(super) const TOO_MUCH_OUTPUT: &str = "the module gave more than 1 MiB of out
 
 pub(super) struct State {
     pub(super) wasi: WasiP1Ctx,
-    stdout: MemoryOutputPipe,
-    stderr: Words,
+    stdout: Sink,
+    stderr: Sink,
     bounds: Bounds,
 }
 
@@ -51,9 +48,8 @@ impl std::fmt::Debug for State {
 
 impl State {
     pub(super) fn new(input: Vec<u8>, memory_bytes: u64) -> Self {
-        // One byte more than allowed, so that too much can be told from just enough.
-        let stdout = MemoryOutputPipe::new(MAX_OUTPUT_BYTES + 1);
-        let stderr = Words::default();
+        let stdout = Sink { most: MAX_OUTPUT_BYTES, more_is_an_error: true, ..Sink::default() };
+        let stderr = Sink { most: KEPT_WORDS_BYTES, ..Sink::default() };
         let wasi = WasiCtxBuilder::new()
             .stdin(MemoryInputPipe::new(input))
             .stdout(stdout.clone())
@@ -77,8 +73,8 @@ impl State {
 
     /// What it wrote to stdout; `None`: more than it may.
     pub(super) fn output(&self) -> Option<Vec<u8>> {
-        let output = self.stdout.contents();
-        (output.len() <= MAX_OUTPUT_BYTES).then(|| output.to_vec())
+        let kept = self.stdout.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        (!kept.too_much).then(|| kept.bytes.clone())
     }
 
     pub(super) fn was_refused_memory(&self) -> bool {
@@ -88,7 +84,7 @@ impl State {
     /// The start of what it wrote to stderr.
     pub(super) fn last_words(&self) -> String {
         let kept = self.stderr.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        String::from_utf8_lossy(&kept).trim().to_owned()
+        String::from_utf8_lossy(&kept.bytes).trim().to_owned()
     }
 }
 
@@ -172,27 +168,41 @@ impl HostMonotonicClock for Still {
     }
 }
 
-/// Takes everything and keeps the start of it.
+/// Where a module writes to: the start is kept.
 #[derive(Clone, Debug, Default)]
-struct Words {
-    kept: Arc<Mutex<Vec<u8>>>,
+struct Sink {
+    most: usize,
+    /// Ends the module; or else the rest is dropped.
+    more_is_an_error: bool,
+    kept: Arc<Mutex<Kept>>,
 }
 
-impl Words {
-    fn take(&self, bytes: &[u8]) {
+#[derive(Debug, Default)]
+struct Kept {
+    bytes: Vec<u8>,
+    too_much: bool,
+}
+
+impl Sink {
+    fn take(&self, bytes: &[u8]) -> wasmtime::Result<()> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let room = KEPT_WORDS_BYTES.saturating_sub(kept.len()).min(bytes.len());
-        kept.extend_from_slice(&bytes[..room]);
+        let room = self.most.saturating_sub(kept.bytes.len()).min(bytes.len());
+        kept.bytes.extend_from_slice(&bytes[..room]);
+        kept.too_much |= room < bytes.len();
+        if kept.too_much && self.more_is_an_error {
+            return Err(wasmtime::Error::msg(TOO_MUCH_OUTPUT));
+        }
+        Ok(())
     }
 }
 
-impl IsTerminal for Words {
+impl IsTerminal for Sink {
     fn is_terminal(&self) -> bool {
         false
     }
 }
 
-impl StdoutStream for Words {
+impl StdoutStream for Sink {
     fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
         Box::new(self.clone())
     }
@@ -203,14 +213,13 @@ impl StdoutStream for Words {
 }
 
 #[wasmtime_wasi::async_trait]
-impl Pollable for Words {
+impl Pollable for Sink {
     async fn ready(&mut self) {}
 }
 
-impl OutputStream for Words {
+impl OutputStream for Sink {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
-        self.take(&bytes);
-        Ok(())
+        self.take(&bytes).map_err(StreamError::Trap)
     }
 
     fn flush(&mut self) -> StreamResult<()> {
@@ -222,14 +231,13 @@ impl OutputStream for Words {
     }
 }
 
-impl AsyncWrite for Words {
+impl AsyncWrite for Sink {
     fn poll_write(
         self: Pin<&mut Self>,
         _cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<std::io::Result<usize>> {
-        self.take(bytes);
-        Poll::Ready(Ok(bytes.len()))
+        Poll::Ready(self.take(bytes).map(|()| bytes.len()).map_err(std::io::Error::other))
     }
 
     fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
