@@ -55,7 +55,7 @@ fn abilities() -> Abilities {
             }
             Err(why) => {
                 say(&format!("{why:#}"));
-                confinement = confinement.or_else(|_| Err(format!("{why:#}")));
+                confinement = confinement.map_err(|_| format!("{why:#}"));
             }
         }
     }

@@ -131,14 +131,8 @@ const PROCESS_OPTIONS: [u64; 4] = [
 ];
 
 /// Is it a terminal, how much is there to read, do not block, close at `exec`.
-const DESCRIPTOR_OPTIONS: [u64; 6] = [
-    libc::TCGETS as u64,
-    libc::TIOCGWINSZ as u64,
-    libc::FIONREAD as u64,
-    libc::FIONBIO as u64,
-    libc::FIOCLEX as u64,
-    libc::FIONCLEX as u64,
-];
+const DESCRIPTOR_OPTIONS: [u64; 6] =
+    [libc::TCGETS, libc::TIOCGWINSZ, libc::FIONREAD, libc::FIONBIO, libc::FIOCLEX, libc::FIONCLEX];
 
 const MEMORY: &[c_long] = &[
     libc::SYS_brk,

@@ -84,7 +84,7 @@ impl Compiled {
         let module = Module::from_binary(engine, bytes).map_err(invalid)?;
         let has = |name: &&str| module.get_export(name).is_some();
         let command = has(&"_start");
-        if !command && !BARE.iter().all(|name| has(name)) {
+        if !command && !BARE.iter().all(has) {
             return Err(
                 "the module exports neither _start (a WASI command) nor memory, alloc and run"
                     .to_owned(),
