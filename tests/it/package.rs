@@ -117,6 +117,7 @@ async fn package_installs_works_and_goes_away() -> Result<()> {
         "/usr/bin/edgecoder",
         "/usr/bin/edgecoder-node",
         "/usr/lib/edgecoder/edgecoder-runner",
+        "/usr/lib/edgecoder/edgecoder-sandbox",
         "/usr/share/applications/edgecoder.desktop",
     ] {
         anyhow::ensure!(root.path(file).exists(), "{file} is installed");

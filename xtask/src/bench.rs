@@ -42,6 +42,7 @@ pub(crate) fn run(workspace: &Workspace, options: &BenchOptions) -> Result<()> {
         .args(&options.arguments)
         .env("EDGECODER_NODE_BIN", programs.join("edgecoder-node"))
         .env("EDGECODER_RUNNER_BIN", programs.join("edgecoder-runner"))
+        .env("EDGECODER_SANDBOX_BIN", programs.join("edgecoder-sandbox"))
         .env("EDGECODER_DESKTOP_BIN", programs.join("edgecoder"))
         .env("EDGECODER_DIRECT_BIN", programs.join("examples/direct"))
         .env("EDGECODER_SANDBOX_BIN", programs.join("edgecoder-sandbox"))
@@ -56,6 +57,7 @@ fn sizes(workspace: &Workspace, headless: bool) -> Result<()> {
     let mut files = vec![
         ("edgecoder-node", programs.join("edgecoder-node")),
         ("edgecoder-runner", programs.join("edgecoder-runner")),
+        ("edgecoder-sandbox", programs.join("edgecoder-sandbox")),
         ("the page's code", workspace.page().join("ui_bg.wasm")),
     ];
     if !headless {

@@ -20,7 +20,8 @@ use crate::{
 };
 
 /// The programs in the package.
-pub(crate) const PROGRAMS: [&str; 3] = ["edgecoder", "edgecoder-node", "edgecoder-runner"];
+pub(crate) const PROGRAMS: [&str; 4] =
+    ["edgecoder", "edgecoder-node", "edgecoder-runner", "edgecoder-sandbox"];
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct BundleOptions {

@@ -15,12 +15,19 @@ use crate::{
 /// What decides the features of dependencies: the same in every step.
 pub(crate) const SELECTION: [&str; 3] = ["--workspace", "--features", "edgecoder/custom-protocol"];
 
-/// The runner and the node, and unless headless the desktop app.
+/// The runner, the sandbox and the node, and unless headless the desktop app.
 pub(crate) fn programs(workspace: &Workspace, profile: Profile, headless: bool) -> Result<()> {
     let mut cargo = Program::cargo(workspace)
         .args(["build", "--profile", profile.name()])
         .args(SELECTION)
-        .args(["--bin", "edgecoder-runner", "--bin", "edgecoder-node"]);
+        .args([
+            "--bin",
+            "edgecoder-runner",
+            "--bin",
+            "edgecoder-sandbox",
+            "--bin",
+            "edgecoder-node",
+        ]);
     if !headless {
         cargo = cargo.args(["--bin", "edgecoder"]);
     }
@@ -46,7 +53,15 @@ pub(crate) fn benchmarks(workspace: &Workspace, headless: bool) -> Result<()> {
     let mut cargo = Program::cargo(workspace)
         .args(["build", "--release"])
         .args(SELECTION)
-        .args(["--bin", "edgecoder-runner", "--bin", "edgecoder-node", "--bin", "bench"])
+        .args([
+            "--bin",
+            "edgecoder-runner",
+            "--bin",
+            "edgecoder-sandbox",
+            "--bin",
+            "edgecoder-node",
+        ])
+        .args(["--bin", "bench"])
         .args(["--example", "direct"]);
     if !headless {
         cargo = cargo.args(["--bin", "edgecoder"]);

@@ -23,6 +23,7 @@ pub mod node;
 pub mod openai;
 pub mod pull;
 pub mod runner;
+pub mod sandbox;
 pub mod settings;
 pub mod tasks;
 

@@ -89,6 +89,7 @@ fn files(workspace: &Workspace, stage: &Path) -> HashMap<PathBuf, PathBuf> {
     let model = "edgecoder-demo-4m-q8_0.gguf";
     [
         ("/usr/lib/edgecoder/edgecoder-runner".into(), stage.join("edgecoder-runner")),
+        ("/usr/lib/edgecoder/edgecoder-sandbox".into(), stage.join("edgecoder-sandbox")),
         (format!("/usr/lib/edgecoder/models/{model}"), workspace.assets().join(model)),
         ("/usr/lib/edgecoder/ui".into(), workspace.page()),
         (
