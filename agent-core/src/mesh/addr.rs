@@ -27,9 +27,7 @@ pub enum Loopback {
 impl Loopback {
     /// In what sources far away say: only a node that itself has nothing but loopback can mean it.
     pub fn from_afar(own: &Addresses) -> Self {
-        let direct = &own.direct;
-        let only = !direct.is_empty() && direct.iter().all(|address| address.ip().is_loopback());
-        if only { Self::Allowed } else { Self::Dropped }
+        if own.is_only_loopback() { Self::Allowed } else { Self::Dropped }
     }
 }
 
@@ -89,8 +87,8 @@ impl Addresses {
     /// There is no other way to this node than from its own computer.
     pub fn is_only_loopback(&self) -> bool {
         !self.direct.is_empty()
-            && self.relays.is_empty()
             && self.direct.iter().all(|address| address.ip().is_loopback())
+            && self.relays.iter().all(|relay| is_own_relay(relay))
     }
 }
 

@@ -418,11 +418,7 @@ impl Membership {
 
     /// Whether others may name loopback addresses: only if this node has no others itself.
     pub(super) fn loopback(&self, near: bool) -> Loopback {
-        if near || self.addresses.is_only_loopback() {
-            Loopback::Allowed
-        } else {
-            Loopback::Dropped
-        }
+        if near { Loopback::Allowed } else { Loopback::from_afar(&self.addresses) }
     }
 
     pub(super) fn on_in_use(&mut self, peer: NodeKey, in_use: bool) {

@@ -1,3 +1,5 @@
+//! What a record does on its way through one node: told, asked for, promised, passed on.
+
 use std::collections::BTreeSet;
 
 use proptest::{collection::vec, prelude::*};
