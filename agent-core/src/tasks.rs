@@ -25,6 +25,7 @@ pub mod route;
 pub mod run;
 pub mod sandbox;
 pub mod schedule;
+pub mod shared;
 pub mod verify;
 pub mod wire;
 pub mod worker;
