@@ -13,6 +13,7 @@ mod model_use;
 mod pulls;
 mod requests;
 mod state;
+pub mod tasks;
 mod writer;
 
 use std::{

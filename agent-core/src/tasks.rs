@@ -12,6 +12,7 @@
 pub mod board;
 pub mod code;
 pub mod fair;
+pub mod handle;
 pub mod job;
 pub mod kinds;
 pub mod lifecycle;

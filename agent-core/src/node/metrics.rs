@@ -3,7 +3,10 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use agent_api::mesh::{PeerCounts, Refused};
+use agent_api::{
+    mesh::{PeerCounts, Refused},
+    tasks::{Task, TaskCounts},
+};
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -30,6 +33,12 @@ struct HttpLabels {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct TaskLabels {
+    kind: &'static str,
+    state: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct RefusedLabels {
     reason: String,
 }
@@ -49,6 +58,11 @@ pub struct Gauges {
     pub peers: PeerCounts,
     /// Messages of the mesh that were refused since the start, by reason.
     pub refused: Vec<Refused>,
+    pub tasks: TaskCounts,
+    /// Own tasks that are with nodes.
+    pub tasks_in_flight: usize,
+    /// Other nodes' tasks here: running and waiting.
+    pub served: (u32, u32),
 }
 
 /// What all pulls since the start did; see `models::pull::Counters`.
@@ -83,6 +97,12 @@ pub struct Metrics {
     peers_known: Gauge,
     peers_relayed: Gauge,
     mesh_refused: Family<RefusedLabels, Counter>,
+    tasks: Family<TaskLabels, Counter>,
+    tasks_queued: Gauge,
+    tasks_active: Gauge,
+    tasks_in_flight: Gauge,
+    served_running: Gauge,
+    served_waiting: Gauge,
 }
 
 impl Default for Metrics {
@@ -115,6 +135,12 @@ impl Default for Metrics {
             peers_known: Gauge::default(),
             peers_relayed: Gauge::default(),
             mesh_refused: Family::default(),
+            tasks: Family::default(),
+            tasks_queued: Gauge::default(),
+            tasks_active: Gauge::default(),
+            tasks_in_flight: Gauge::default(),
+            served_running: Gauge::default(),
+            served_waiting: Gauge::default(),
             registry: Registry::default(),
         };
         let m = &metrics;
@@ -167,6 +193,7 @@ impl Default for Metrics {
             registry.register_with_unit(name, help, Unit::Bytes, counter.clone());
         }
         metrics.register_mesh(&mut registry);
+        metrics.register_tasks(&mut registry);
         Self { registry, ..metrics }
     }
 }
@@ -185,6 +212,25 @@ impl Metrics {
             "Messages of the mesh that were refused, by reason",
             self.mesh_refused.clone(),
         );
+    }
+
+    fn register_tasks(&self, registry: &mut Registry) {
+        registry.register("tasks", "Own tasks that ended, by kind and state", self.tasks.clone());
+        for (name, help, gauge) in [
+            ("tasks_queued", "Tasks that wait for a node", &self.tasks_queued),
+            ("tasks_active", "Tasks that a node has", &self.tasks_active),
+            ("tasks_in_flight", "Own tasks that are being carried", &self.tasks_in_flight),
+            ("tasks_served_running", "Other nodes' tasks that run here", &self.served_running),
+            ("tasks_served_waiting", "Other nodes' tasks that wait here", &self.served_waiting),
+        ] {
+            registry.register(name, help, gauge.clone());
+        }
+    }
+
+    /// Counts an own task that ended.
+    pub(super) fn task_ended(&self, task: &Task) {
+        let labels = TaskLabels { kind: task.kind.as_str(), state: task.state.as_str() };
+        self.tasks.get_or_create(&labels).inc();
     }
 
     pub(super) fn finished(&self, finished: &Finished) {
@@ -236,6 +282,11 @@ impl Metrics {
             // The mesh counts; a counter here only says what it counted.
             self.mesh_refused.get_or_create(&labels).inner().store(*count, Ordering::Relaxed);
         }
+        self.tasks_queued.set(gauges.tasks.queued.into());
+        self.tasks_active.set(gauges.tasks.active.into());
+        self.tasks_in_flight.set(i64::try_from(gauges.tasks_in_flight).unwrap_or(i64::MAX));
+        self.served_running.set(gauges.served.0.into());
+        self.served_waiting.set(gauges.served.1.into());
         let mut text = String::new();
         // Writing to a string cannot fail.
         let _ = encode(&mut text, &self.registry);
@@ -262,12 +313,16 @@ mod tests {
             pulls: PullBytes { received: 0, hashed: 0, read_back: 0 },
             peers: PeerCounts { connected: 3, known: 5, ..PeerCounts::default() },
             refused: vec![Refused { reason: "bad_signature".into(), count }],
+            tasks: TaskCounts { queued: 4, ..TaskCounts::default() },
+            tasks_in_flight: 1,
+            served: (2, 0),
         };
         metrics.render(&gauges(7));
         let text = metrics.render(&gauges(9));
         for line in [
             "edgecoder_mesh_peers_connected 3",
             "edgecoder_mesh_peers_known 5",
+            "edgecoder_tasks_queued 4",
             "edgecoder_mesh_refused_total{reason=\"bad_signature\"} 9",
         ] {
             assert!(text.lines().any(|l| l == line), "no {line} in\n{text}");

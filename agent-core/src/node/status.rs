@@ -187,6 +187,9 @@ impl Node {
             },
             peers: mesh.counts,
             refused: mesh.refused,
+            tasks: self.tasks().counts().await.unwrap_or_default(),
+            tasks_in_flight: self.tasks().in_flight(),
+            served: self.tasks().shared().served.counts(),
         })
     }
 }
