@@ -299,14 +299,13 @@ impl Run {
     fn choose(&self, nodes: &[NodeView], placed: &Placed) -> Option<(NodeView, Option<String>)> {
         let book = self.inner.book();
         let (not, now) = (self.life.not(), Instant::now());
-        let free = placed.ranked.iter().enumerate().find_map(|(rank, index)| {
+        placed.ranked.iter().enumerate().find_map(|(rank, index)| {
             let node = nodes.get(*index)?;
             let tried = self.tried.iter().any(|(id, _)| *id == node.id);
             let busy = book.is_busy(&node.id, self.row.need, now);
             let free = !tried && !busy && !not.contains(&node.id);
             free.then(|| (node.clone(), placed.models.get(rank).cloned().flatten()))
-        });
-        free
+        })
     }
 
     fn begin(&mut self, fence: u64, node: NodeView, model: Option<String>) {

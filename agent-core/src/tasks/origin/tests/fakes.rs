@@ -12,7 +12,7 @@ use std::{
 use agent_api::{
     NodeId, TaskId,
     mesh::AnnouncedServing,
-    runner::{FinishReason, Timings, Usage},
+    runner::{FinishReason, Generate, Prompt, Sampling, Timings, Usage},
     tasks::{TaskKind, TaskPath},
 };
 use tokio::sync::mpsc;
@@ -72,15 +72,15 @@ pub(super) fn job() -> Job {
 }
 
 pub(super) fn text_job() -> Job {
-    let generate = serde_json::json!({
-        "prompt": {"type": "text", "text": "count"},
-        "max_tokens": 10,
-        "sampling": agent_api::runner::Sampling::default(),
-        "stop": [],
-        "constraint": null,
-        "logprobs": null,
-    });
-    let generate = serde_json::from_value(generate).expect("a request");
+    let generate = Generate {
+        prompt: Prompt::Chat { messages: Vec::new(), tools: Vec::new() },
+        max_tokens: Some(10),
+        sampling: Sampling::default(),
+        stop: Vec::new(),
+        constraint: None,
+        logprobs: None,
+        continue_from: String::new(),
+    };
     Job::Chat(GenerateJob { model: "m".into(), generate: Box::new(generate), context: None })
 }
 
