@@ -33,6 +33,9 @@ const PARK: (Duration, Duration) = (Duration::from_millis(500), Duration::from_s
 const MOVES: Duration = Duration::from_millis(250);
 /// A node that said no without saying for how long.
 const BUSY: Duration = Duration::from_millis(500);
+/// How long a node's limit, learned from its refusal, is believed. Without it each free place there
+/// would be fought for by all that wait, with a row for every refusal.
+const FULL: Duration = Duration::from_secs(30);
 
 type Place = (Reverse<u8>, TaskId);
 
@@ -83,6 +86,8 @@ pub(super) struct Book {
     pub(super) recover: VecDeque<TaskId>,
     /// Nodes that said no, per need.
     busy: HashMap<(NodeId, i64), Instant>,
+    /// What a node had of this one's tasks when it said no to another, and until when that counts.
+    full_at: HashMap<NodeId, (u32, Instant)>,
     moved: Option<Instant>,
     /// There were too many lanes; those left out are found in the database.
     lost_lanes: bool,
@@ -248,18 +253,28 @@ impl Book {
         }
     }
 
+    /// `wait`: for how long, as it says; `has`: the tasks that it has, this one included.
     pub(super) fn refused(
         &mut self,
         node: NodeId,
         need: i64,
-        wait: Option<Duration>,
+        (wait, has): (Option<Duration>, u32),
         now: Instant,
     ) {
         self.busy.retain(|_, until| *until > now);
+        self.full_at.retain(|_, (_, until)| *until > now);
+        if has > 1 {
+            self.full_at.insert(node.clone(), (has - 1, now + FULL));
+        }
         self.busy.insert((node, need), now + wait.unwrap_or(BUSY).min(PARK.1));
     }
 
-    pub(super) fn is_busy(&self, node: &NodeId, need: i64, now: Instant) -> bool {
+    /// It said no a moment ago, or has as many tasks as when it did.
+    pub(super) fn is_busy(&self, node: &NodeId, need: i64, has: u32, now: Instant) -> bool {
+        let full = self.full_at.get(node);
+        if full.is_some_and(|(most, until)| has >= *most && *until > now) {
+            return true;
+        }
         self.busy.get(&(node.clone(), need)).is_some_and(|until| *until > now)
     }
 

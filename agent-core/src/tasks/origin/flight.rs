@@ -33,6 +33,7 @@ use crate::{
         job::{Job, Offer},
         lifecycle::{Effect, Input, Life, Step},
         placement::{NodeView, Placed, Wanted, estimate_tokens},
+        shared::InFlightGuard,
     },
 };
 
@@ -163,8 +164,11 @@ impl Run {
                         self.persist().await;
                         continue;
                     }
-                    self.row.task.reason = reason;
-                    self.persist().await;
+                    // Many look and find nobody: only news are written.
+                    if self.row.task.reason != reason || !self.events.is_empty() {
+                        self.row.task.reason = reason;
+                        self.persist().await;
+                    }
                     return self.wait_again();
                 }
                 Placing::Nobody(_) | Placing::Enough => {}
@@ -239,7 +243,7 @@ impl Run {
                 first_text: None,
                 stop: stop.clone(),
                 hold: false,
-                _counted: Some(self.inner.in_flight.begin(lease.node.clone())),
+                _counted: self.inner.in_flight.begin(lease.node.clone()),
             };
             self.leases.insert(lease.fence, live);
             self.start(Begin::Attach(lease.node), offer, stop);
@@ -260,6 +264,7 @@ impl Run {
                 return Placing::Nobody(placed.explanation.summary);
             };
             let placement = chosen(placed, &node.id);
+            let counted = self.inner.in_flight.begin(node.id.clone());
             let input = Input::Placed { node: node.id.clone(), name: node.name.clone() };
             let step = self.life.apply(input, now_ms());
             let Some(fence) = step.effects.iter().find_map(offered) else {
@@ -271,7 +276,7 @@ impl Run {
             if !self.persist().await {
                 return Placing::Broken;
             }
-            self.begin(fence, node, model);
+            self.begin(fence, node, model, counted);
         }
         Placing::Enough
     }
@@ -302,13 +307,14 @@ impl Run {
         placed.ranked.iter().enumerate().find_map(|(rank, index)| {
             let node = nodes.get(*index)?;
             let tried = self.tried.iter().any(|(id, _)| *id == node.id);
-            let busy = book.is_busy(&node.id, self.row.need, now);
+            let has = self.inner.in_flight.of(&node.id);
+            let busy = book.is_busy(&node.id, self.row.need, has, now);
             let free = !tried && !busy && !not.contains(&node.id);
             free.then(|| (node.clone(), placed.models.get(rank).cloned().flatten()))
         })
     }
 
-    fn begin(&mut self, fence: u64, node: NodeView, model: Option<String>) {
+    fn begin(&mut self, fence: u64, node: NodeView, model: Option<String>, counted: InFlightGuard) {
         let wanted = self.job.model().map(ToOwned::to_owned);
         let here = node.here;
         let bytes = model
@@ -325,7 +331,7 @@ impl Run {
             first_text: None,
             stop: stop.clone(),
             hold: false,
-            _counted: (!here).then(|| self.inner.in_flight.begin(node.id.clone())),
+            _counted: counted,
         };
         *self.partial.lock() = self.continued.0.clone();
         let offer = self.offer(fence, model);

@@ -43,7 +43,7 @@ pub(super) struct Live {
     pub(super) stop: CancellationToken,
     /// The node stops: the job goes on there, and its result is kept there.
     pub(super) hold: bool,
-    pub(super) _counted: Option<InFlightGuard>,
+    pub(super) _counted: InFlightGuard,
 }
 
 impl Drop for Live {

@@ -156,7 +156,9 @@ impl Run {
         let (outcome, experience) = match &error {
             JobError::Refused { retry_after, .. } => {
                 let now = Instant::now();
-                self.inner.book().refused(node.clone(), self.row.need, *retry_after, now);
+                let has = self.inner.in_flight.of(&node);
+                let mut book = self.inner.book();
+                book.refused(node.clone(), self.row.need, (*retry_after, has), now);
                 (AttemptOutcome::Refused, None)
             }
             JobError::Lost(_) | JobError::Cancelled => {
