@@ -46,6 +46,7 @@ pub fn router(node: &Node) -> Router {
         .serve::<ResumeNode, _, _>(own::resume)
         .merge(model_paths())
         .merge(mesh_paths())
+        .merge(own::schedules::paths())
         .route("/events", get(events::events))
         .route("/metrics", get(own::metrics))
         .route("/openapi.json", get(openapi::document))

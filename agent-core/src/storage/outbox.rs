@@ -247,10 +247,7 @@ pub async fn due_delivery(
 }
 
 /// When the first delivery after `now_ms` is due; `None`: none waits.
-pub async fn next_delivery_ms(
-    pool: &SqlitePool,
-    now_ms: i64,
-) -> Result<Option<i64>, StorageError> {
+pub async fn next_delivery_ms(pool: &SqlitePool, now_ms: i64) -> Result<Option<i64>, StorageError> {
     let next = sqlx::query_scalar(
         "SELECT min(next_ms) FROM outbox WHERE state = 'waiting' AND next_ms > ?",
     )
@@ -328,8 +325,7 @@ mod tests {
                 Webhook { url: "https://x.example/".to_owned(), secret: Some("s".to_owned()) };
             let body = "x".repeat(self.bytes);
             let task = TaskId(self.task);
-            let delivery =
-                NewDelivery { task: &task, webhook: &webhook, body: &body, now_ms: 10 };
+            let delivery = NewDelivery { task: &task, webhook: &webhook, body: &body, now_ms: 10 };
             enqueue(connection, delivery).await
         }
     }

@@ -215,8 +215,8 @@ mod tests {
     async fn there_is_an_end_to_schedules() {
         let dir = tempfile::tempdir().expect("temp dir");
         let storage = Storage::open(&dir.path().join("edgecoder.db")).await.expect("opens").storage;
-        let writes = (0..SCHEDULE_ROWS + 1)
-            .map(|n| storage.write(AddSchedule(row(&format!("{n:04}")))));
+        let writes =
+            (0..SCHEDULE_ROWS + 1).map(|n| storage.write(AddSchedule(row(&format!("{n:04}")))));
         let added = futures_util::future::join_all(writes).await;
         let added = added.into_iter().filter(|added| *added.as_ref().expect("writes")).count();
         assert_eq!(added, SCHEDULE_ROWS);

@@ -181,10 +181,7 @@ impl Outbox {
 
     /// Begins what is due and has room. Returns how long nothing else will be due; `None`: until
     /// something is put in or ends.
-    async fn begin_due(
-        &self,
-        posting: &mut JoinSet<()>,
-    ) -> Result<Option<Duration>, StorageError> {
+    async fn begin_due(&self, posting: &mut JoinSet<()>) -> Result<Option<Duration>, StorageError> {
         let now = now_ms();
         let readers = self.inner.storage.readers();
         let room = AT_ONCE.saturating_sub(posting.len());

@@ -164,9 +164,7 @@ impl Post {
             return Err(crate::text::sentence(&e.to_string()));
         }
         // No certificates and no proxy: it is next to us.
-        build(
-            Client::builder().no_proxy().tls_certs_only([]).resolve_to_addrs(&name, &near),
-        )
+        build(Client::builder().no_proxy().tls_certs_only([]).resolve_to_addrs(&name, &near))
     }
 }
 
@@ -287,7 +285,8 @@ mod tests {
         let url = Url::parse("https://x.example/hook").expect("a url");
         let to = |location| answered(&url, StatusCode::PERMANENT_REDIRECT, Some(location));
         assert!(matches!(to("/hook/"), Answer::Redirect(next) if next.path() == "/hook/"));
-        for other in ["https://y.example/hook", "http://x.example/hook", "https://x.example:8443/"] {
+        for other in ["https://y.example/hook", "http://x.example/hook", "https://x.example:8443/"]
+        {
             assert!(matches!(to(other), Answer::Outcome(Outcome::Failed(_))), "{other}");
         }
         let found = answered(&url, StatusCode::FOUND, Some("/hook/"));

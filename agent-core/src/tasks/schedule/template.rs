@@ -73,8 +73,7 @@ mod tests {
 
     #[test]
     fn a_key_of_the_owner_is_kept() {
-        let given =
-            task(json!({"kind": "wasm", "input": {}, "idempotency_key": "day-{{unix}}"}));
+        let given = task(json!({"kind": "wasm", "input": {}, "idempotency_key": "day-{{unix}}"}));
         let filled = fill(&given, &ScheduleId("s".to_owned()), 60_000, Some("other".to_owned()));
         assert_eq!(filled.expect("filled").idempotency_key.as_deref(), Some("day-60"));
     }
