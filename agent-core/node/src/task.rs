@@ -100,7 +100,11 @@ async fn output(client: &Client, args: args::Named) -> anyhow::Result<()> {
         return print_json(&output);
     }
     let Some(result) = text::result(&output) else {
-        bail!("the task {} is {}: there is no result", output.id.fmt_short(), output.state.as_str());
+        bail!(
+            "the task {} is {}: there is no result",
+            output.id.fmt_short(),
+            output.state.as_str()
+        );
     };
     follow::print(&result)?;
     if result.ends_with('\n') { Ok(()) } else { follow::print("\n") }
@@ -131,18 +135,14 @@ async fn find(client: &Client, text: &str) -> anyhow::Result<TaskId> {
         return Ok(TaskId(text));
     }
     let tail = text.strip_prefix("t_").unwrap_or(&text).to_owned();
-    let query = TaskQuery {
-        search: Some(tail.clone()),
-        limit: Some(SEARCHED),
-        ..TaskQuery::default()
-    };
+    let query =
+        TaskQuery { search: Some(tail.clone()), limit: Some(SEARCHED), ..TaskQuery::default() };
     let tasks = client.call::<ListTasks>(&query).await?.tasks;
     pick(&tail, tasks.into_iter().map(|task| task.id))
 }
 
 fn pick(tail: &str, ids: impl Iterator<Item = TaskId>) -> anyhow::Result<TaskId> {
-    let meant: Vec<_> =
-        ids.filter(|id| tail.len() >= MIN_TAIL && id.0.ends_with(tail)).collect();
+    let meant: Vec<_> = ids.filter(|id| tail.len() >= MIN_TAIL && id.0.ends_with(tail)).collect();
     match meant.as_slice() {
         [id] => Ok(id.clone()),
         [] => bail!("there is no task t_{tail}. edgecoder-node task list shows those there are"),

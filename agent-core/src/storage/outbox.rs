@@ -369,7 +369,8 @@ mod tests {
         assert_eq!(storage.write(retry(c)).await.expect("writes"), Met::Done);
         assert_eq!(storage.write(retry(a)).await.expect("writes"), Met::AlreadyDelivered);
         assert_eq!(storage.write(retry("z")).await.expect("writes"), Met::NoSuchDelivery);
-        assert_eq!(due_deliveries(storage.readers(), 60, 9).await.expect("reads"), [b, c]);
+        let due = due_deliveries(storage.readers(), 60, 9).await.expect("reads");
+        assert_eq!(due, [b.as_str(), c.as_str()]);
         let remove = |id: &str| RemoveDelivery(id.to_owned());
         assert_eq!(storage.write(remove(b)).await.expect("writes"), Met::Done);
         assert_eq!(storage.write(remove(b)).await.expect("writes"), Met::NoSuchDelivery);

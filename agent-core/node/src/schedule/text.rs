@@ -12,11 +12,11 @@ const SHORT: usize = 8;
 
 pub(super) fn schedules(schedules: &[Schedule], now_ms: i64) -> String {
     if schedules.is_empty() {
-        return "No schedules. edgecoder-node schedule add --help says how to make one\n".to_owned();
+        return "No schedules. edgecoder-node schedule add --help says how to make one\n"
+            .to_owned();
     }
     let rows: Vec<_> = schedules.iter().map(|schedule| row(schedule, now_ms)).collect();
-    let mut text =
-        table(&["SCHEDULE", "NAME", "WHEN", "ZONE", "TASK", "NEXT", "LAST"], &rows);
+    let mut text = table(&["SCHEDULE", "NAME", "WHEN", "ZONE", "TASK", "NEXT", "LAST"], &rows);
     for schedule in schedules {
         if let Some(problem) = &schedule.problem {
             text.push_str(&format!("{}: {problem}\n", schedule.name));

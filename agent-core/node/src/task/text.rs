@@ -87,7 +87,10 @@ pub(super) fn details(details: &TaskDetails, now_ms: i64) -> String {
     line("Model:", task.subject.clone());
     let reached = task.path.map(|way| format!(", {}", path(way))).unwrap_or_default();
     line("Node:", worker(task).map(|name| format!("{name}{reached}")));
-    line("Submitted:", Some(format!("{} on {}", ago(Some(task.created_ms), now_ms), task.origin_name)));
+    line(
+        "Submitted:",
+        Some(format!("{} on {}", ago(Some(task.created_ms), now_ms), task.origin_name)),
+    );
     let ended = task.ended_ms.map(|at| format!("{}{}", ago(Some(at), now_ms), took(task)));
     line("Ended:", ended);
     let left = details.expires_ms.filter(|_| !task.state.is_final());
@@ -100,12 +103,21 @@ pub(super) fn details(details: &TaskDetails, now_ms: i64) -> String {
         line("Placement:", Some(placement.summary.clone()));
         for candidate in &placement.candidates {
             let refused = candidate.refused.as_ref().map(|why| format!(", refused: {why}"));
-            let parts: Vec<_> =
-                candidate.parts.iter().map(|part| format!("{} {:.0} ms", part.what, part.ms)).collect();
-            line("", Some(format!(
-                "{} {:.0} ms ({}){}",
-                candidate.name, candidate.cost_ms, parts.join(", "), refused.unwrap_or_default()
-            )));
+            let parts: Vec<_> = candidate
+                .parts
+                .iter()
+                .map(|part| format!("{} {:.0} ms", part.what, part.ms))
+                .collect();
+            line(
+                "",
+                Some(format!(
+                    "{} {:.0} ms ({}){}",
+                    candidate.name,
+                    candidate.cost_ms,
+                    parts.join(", "),
+                    refused.unwrap_or_default()
+                )),
+            );
         }
         for node in &placement.excluded {
             line("", Some(format!("not {}: {}", node.name, node.reason)));

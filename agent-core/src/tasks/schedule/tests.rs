@@ -1,4 +1,4 @@
-use std::{collections::HashMap, path::Path};
+use std::path::Path;
 
 use agent_api::tasks::{TaskState, Webhook};
 use futures_util::FutureExt as _;
@@ -72,7 +72,7 @@ async fn a_schedule_runs_at_its_times_and_says_what_came_of_it() {
     let origin = Arc::new(Origin::default());
     let schedules = open(dir.path(), &origin).await;
     let made = schedules.create(new("0 * * * *", MissedRuns::Skip)).await.expect("taken");
-    assert_eq!((made.words.as_str(), made.zone.as_str()), ("At 0 minutes past the hour.", "UTC"));
+    assert_eq!((made.words.as_str(), made.zone.as_str()), ("Every hour.", "UTC"));
     let first = made.next_ms.expect("a time");
     schedules.run_due(first - 1).await;
     assert!(origin.keys().is_empty(), "not yet");

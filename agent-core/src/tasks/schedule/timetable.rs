@@ -74,7 +74,7 @@ impl Timetable {
 
     /// The expression in words: `At 06:30, on Monday.`
     pub(super) fn words(&self) -> String {
-        self.cron.describe()
+        plainly(&self.cron.describe())
     }
 
     /// The first time after this one; `None`: there is none.
@@ -111,6 +111,24 @@ impl Timetable {
             run.extend(self.last_until(now_ms).filter(|missed| *missed > done_ms));
         }
         Plan { run, next_ms: self.next_after(now_ms.max(done_ms)) }
+    }
+}
+
+/// What the crate says of common expressions, as people say it.
+fn plainly(words: &str) -> String {
+    let mut text = words.to_owned();
+    for (said, plain) in [
+        ("At minute 0 past every hour", "Every hour"),
+        ("At minute 0, of every ", "Every "),
+        ("At every ", "Every "),
+        ("on Monday, Tuesday, Wednesday, Thursday, and Friday", "on weekdays"),
+    ] {
+        text = text.replace(said, plain);
+    }
+    match text.strip_prefix("At ") {
+        // Neither a day nor a month.
+        Some(time) if time.contains(':') && !time.contains(',') => format!("Every day at {time}"),
+        _ => text,
     }
 }
 
@@ -204,8 +222,19 @@ mod tests {
 
     #[test]
     fn an_expression_is_put_into_words() {
-        assert_eq!(table("30 6 * * MON").words(), "At 06:30, on Monday.");
-        assert_eq!(table("*/5 * * * *").words(), "Every 5 minutes.");
+        for (cron, words) in [
+            ("* * * * *", "Every minute."),
+            ("*/5 * * * *", "Every 5 minutes."),
+            ("@hourly", "Every hour."),
+            ("15 * * * *", "At minute 15 past every hour."),
+            ("0 */2 * * *", "Every 2 hours."),
+            ("30 6 * * *", "Every day at 06:30."),
+            ("30 6 * * 1-5", "At 06:30, on weekdays."),
+            ("30 6 * * MON", "At 06:30, on Monday."),
+            ("0 0 1 * *", "At 00:00, on day 1."),
+        ] {
+            assert_eq!(table(cron).words(), words, "{cron}");
+        }
     }
 
     #[test]
