@@ -50,6 +50,7 @@ pub fn router(node: &Node) -> Router {
         .merge(model_paths())
         .merge(mesh_paths())
         .merge(task_paths())
+        .merge(own::schedules::paths())
         .route("/events", get(events::events))
         .route("/metrics", get(own::metrics))
         .route("/openapi.json", get(openapi::document))

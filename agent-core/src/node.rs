@@ -12,6 +12,7 @@ mod mesh;
 mod metrics;
 mod pulls;
 mod residency;
+mod schedules;
 mod sharing;
 mod speed;
 mod start;
@@ -111,6 +112,8 @@ struct Inner {
     measured: Mutex<fitting::Measured>,
     ollama: OllamaDaemon,
     inference: Inference,
+    /// Schedules and webhooks, once tasks are there.
+    clock: std::sync::OnceLock<schedules::Clock>,
     bus: EventBus,
     meters: Mutex<Option<status::Machines>>,
     speed: Mutex<SpeedMeter>,

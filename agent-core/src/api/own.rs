@@ -4,6 +4,7 @@
 
 pub(super) mod mesh;
 pub(super) mod models;
+pub(super) mod schedules;
 pub(super) mod tasks;
 
 use std::future::Future;

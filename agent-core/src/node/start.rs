@@ -40,7 +40,10 @@ use crate::{
         AddRequest, Outcome, RecordModelLoad, RecordModelUse, RequestKind, Storage, StorageError,
         day_counts, get_state,
     },
-    tasks::handle::{Tasks, TasksSetup, TasksStartError},
+    tasks::{
+        handle::{Tasks, TasksSetup, TasksStartError},
+        outbox::Outbox,
+    },
 };
 
 /// Why a node did not start. Each says what to do.
@@ -179,6 +182,7 @@ impl Node {
             measured: Mutex::default(),
             ollama: OllamaDaemon::default(),
             inference,
+            clock: std::sync::OnceLock::new(),
             bus: EventBus::default(),
             meters: Mutex::new(None),
             speed: Mutex::new(SpeedMeter::new(Instant::now())),
@@ -195,6 +199,8 @@ impl Node {
         };
         let node = Self { inner: Arc::new(inner) };
         host.belongs_to(&node);
+        let outbox = Outbox::new(node.inner.storage.clone());
+        node.start_clock(outbox, Arc::new(node.tasks().clone())).await?;
         if let Some(problem) = store_problem {
             tracing::warn!("{problem}");
             node.notice("models_dir", &problem);

@@ -24,6 +24,7 @@ use crate::{
     tasks::{
         handle::Tasks,
         job::{BoxFuture, Host},
+        origin::Ended,
     },
 };
 
@@ -185,8 +186,18 @@ impl Node {
         loop {
             let task = tokio::select! {
                 end = ends.recv() => match end {
-                    Ok(task) => task,
-                    Err(RecvError::Lagged(_)) => continue,
+                    Ok(Ended { task, webhook }) => {
+                        if let Some(outbox) = self.outbox().filter(|_| webhook) {
+                            outbox.wake();
+                        }
+                        task
+                    }
+                    Err(RecvError::Lagged(_)) => {
+                        if let Some(outbox) = self.outbox() {
+                            outbox.wake();
+                        }
+                        continue;
+                    }
                     Err(RecvError::Closed) => return,
                 },
                 () = self.inner.stop.cancelled() => return,

@@ -21,7 +21,7 @@ use super::{
     job::SharedHost,
     kinds::Problems,
     modules::{ModuleError, Modules},
-    origin::{Cancelled, Origin, OriginSetup},
+    origin::{Cancelled, Ended, Origin, OriginSetup},
     remote::Remote,
     reputation::Reputation,
     run::Here,
@@ -183,7 +183,7 @@ impl Tasks {
     }
 
     /// Own tasks as they end, for the activity feed and the outbox. A slow reader misses some.
-    pub fn ends(&self) -> broadcast::Receiver<Task> {
+    pub fn ends(&self) -> broadcast::Receiver<Ended> {
         self.origin.ends()
     }
 

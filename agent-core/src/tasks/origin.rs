@@ -36,14 +36,14 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use workers::Workers;
 
-use super::{board::Board, shared::InFlight};
+use super::{board::Board, outbox::body, shared::InFlight};
 use crate::{
     clock::{DAY_MS, now_ms},
     storage::{
         Storage, StorageError,
         tasks::{
-            AddTask, Added, EndQueued, NewTask, PruneServedResults, PruneTasks, expired_tasks,
-            get_task, lanes, living_tasks, next_expiry, queued_of,
+            AddTask, Added, EndQueued, NewTask, PruneServedResults, PruneTasks, TaskRow,
+            expired_tasks, get_task, lanes, living_tasks, next_expiry, queued_of,
         },
     },
 };
@@ -99,7 +99,15 @@ struct Inner {
     /// When the next one expires, Unix milliseconds.
     soonest: AtomicI64,
     listeners: Listeners,
-    ends: broadcast::Sender<Task>,
+    ends: broadcast::Sender<Ended>,
+}
+
+/// An own task that ended.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    pub task: Task,
+    /// A webhook is to hear of it.
+    pub webhook: bool,
 }
 
 /// What became of a request to stop a task.
@@ -126,8 +134,8 @@ impl Inner {
         self.wake.notify_one();
     }
 
-    fn told_end(&self, task: &Task) {
-        let _ = self.ends.send(task.clone());
+    fn told_end(&self, row: &TaskRow) {
+        let _ = self.ends.send(Ended { task: row.task.clone(), webhook: row.webhook.is_some() });
     }
 
     /// A flight is over; `place` is the task's need and priority.
@@ -245,7 +253,8 @@ impl Origin {
         state: TaskState,
         reason: String,
     ) -> Result<usize, StorageError> {
-        let write = EndQueued { ids: ids.clone(), state, reason, now_ms: now_ms() };
+        let body = |task: &Task| body(task, None);
+        let write = EndQueued { ids: ids.clone(), state, reason, now_ms: now_ms(), body };
         let ended = self.inner.storage.write(write).await;
         {
             let mut book = self.inner.book();
@@ -256,7 +265,7 @@ impl Origin {
             self.inner.listeners.tell(id, || News::End);
             if let Ok(Some(row)) = get_task(self.inner.storage.readers(), id).await {
                 self.inner.board.tell(row.task.clone());
-                self.inner.told_end(&row.task);
+                self.inner.told_end(&row);
             }
         }
         Ok(ended.len())
@@ -286,7 +295,7 @@ impl Origin {
     }
 
     /// Tasks as they end.
-    pub fn ends(&self) -> broadcast::Receiver<Task> {
+    pub fn ends(&self) -> broadcast::Receiver<Ended> {
         self.inner.ends.subscribe()
     }
 

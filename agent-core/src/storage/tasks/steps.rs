@@ -2,13 +2,13 @@
 
 use agent_api::{
     NodeId, TaskId,
-    tasks::{AttemptOutcome, Placement, Role, Task, TaskEvent, TaskPath, TaskState},
+    tasks::{AttemptOutcome, Placement, Role, Task, TaskEvent, TaskPath, TaskState, Webhook},
 };
 use serde_json::{Value, json};
 use sqlx::{FromRow, sqlite::SqliteConnection};
 
-use super::{ENDED_TASKS, QUEUED_TASKS, TaskRow, parse, whole, word};
-use crate::storage::Write;
+use super::{COLUMNS, ENDED_TASKS, QUEUED_TASKS, Row, TaskRow, parse, whole, word};
+use crate::storage::{NewDelivery, Write, enqueue};
 
 /// A submission that was checked.
 #[derive(Clone, Debug)]
@@ -197,6 +197,8 @@ pub struct TaskStep {
     pub attempts: Vec<AttemptRow>,
     /// JSON.
     pub output: Option<String>,
+    /// What its webhook is to get, when it ends.
+    pub delivery: Option<(Webhook, String)>,
 }
 
 impl Write for TaskStep {
@@ -231,7 +233,7 @@ async fn write_step(
     connection: &mut SqliteConnection,
     step: &TaskStep,
 ) -> Result<bool, sqlx::Error> {
-    let TaskStep { row, events, attempts, output } = step;
+    let TaskStep { row, events, attempts, output, delivery } = step;
     let task = &row.task;
     let done = sqlx::query(
         "UPDATE tasks SET state = ?, reason = ?, worker = ?, worker_name = ?, path = ?, \
@@ -267,6 +269,10 @@ async fn write_step(
     add_events(connection, &task.id, events).await?;
     for attempt in attempts {
         save_attempt(connection, &task.id, attempt).await?;
+    }
+    if let (Some((webhook, body)), Some(now_ms)) = (delivery, task.ended_ms) {
+        let delivery = NewDelivery { task: &task.id, webhook, body, now_ms };
+        enqueue(&mut *connection, delivery).await?;
     }
     if row.fence > u64::from(MANY_ATTEMPTS) && attempts.iter().any(|a| a.placement.is_some()) {
         thin_out(connection, &task.id).await?;
@@ -341,6 +347,8 @@ pub struct EndQueued {
     pub state: TaskState,
     pub reason: String,
     pub now_ms: i64,
+    /// What a webhook is to get.
+    pub body: fn(&Task) -> String,
 }
 
 impl Write for EndQueued {
@@ -370,10 +378,31 @@ impl Write for EndQueued {
                 text: self.reason.clone(),
             };
             add_events(connection, &id, &[event]).await?;
+            deliver(connection, &id, self.now_ms, self.body).await?;
             ended.push(id);
         }
         Ok(ended)
     }
+}
+
+/// Tells the webhook of a task without a result, if it has one.
+async fn deliver(
+    connection: &mut SqliteConnection,
+    id: &TaskId,
+    now_ms: i64,
+    body: fn(&Task) -> String,
+) -> Result<(), sqlx::Error> {
+    let row: Option<Row> = sqlx::query_as(sqlx::AssertSqlSafe(format!(
+        "SELECT {COLUMNS} FROM tasks WHERE id = ? AND webhook IS NOT NULL"
+    )))
+    .bind(&id.0)
+    .fetch_optional(&mut *connection)
+    .await?;
+    let Some(row) = row.and_then(Row::into_task) else { return Ok(()) };
+    let webhook = row.webhook.as_deref().and_then(|json| serde_json::from_str(json).ok());
+    let Some(webhook) = webhook else { return Ok(()) };
+    let body = body(&row.task);
+    enqueue(connection, NewDelivery { task: id, webhook: &webhook, body: &body, now_ms }).await
 }
 
 /// A task that ended and whose words are nowhere: one that somebody waited for, or another node's.

@@ -83,7 +83,13 @@ fn step(row: &TaskRow, text: &str) -> TaskStep {
         node_name: Some("b".into()),
         text: text.to_owned(),
     };
-    TaskStep { row: row.clone(), events: vec![event], attempts: Vec::new(), output: None }
+    TaskStep {
+        row: row.clone(),
+        events: vec![event],
+        attempts: Vec::new(),
+        output: None,
+        delivery: None,
+    }
 }
 
 #[tokio::test]
@@ -145,6 +151,7 @@ async fn waiting_tasks_come_by_need_priority_and_age() {
         state: TaskState::Cancelled,
         reason: "Cancelled by you.".into(),
         now_ms: 9,
+        body: |_| String::new(),
     };
     assert_eq!(storage.write(end).await.expect("writes"), [cancelled]);
     let queued = queued_of(storage.readers(), 7, 10).await.expect("reads");

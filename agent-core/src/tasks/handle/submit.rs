@@ -14,10 +14,13 @@ use crate::{
     clock::now_ms,
     storage::tasks::{Added, NewTask, TaskRow, get_task, task_words},
     tasks::{
-        job::Job,
+        job::{BoxFuture, Job},
         kinds::{Checked, Problems, check},
         lifecycle::Life,
+        outbox,
+        schedule::Submit,
     },
+    text::sentence,
 };
 
 const PRIORITY: u8 = 5;
@@ -48,7 +51,7 @@ fn new_id() -> TaskId {
 impl Tasks {
     /// Everything that is wrong with a submission.
     pub fn check(&self, task: &SubmitTask) -> Result<(), Problems> {
-        check(task).map(|_| ())
+        check_all(task).map(|_| ())
     }
 
     /// Takes a task; it is on disk when this returns.
@@ -62,7 +65,7 @@ impl Tasks {
         mut task: SubmitTask,
         schedule: Option<ScheduleId>,
     ) -> Result<Submitted, TaskError> {
-        let Checked { mut job, node, module } = check(&task)?;
+        let Checked { mut job, node, module } = check_all(&task)?;
         let body_hash = body_hash(&task);
         if let Some(bytes) = module {
             let sha256 = self.shared.here.modules.put(bytes).await?;
@@ -196,6 +199,37 @@ impl Tasks {
         let mut task = submitted.ok_or_else(|| TaskError::NoWords(id.clone()))?;
         task.webhook = row.webhook.as_deref().and_then(|json| serde_json::from_str(json).ok());
         self.submit_for(task, row.task.schedule).await
+    }
+}
+
+/// The submission with its webhook.
+fn check_all(task: &SubmitTask) -> Result<Checked, Problems> {
+    let webhook = task.webhook.as_ref().and_then(|webhook| outbox::check(webhook).err());
+    let problem = webhook.map(|problem| format!("webhook: {problem}"));
+    match (check(task), problem) {
+        (Ok(checked), None) => Ok(checked),
+        (Ok(_), Some(problem)) => Err(Problems(vec![problem])),
+        (Err(Problems(mut lines)), problem) => {
+            lines.extend(problem);
+            Err(Problems(lines))
+        }
+    }
+}
+
+impl Submit for Tasks {
+    fn check(&self, task: &SubmitTask) -> Result<(), String> {
+        check_all(task).map(|_| ()).map_err(|problems| problems.to_string())
+    }
+
+    fn submit(
+        &self,
+        task: SubmitTask,
+        schedule: ScheduleId,
+    ) -> BoxFuture<'_, Result<Submitted, String>> {
+        Box::pin(async move {
+            let submitted = self.submit_for(task, Some(schedule)).await;
+            submitted.map_err(|error| sentence(&error.to_string()))
+        })
     }
 }
 

@@ -440,7 +440,7 @@ impl Run {
         }
         self.inner.board.end(&task.id, |shown| task.clone_into(shown));
         self.inner.listeners.tell(&task.id, || News::End);
-        self.inner.told_end(&task);
+        self.inner.told_end(&self.row);
         After::Ended
     }
 

@@ -5,7 +5,7 @@ use fakes::{Fakes, Script, job, text_job};
 
 use super::*;
 use crate::{
-    storage::tasks::{Filter, TaskRow, list_tasks, task_attempts, task_events, task_words},
+    storage::tasks::{Filter, list_tasks, task_attempts, task_events, task_words},
     tasks::job::Job,
 };
 

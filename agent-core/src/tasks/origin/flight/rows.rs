@@ -8,8 +8,9 @@ use std::{
 
 use agent_api::{
     NodeId, TaskId,
-    tasks::{Attempt, AttemptOutcome, Placement, TaskState},
+    tasks::{Attempt, AttemptOutcome, Placement, TaskState, Webhook},
 };
+use serde_json::Value;
 use tokio::{sync::mpsc, time::sleep};
 
 use super::{Control, NEWS, Partial, Run};
@@ -26,6 +27,7 @@ use crate::{
             Inner,
             outcome::{self, Seen},
         },
+        outbox,
         placement::NodeView,
     },
 };
@@ -172,11 +174,13 @@ impl Run {
         let attempts = self.changed.iter().filter_map(|fence| self.tries.get(fence)).cloned();
         let ends = self.life.state.is_final();
         let output = self.settled.and_then(|fence| self.output(fence));
+        let delivery = if ends { self.delivery(output.as_deref()) } else { None };
         let step = TaskStep {
             row: self.row.clone(),
             events: self.events.clone(),
             attempts: attempts.collect(),
             output,
+            delivery,
         };
         loop {
             match self.inner.storage.write(step.clone()).await {
@@ -212,10 +216,16 @@ impl Run {
         self.flush_at = None;
         // Placements are large, and on disk from now on.
         self.tries.values_mut().for_each(|row| row.placement = None);
-        let live: Vec<u64> = self.leases.keys().copied().collect();
         let waits: Vec<u64> = self.life.results.iter().map(|result| result.fence).collect();
-        self.tries.retain(|fence, _| live.contains(fence) || waits.contains(fence));
+        self.tries.retain(|fence, row| row.ended_ms.is_none() || waits.contains(fence));
         true
+    }
+
+    /// What its webhook is to get.
+    fn delivery(&self, output: Option<&str>) -> Option<(Webhook, String)> {
+        let webhook = serde_json::from_str(self.row.webhook.as_deref()?).ok()?;
+        let output: Option<Value> = output.and_then(|json| serde_json::from_str(json).ok());
+        Some((webhook, outbox::body(&self.row.task, output.as_ref())))
     }
 
     fn output(&self, fence: u64) -> Option<String> {
