@@ -152,8 +152,8 @@ impl Outbox {
         }
     }
 
-    /// Posts what is due until `stop`. One task of the node; it sleeps while nothing is due. What is
-    /// being posted when it stops is posted again after the next start.
+    /// Posts what is due until `stop`. One task of the node; it sleeps while nothing is due. What
+    /// is being posted when it stops is posted again after the next start.
     pub async fn drive(self, stop: CancellationToken) {
         let mut posting = JoinSet::new();
         loop {

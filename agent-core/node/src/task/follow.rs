@@ -15,8 +15,8 @@ use crate::{client::Client, words::printable};
 /// Longest line: the output of the largest embedding request has about half of that.
 const MAX_LINE: usize = 256 << 20;
 
-/// Prints the text to stdout as it comes and notes to stderr, until the task ends. `json` prints the
-/// lines as they come instead.
+/// Prints the text to stdout as it comes and notes to stderr, until the task ends. `json` prints
+/// the lines as they come instead.
 ///
 /// # Errors
 /// The task did not end well, or the node went away.

@@ -157,7 +157,7 @@ mod tests {
             _schedule: ScheduleId,
         ) -> BoxFuture<'_, Result<Submitted, String>> {
             let (id, state) = (TaskId("t_1".to_owned()), TaskState::Queued);
-            async { Ok(Submitted { id, state, repeated: false }) }.boxed()
+            async move { Ok(Submitted { id, state, repeated: false }) }.boxed()
         }
     }
 

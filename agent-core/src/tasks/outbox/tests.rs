@@ -19,25 +19,27 @@ use crate::storage::{NewDelivery, Write, enqueue};
 /// A receiver: answers by what it was told, the last answer for ever.
 struct Receiver {
     url: String,
-    got: mpsc::UnboundedReceiver<(HeaderMap, String)>,
+    got: mpsc::Receiver<(HeaderMap, String)>,
 }
 
 #[derive(Clone)]
 struct Script {
     answers: Arc<Vec<u16>>,
     next: Arc<AtomicUsize>,
-    got: mpsc::UnboundedSender<(HeaderMap, String)>,
+    got: mpsc::Sender<(HeaderMap, String)>,
 }
 
+/// More than any test sends.
+const REQUESTS: usize = 16;
 /// Never answers.
 const SILENT: u16 = 0;
 
 async fn receiver(answers: &[u16]) -> Receiver {
-    let (sender, got) = mpsc::unbounded_channel();
+    let (sender, got) = mpsc::channel(REQUESTS);
     let script = Script { answers: Arc::new(answers.to_vec()), next: Arc::default(), got: sender };
     async fn take(State(script): State<Script>, headers: HeaderMap, body: String) -> StatusCode {
         let place = script.next.fetch_add(1, Ordering::SeqCst).min(script.answers.len() - 1);
-        script.got.send((headers, body)).expect("the test listens");
+        script.got.send((headers, body)).await.expect("the test listens");
         match script.answers[place] {
             SILENT => std::future::pending().await,
             status => StatusCode::from_u16(status).expect("a status"),
