@@ -7,6 +7,7 @@
 
 mod error;
 mod events;
+mod follow;
 mod generation;
 mod guard;
 mod ollama;
@@ -20,12 +21,14 @@ mod server;
 use agent_api::endpoint::{
     GetActivity, GetCatalogue, GetCoordinators, GetDhtStats, GetHardware, GetHealth, GetLogs,
     GetMesh, GetMeshPeer, GetMeshPeers, GetMeshTopology, GetModelFit, GetModelShow, GetModelStatus,
-    GetSettings, GetStatus, ListModels, ListPulls, PatchSettings, PauseNode, PostCatalogue,
-    PostMeshAdmit, PostMeshBlock, PostMeshCreate, PostMeshInvite, PostMeshJoin, PostMeshLeave,
-    PostMeshRefresh, PostMeshTicket, PostMeshTrust, PostModelCopy, PostModelImport, PostModelLoad,
-    PostModelOptions, PostModelPull, PostModelRemove, PostModelSwap, PostModelUnload,
-    PostModelVerify, PostPullCancel, PostPullPause, PostPullPreview, PostPullResume,
-    PostRegistryLogin, PostSwapPreview, ResumeNode,
+    GetOrchestration, GetSettings, GetStatus, GetTask, GetTaskEvents, GetTaskOutput,
+    GetTaskPlacement, ListModels, ListPulls, ListTasks, PatchSettings, PauseNode, PostCatalogue,
+    PostConcurrency, PostDrain, PostMeshAdmit, PostMeshBlock, PostMeshCreate, PostMeshInvite,
+    PostMeshJoin, PostMeshLeave, PostMeshRefresh, PostMeshTicket, PostMeshTrust, PostModelCopy,
+    PostModelImport, PostModelLoad, PostModelOptions, PostModelPull, PostModelRemove,
+    PostModelSwap, PostModelUnload, PostModelVerify, PostPullCancel, PostPullPause,
+    PostPullPreview, PostPullResume, PostRegistryLogin, PostSubmit, PostSwapPreview, PostTask,
+    PostTaskCancel, PostTaskRetry, ResumeNode,
 };
 use axum::{Router, extract::DefaultBodyLimit, middleware, routing::get};
 use own::Table as _;
@@ -46,6 +49,8 @@ pub fn router(node: &Node) -> Router {
         .serve::<ResumeNode, _, _>(own::resume)
         .merge(model_paths())
         .merge(mesh_paths())
+        .merge(task_paths())
+        .merge(own::schedules::paths())
         .route("/events", get(events::events))
         .route("/metrics", get(own::metrics))
         .route("/openapi.json", get(openapi::document))
@@ -108,6 +113,25 @@ fn mesh_paths() -> Router<Node> {
         .serve::<PostMeshRefresh, _, _>(mesh::refresh)
         .serve::<GetCoordinators, _, _>(mesh::coordinators)
         .serve::<GetDhtStats, _, _>(mesh::dht_stats)
+}
+
+/// The table's rows about tasks.
+fn task_paths() -> Router<Node> {
+    use own::tasks;
+    Router::new()
+        .serve_with_headers::<PostTask, _, _>(tasks::submit)
+        .serve_with_headers::<PostSubmit, _, _>(tasks::submit)
+        .serve::<ListTasks, _, _>(tasks::list)
+        .serve::<GetTask, _, _>(tasks::get)
+        .serve::<GetTaskEvents, _, _>(tasks::events)
+        .serve::<GetTaskOutput, _, _>(tasks::output)
+        .serve::<GetTaskPlacement, _, _>(tasks::placement)
+        .serve::<PostTaskCancel, _, _>(tasks::cancel)
+        .serve::<PostTaskRetry, _, _>(tasks::retry)
+        .serve::<GetOrchestration, _, _>(tasks::orchestration)
+        .serve::<PostConcurrency, _, _>(tasks::concurrency)
+        .serve::<PostDrain, _, _>(tasks::drain)
+        .route(follow::PATH, get(follow::follow))
 }
 
 /// Serves the node's API on the port that it bound, until the node stops.

@@ -166,6 +166,8 @@ pub struct Config {
     pub seed: Option<SeedConfig>,
     /// The runner program, if one was found.
     pub runner: Option<PathBuf>,
+    /// The sandbox program, if one was found.
+    pub sandbox: Option<PathBuf>,
     /// The folder with the model that ships.
     pub assets_dir: Option<PathBuf>,
     /// The built page, served at `/`.
@@ -183,7 +185,7 @@ impl Config {
     /// Finds the data directory, the runner, the model that ships and the page.
     ///
     /// Each may be given by an environment variable (`EDGECODER_DATA_DIR`, `EDGECODER_RUNNER_BIN`,
-    /// `EDGECODER_ASSETS_DIR`, `EDGECODER_UI_DIR`); else they are where a package puts them,
+    /// `EDGECODER_SANDBOX_BIN`, `EDGECODER_ASSETS_DIR`, `EDGECODER_UI_DIR`); else they are where a package puts them,
     /// relative to the program.
     pub fn resolve(
         data_dir: Option<PathBuf>,
@@ -207,6 +209,11 @@ impl Config {
                 "EDGECODER_RUNNER_BIN",
                 exe_dir.as_deref(),
                 &["edgecoder-runner", "../lib/edgecoder/edgecoder-runner"],
+            ),
+            sandbox: find(
+                "EDGECODER_SANDBOX_BIN",
+                exe_dir.as_deref(),
+                &["edgecoder-sandbox", "../lib/edgecoder/edgecoder-sandbox"],
             ),
             assets_dir: find(
                 "EDGECODER_ASSETS_DIR",

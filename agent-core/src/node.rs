@@ -12,10 +12,12 @@ mod mesh;
 mod metrics;
 mod pulls;
 mod residency;
+mod schedules;
 mod sharing;
 mod speed;
 mod start;
 mod status;
+mod tasks;
 
 use std::{
     net::SocketAddr,
@@ -60,6 +62,7 @@ use crate::{
         store::{Store, StoreError},
     },
     storage::{DayCounts, SetState, Storage, StorageError, list_activity},
+    tasks::handle::{TaskError, Tasks},
     text::size,
 };
 
@@ -100,6 +103,8 @@ struct Inner {
     /// The settings in force, for those that follow them by themselves.
     follow_settings: watch::Sender<Settings>,
     mesh: Mesh,
+    /// Tasks of the mesh's nodes, own and others'.
+    tasks_of: Tasks,
     /// What this node says of itself to the mesh.
     announcement: watch::Sender<Announcement>,
     /// Models, pause or hardware changed: the announcement has to be looked at.
@@ -107,6 +112,8 @@ struct Inner {
     measured: Mutex<fitting::Measured>,
     ollama: OllamaDaemon,
     inference: Inference,
+    /// Schedules and webhooks, once tasks are there.
+    clock: std::sync::OnceLock<schedules::Clock>,
     bus: EventBus,
     meters: Mutex<Option<status::Machines>>,
     speed: Mutex<SpeedMeter>,
@@ -159,6 +166,8 @@ pub enum NodeError {
     Catalogue(#[from] CatalogueError),
     #[error(transparent)]
     Mesh(#[from] MeshError),
+    #[error(transparent)]
+    Tasks(#[from] TaskError),
     #[error("{0}")]
     BadRequest(String),
 }
@@ -406,6 +415,7 @@ impl Node {
         let all = async {
             // Refuses new work and drains, while the API still delivers the last answers and the
             // mesh says goodbye.
+            self.inner.tasks_of.shutdown().await;
             tokio::join!(
                 self.inner.inference.shutdown(),
                 self.inner.pulls.shutdown(),

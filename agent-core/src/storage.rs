@@ -10,10 +10,13 @@ mod activity;
 mod heads;
 mod mesh;
 mod model_use;
+mod outbox;
 mod pulls;
 mod reputation;
 mod requests;
+mod schedules;
 mod state;
+pub mod tasks;
 mod writer;
 
 use std::{
@@ -25,9 +28,16 @@ pub use activity::{AddActivity, list_activity};
 pub use heads::{HeadRow, KeepHeads, list_heads};
 pub use mesh::{MESH_PEER_ROWS, SaveMeshPeer, SavedPeer, list_mesh_peers};
 pub use model_use::{ModelUse, RecordModelLoad, RecordModelUse, model_use};
+pub use outbox::{
+    Attempted, DueDelivery, Met, NewDelivery, RecordAttempt, RemoveDelivery, RetryDelivery,
+    due_deliveries, due_delivery, enqueue, list_deliveries, next_delivery_ms,
+};
 pub use pulls::{PullRow, RemovePull, SavePull, Wanted, list_pulls};
 pub use reputation::{REPUTATION_ROWS, ReputationRow, SaveReputation, list_reputations};
 pub use requests::{AddRequest, DayCounts, Outcome, RequestKind, day_counts};
+pub use schedules::{
+    AddSchedule, KeepSchedule, RemoveSchedule, SCHEDULE_ROWS, ScheduleRow, list_schedules,
+};
 use sqlx::{
     Connection as _, SqlitePool,
     migrate::{MigrateError, Migrator},

@@ -12,6 +12,7 @@
 pub mod board;
 pub mod code;
 pub mod fair;
+pub mod handle;
 pub mod job;
 pub mod kinds;
 pub mod known;
@@ -27,6 +28,7 @@ pub mod route;
 pub mod run;
 pub mod sandbox;
 pub mod schedule;
+pub mod shared;
 pub mod verify;
 pub mod wire;
 pub mod worker;

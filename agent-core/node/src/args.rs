@@ -3,10 +3,15 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use agent_core::config::is_url;
-use clap::{Args, Parser, Subcommand, builder::FalseyValueParser};
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::FalseyValueParser};
 use clap_complete::Shell;
 
-use crate::{mesh::args::Mesh, model::args::Model};
+use crate::{
+    mesh::args::Mesh,
+    model::args::{Json, Model},
+    schedule::args::{Outbox, Schedule},
+    task::args::Task,
+};
 
 /// EdgeCoder without a window: run a node, ask it, look at it.
 #[derive(Debug, Parser)]
@@ -17,6 +22,7 @@ use crate::{mesh::args::Mesh, model::args::Model};
   edgecoder-node ask \"Write a hello world\"    ask the running node
   edgecoder-node model pull llama3.2:1b       fetch a model
   edgecoder-node mesh invite                  a ticket for another computer
+  edgecoder-node task submit chat -p \"Hi\" -f  a task for the best node of the mesh
   edgecoder-node status                       what the running node is doing
   edgecoder-node logs --follow                what it says
 
@@ -41,6 +47,14 @@ pub(crate) enum Command {
     Model(Model),
     /// See the mesh, invite computers to it, join another
     Mesh(Mesh),
+    /// Submit work to the mesh, follow it, fetch its results
+    Task(Task),
+    /// Submit tasks by the clock
+    Schedule(Schedule),
+    /// Results on their way to webhooks
+    Outbox(Outbox),
+    /// Start no more tasks, own or others', and let those that run finish; or end that
+    Drain(Drain),
     /// Print completions for a shell, to be put where that shell looks for them
     #[command(
         after_help = "For example: edgecoder-node completions bash > ~/.local/share/bash-completion/completions/edgecoder-node"
@@ -149,6 +163,23 @@ pub(crate) struct Ask {
     /// Do not print speed and token counts to stderr at the end
     #[arg(long)]
     pub(crate) quiet: bool,
+}
+
+#[derive(Debug, Parser)]
+pub(crate) struct Drain {
+    #[command(flatten)]
+    pub(crate) data: DataDir,
+    /// on or off
+    #[arg(value_name = "ON|OFF")]
+    pub(crate) on: OnOff,
+    #[command(flatten)]
+    pub(crate) output: Json,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OnOff {
+    On,
+    Off,
 }
 
 #[derive(Debug, Parser)]

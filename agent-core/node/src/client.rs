@@ -73,6 +73,11 @@ impl Client {
         self.send(self.http.post(self.path(path)).json(body)).await
     }
 
+    /// For answers that are not one document.
+    pub(crate) async fn get(&self, path: &str) -> anyhow::Result<Response> {
+        self.send(self.http.get(self.path(path))).await
+    }
+
     fn path(&self, path: &str) -> String {
         format!("{}{path}", self.url)
     }

@@ -9,6 +9,8 @@ mod commands;
 mod mesh;
 mod model;
 mod run;
+mod schedule;
+mod task;
 mod terminal;
 mod words;
 
@@ -34,6 +36,10 @@ fn main() {
         Command::Logs(logs) => commands::block_on(commands::logs(logs)),
         Command::Mesh(args) => commands::block_on(mesh::run(args)),
         Command::Model(model) => commands::block_on(model::run(model)),
+        Command::Task(args) => commands::block_on(task::run(args)),
+        Command::Schedule(args) => commands::block_on(schedule::run(args)),
+        Command::Outbox(args) => commands::block_on(schedule::outbox(args)),
+        Command::Drain(args) => commands::block_on(task::drain(args)),
     };
     if let Err(error) = result {
         eprintln!("edgecoder-node: {}", words::printable(&with_causes(&error)));

@@ -29,7 +29,7 @@ use crate::{
     terminal::{Confirm, ask, print_json, say},
 };
 
-pub(crate) use self::text::summary;
+pub(crate) use self::text::{ago, summary};
 
 /// Digits of an id that are enough to mean a node, if no other begins with them.
 const MIN_PREFIX: usize = 4;

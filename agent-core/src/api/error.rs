@@ -17,6 +17,7 @@ use crate::{
         catalogue::CatalogueError, pull::PullError, registry::RegistryError, store::StoreError,
     },
     node::NodeError,
+    tasks::{handle::TaskError, modules::ModuleError},
     text::sentence,
 };
 
@@ -54,6 +55,7 @@ impl From<NodeError> for Failure {
             NodeError::Catalogue(CatalogueError::NotNewer { .. }) => ErrorCode::Conflict,
             NodeError::Catalogue(_) => ErrorCode::BadRequest,
             NodeError::Mesh(e) => mesh_code(e),
+            NodeError::Tasks(e) => task_code(e),
             NodeError::Inference(e) => return Self::new(inference_code(e), error.to_string()),
         };
         Self::new(code, sentence(&error.to_string()))
@@ -85,6 +87,27 @@ fn store_code(error: &StoreError) -> ErrorCode {
         }
         StoreError::NoRoom { .. } | StoreError::OverBudget { .. } => ErrorCode::Conflict,
         StoreError::Stopped | StoreError::Io { .. } => ErrorCode::Unavailable,
+    }
+}
+
+impl From<TaskError> for Failure {
+    fn from(error: TaskError) -> Self {
+        Self::new(task_code(&error), sentence(&error.to_string()))
+    }
+}
+
+fn task_code(error: &TaskError) -> ErrorCode {
+    match error {
+        TaskError::Invalid(_) => ErrorCode::BadRequest,
+        TaskError::Module(ModuleError::TooLarge(_)) => ErrorCode::TooLarge,
+        TaskError::Module(ModuleError::NotWasm(_)) => ErrorCode::BadRequest,
+        TaskError::NotFound(_) => ErrorCode::NotFound,
+        TaskError::Conflict(_)
+        | TaskError::NotOwn(_)
+        | TaskError::NotOver(..)
+        | TaskError::NoWords(_) => ErrorCode::Conflict,
+        TaskError::QueueFull | TaskError::TooManyFollowers => ErrorCode::Busy,
+        TaskError::Module(_) | TaskError::Storage(_) => ErrorCode::Unavailable,
     }
 }
 

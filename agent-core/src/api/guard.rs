@@ -30,7 +30,8 @@ use axum::{
 use subtle::ConstantTimeEq as _;
 
 use super::{
-    error::Failure, ollama::OllamaError, openai::OpenAiError, own::too_large, pulls, server::Peer,
+    error::Failure, follow, ollama::OllamaError, openai::OpenAiError, own::too_large, pulls,
+    server::Peer,
 };
 use crate::{config::limits, node::Node};
 
@@ -190,7 +191,7 @@ fn needed(path: &str, local: bool) -> Needed {
             false => Needed::Key,
         };
     }
-    if matches!(path, "/events" | "/metrics" | pulls::PATH) {
+    if matches!(path, "/events" | "/metrics" | pulls::PATH) || follow::is_follow(path) {
         return Needed::Token;
     }
     match find(path).map(|row| row.access) {

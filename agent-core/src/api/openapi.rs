@@ -9,12 +9,13 @@ use agent_api::{
         EmbeddingResponse, ErrorBody, ModelObjects,
     },
     pull::Pull,
+    tasks::TaskNews,
 };
 use axum::Json;
 use schemars::{JsonSchema, Schema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
-use super::{ollama, pulls};
+use super::{follow, ollama, pulls};
 
 pub(super) async fn document() -> Json<Value> {
     Json(build())
@@ -38,7 +39,17 @@ fn build() -> Value {
         }
         match row.method {
             Method::Get => operation["parameters"] = parameters(row.path, &request, &generator),
-            Method::Post | Method::Patch => operation["requestBody"] = body(&request),
+            Method::Post | Method::Patch => {
+                let named = path_parameters(row.path, &request, &generator);
+                if named.is_empty() {
+                    operation["requestBody"] = body(&request);
+                } else {
+                    // The fields that the path names are read from there; a body need not come.
+                    operation["parameters"] = Value::Array(named);
+                    operation["requestBody"] = body(&without_path(row.path, &request, &generator));
+                    operation["requestBody"]["required"] = json!(false);
+                }
+            }
         }
         add(&mut paths, row.path, row.method.as_str(), operation);
     }
@@ -90,6 +101,29 @@ fn parameters(path: &str, schema: &Schema, generator: &SchemaGenerator) -> Value
     Value::Array(parameters.collect())
 }
 
+/// Those of the path only.
+fn path_parameters(path: &str, schema: &Schema, generator: &SchemaGenerator) -> Vec<Value> {
+    let Value::Array(mut all) = parameters(path, schema, generator) else { return Vec::new() };
+    all.retain(|parameter| parameter["in"] == "path");
+    all
+}
+
+/// The schema of a body without the fields that the path names.
+fn without_path(path: &str, schema: &Schema, generator: &SchemaGenerator) -> Schema {
+    let reference = schema.get("$ref").and_then(Value::as_str).unwrap_or_default();
+    let name = reference.rsplit('/').next().unwrap_or_default();
+    let definition = generator.definitions().get(name).unwrap_or(schema.as_value());
+    let mut definition = definition.clone();
+    let named = |field: &str| path.contains(&format!("{{{field}}}"));
+    if let Some(fields) = definition.get_mut("properties").and_then(Value::as_object_mut) {
+        fields.retain(|field, _| !named(field));
+    }
+    if let Some(required) = definition.get_mut("required").and_then(Value::as_array_mut) {
+        required.retain(|field| field.as_str().is_none_or(|field| !named(field)));
+    }
+    Schema::try_from(definition).unwrap_or_default()
+}
+
 fn add_streams(paths: &mut Map<String, Value>, generator: &mut SchemaGenerator) {
     let event = generator.subschema_for::<Event>();
     let stream = json!({"description": "Server-sent events: a snapshot, then changes", "content": {"text/event-stream": {"schema": event}}});
@@ -111,6 +145,16 @@ fn add_streams(paths: &mut Map<String, Value>, generator: &mut SchemaGenerator) 
         "security": [{"token": []}],
     });
     add(paths, pulls::PATH, "get", operation);
+    let news = generator.subschema_for::<TaskNews>();
+    let lines = json!({"description": "One document a line, until the task ended", "content": {"application/x-ndjson": {"schema": news}}});
+    let operation = json!({
+        "operationId": "FollowTask",
+        "summary": "A task as it is, then as it happens.",
+        "parameters": [{"name": "id", "in": "path", "required": true, "schema": {"type": "string"}}],
+        "responses": {"200": lines},
+        "security": [{"token": []}],
+    });
+    add(paths, follow::PATH, "get", operation);
 }
 
 /// Ollama's API is described by its own documentation; here is which of its paths there are.

@@ -4,6 +4,8 @@
 
 pub(super) mod mesh;
 pub(super) mod models;
+pub(super) mod schedules;
+pub(super) mod tasks;
 
 use std::future::Future;
 
@@ -17,7 +19,7 @@ use axum::{
     Json, Router,
     body::Bytes,
     extract::{MatchedPath, Query, Request, State, rejection::BytesRejection},
-    http::{StatusCode, Uri, header::CONTENT_TYPE},
+    http::{HeaderMap, StatusCode, Uri, header::CONTENT_TYPE},
     middleware::Next,
     response::{IntoResponse, Response},
     routing::{MethodFilter, on},
@@ -39,6 +41,15 @@ pub(super) trait Table {
         E::Response: Send,
         F: Fn(Node, E::Request) -> Fut + Clone + Send + Sync + 'static,
         Fut: Future<Output = Answer<E::Response>> + Send;
+
+    /// The same for a function that also reads the request's headers.
+    fn serve_with_headers<E, F, Fut>(self, handler: F) -> Self
+    where
+        E: Endpoint + 'static,
+        E::Request: Send,
+        E::Response: Send,
+        F: Fn(Node, HeaderMap, E::Request) -> Fut + Clone + Send + Sync + 'static,
+        Fut: Future<Output = Answer<E::Response>> + Send;
 }
 
 impl Table for Router<Node> {
@@ -50,19 +61,32 @@ impl Table for Router<Node> {
         F: Fn(Node, E::Request) -> Fut + Clone + Send + Sync + 'static,
         Fut: Future<Output = Answer<E::Response>> + Send,
     {
+        self.serve_with_headers::<E, _, _>(move |node, _, request| handler(node, request))
+    }
+
+    fn serve_with_headers<E, F, Fut>(self, handler: F) -> Self
+    where
+        E: Endpoint + 'static,
+        E::Request: Send,
+        E::Response: Send,
+        F: Fn(Node, HeaderMap, E::Request) -> Fut + Clone + Send + Sync + 'static,
+        Fut: Future<Output = Answer<E::Response>> + Send,
+    {
         let filter = match E::METHOD {
             Method::Get => MethodFilter::GET,
             Method::Post => MethodFilter::POST,
             Method::Patch => MethodFilter::PATCH,
         };
-        let adapter =
-            move |State(node): State<Node>, uri: Uri, body: Result<Bytes, BytesRejection>| {
-                let handler = handler.clone();
-                async move {
-                    let request = read_request::<E>(&uri, body)?;
-                    Ok::<_, Failure>(Json(handler(node, request).await?))
-                }
-            };
+        let adapter = move |State(node): State<Node>,
+                            uri: Uri,
+                            headers: HeaderMap,
+                            body: Result<Bytes, BytesRejection>| {
+            let handler = handler.clone();
+            async move {
+                let request = read_request::<E>(&uri, body)?;
+                Ok::<_, Failure>(Json(handler(node, headers, request).await?))
+            }
+        };
         self.route(E::PATH, on(filter, adapter))
     }
 }

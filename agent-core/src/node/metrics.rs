@@ -3,7 +3,10 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use agent_api::mesh::{PeerCounts, Refused};
+use agent_api::{
+    mesh::{PeerCounts, Refused},
+    tasks::{Task, TaskCounts},
+};
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -27,6 +30,12 @@ struct TokenLabels {
 struct HttpLabels {
     route: String,
     status: u16,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct TaskLabels {
+    kind: &'static str,
+    state: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -55,6 +64,11 @@ pub struct Gauges {
     /// Messages of the mesh that were refused since the start, by reason.
     pub refused: Vec<Refused>,
     pub frames: FrameCounts,
+    pub tasks: TaskCounts,
+    /// Own tasks that are with nodes.
+    pub tasks_in_flight: usize,
+    /// Other nodes' tasks here: running and waiting.
+    pub served: (u32, u32),
 }
 
 /// What all pulls since the start did; see `models::pull::Counters`.
@@ -91,6 +105,12 @@ pub struct Metrics {
     mesh_refused: Family<RefusedLabels, Counter>,
     mesh_frames: Family<FrameLabels, Counter>,
     mesh_frame_bytes: Family<FrameLabels, Counter>,
+    tasks: Family<TaskLabels, Counter>,
+    tasks_queued: Gauge,
+    tasks_active: Gauge,
+    tasks_in_flight: Gauge,
+    served_running: Gauge,
+    served_waiting: Gauge,
 }
 
 impl Default for Metrics {
@@ -125,6 +145,12 @@ impl Default for Metrics {
             mesh_refused: Family::default(),
             mesh_frames: Family::default(),
             mesh_frame_bytes: Family::default(),
+            tasks: Family::default(),
+            tasks_queued: Gauge::default(),
+            tasks_active: Gauge::default(),
+            tasks_in_flight: Gauge::default(),
+            served_running: Gauge::default(),
+            served_waiting: Gauge::default(),
             registry: Registry::default(),
         };
         let m = &metrics;
@@ -177,6 +203,7 @@ impl Default for Metrics {
             registry.register_with_unit(name, help, Unit::Bytes, counter.clone());
         }
         metrics.register_mesh(&mut registry);
+        metrics.register_tasks(&mut registry);
         Self { registry, ..metrics }
     }
 }
@@ -206,6 +233,25 @@ impl Metrics {
             Unit::Bytes,
             self.mesh_frame_bytes.clone(),
         );
+    }
+
+    fn register_tasks(&self, registry: &mut Registry) {
+        registry.register("tasks", "Own tasks that ended, by kind and state", self.tasks.clone());
+        for (name, help, gauge) in [
+            ("tasks_queued", "Tasks that wait for a node", &self.tasks_queued),
+            ("tasks_active", "Tasks that a node has", &self.tasks_active),
+            ("tasks_in_flight", "Own tasks that are being carried", &self.tasks_in_flight),
+            ("tasks_served_running", "Other nodes' tasks that run here", &self.served_running),
+            ("tasks_served_waiting", "Other nodes' tasks that wait here", &self.served_waiting),
+        ] {
+            registry.register(name, help, gauge.clone());
+        }
+    }
+
+    /// Counts an own task that ended.
+    pub(super) fn task_ended(&self, task: &Task) {
+        let labels = TaskLabels { kind: task.kind.as_str(), state: task.state.as_str() };
+        self.tasks.get_or_create(&labels).inc();
     }
 
     pub(super) fn finished(&self, finished: &Finished) {
@@ -268,6 +314,11 @@ impl Metrics {
                 counter.inner().store(total, Ordering::Relaxed);
             }
         }
+        self.tasks_queued.set(gauges.tasks.queued.into());
+        self.tasks_active.set(gauges.tasks.active.into());
+        self.tasks_in_flight.set(i64::try_from(gauges.tasks_in_flight).unwrap_or(i64::MAX));
+        self.served_running.set(gauges.served.0.into());
+        self.served_waiting.set(gauges.served.1.into());
         let mut text = String::new();
         // Writing to a string cannot fail.
         let _ = encode(&mut text, &self.registry);
@@ -299,12 +350,16 @@ mod tests {
                 sent: FrameCount { frames: count, bytes: 100 * count },
                 received: FrameCount { frames: 1, bytes: 5 },
             },
+            tasks: TaskCounts { queued: 4, ..TaskCounts::default() },
+            tasks_in_flight: 1,
+            served: (2, 0),
         };
         metrics.render(&gauges(7));
         let text = metrics.render(&gauges(9));
         for line in [
             "edgecoder_mesh_peers_connected 3",
             "edgecoder_mesh_peers_known 5",
+            "edgecoder_tasks_queued 4",
             "edgecoder_mesh_refused_total{reason=\"bad_signature\"} 9",
             "edgecoder_mesh_frames_total{direction=\"out\"} 9",
             "edgecoder_mesh_frame_bytes_total{direction=\"out\"} 900",

@@ -290,6 +290,32 @@ impl Node {
         self.inner.inference.submit(kind, to, work, options).await
     }
 
+    /// The same by a model of this node, whatever others have.
+    pub(super) async fn submit_here(
+        &self,
+        kind: RequestKind,
+        model: &str,
+        work: Work,
+        options: SubmitOptions,
+    ) -> Result<Answer, InferenceError> {
+        let to = self.named(model).await?;
+        self.inner.inference.submit(kind, to, work, options).await
+    }
+
+    /// The id of the model that a name means here.
+    pub(super) async fn model_id(&self, name: &str) -> Option<String> {
+        let known = {
+            let state = self.inner.inference.state();
+            let state = state.borrow();
+            let found = state.find(name).or_else(|| state.find(&format!("{name}:latest")));
+            found.map(|known| known.residency.id.clone())
+        };
+        match known {
+            Some(id) => Some(id),
+            None => self.find_file(name).await.map(|file| file.id),
+        }
+    }
+
     /// What a swap would do: what leaves, what finishes first, the memory before and after.
     pub async fn swap_preview(&self, name: &str) -> Result<SwapPreview, NodeError> {
         let target = self.installed_target(name).await?;

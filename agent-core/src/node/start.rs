@@ -18,6 +18,7 @@ use super::{
     lock::{DirLock, Holder, LockError},
     sharing::Peers,
     speed::SpeedMeter,
+    tasks::NodeHost,
 };
 use crate::{
     clock::{DAY_MS, now_ms},
@@ -26,6 +27,7 @@ use crate::{
     identity::{Identity, IdentityError, load_or_create_secret},
     inference::{Finished, Inference, Notable, ollama::OllamaDaemon},
     machine,
+    mesh::NodeKey,
     models::{
         Library,
         catalogue::Catalogue,
@@ -37,6 +39,10 @@ use crate::{
     storage::{
         AddRequest, Outcome, RecordModelLoad, RecordModelUse, RequestKind, Storage, StorageError,
         day_counts, get_state,
+    },
+    tasks::{
+        handle::{Tasks, TasksSetup, TasksStartError},
+        outbox::Outbox,
     },
 };
 
@@ -65,6 +71,8 @@ pub enum StartError {
     Identity(#[from] IdentityError),
     #[error(transparent)]
     Storage(#[from] StorageError),
+    #[error(transparent)]
+    Tasks(#[from] TasksStartError),
 }
 
 fn describe(holder: &Option<Holder>) -> String {
@@ -132,6 +140,19 @@ impl Node {
             pause.is_some(),
         )
         .await;
+        let host = Arc::<NodeHost>::default();
+        let tasks_of = Tasks::start(TasksSetup {
+            key: NodeKey(identity.signing_key().verifying_key().to_bytes()),
+            announcement: announcement.subscribe(),
+            data_dir: config.paths.data_dir.clone(),
+            storage: storage.clone(),
+            mesh: mesh.clone(),
+            settings: follow_settings.subscribe(),
+            host: Arc::clone(&host) as _,
+            sandbox: config.sandbox.clone(),
+            reputations: Vec::new(),
+        })
+        .await?;
         let inner = Inner {
             node_id: identity.node_id(),
             token,
@@ -155,11 +176,13 @@ impl Node {
             peers,
             follow_settings,
             mesh,
+            tasks_of,
             announcement,
             announce: Notify::new(),
             measured: Mutex::default(),
             ollama: OllamaDaemon::default(),
             inference,
+            clock: std::sync::OnceLock::new(),
             bus: EventBus::default(),
             meters: Mutex::new(None),
             speed: Mutex::new(SpeedMeter::new(Instant::now())),
@@ -175,11 +198,16 @@ impl Node {
             config,
         };
         let node = Self { inner: Arc::new(inner) };
+        host.belongs_to(&node);
+        let outbox = Outbox::new(node.inner.storage.clone());
+        node.start_clock(outbox, Arc::new(node.tasks().clone())).await?;
         if let Some(problem) = store_problem {
             tracing::warn!("{problem}");
             node.notice("models_dir", &problem);
         }
         node.after_start(opened.set_aside, notables).await;
+        node.spawn_critical("tasks", node.clone().announce_tasks());
+        node.spawn_critical("ends of tasks", node.clone().write_task_ends());
         node.spawn_critical("pulls", node.clone().announce_pulls());
         node.spawn_critical("pull notables", node.clone().write_pull_notables(pull_notables));
         node.tidy_in_background();

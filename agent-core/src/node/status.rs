@@ -188,6 +188,9 @@ impl Node {
             peers: mesh.counts,
             refused: mesh.refused,
             frames: self.inner.mesh.frames(),
+            tasks: self.tasks().counts().await.unwrap_or_default(),
+            tasks_in_flight: self.tasks().in_flight(),
+            served: self.tasks().shared().served.counts(),
         })
     }
 }

@@ -48,6 +48,16 @@ impl Board {
         Some(task)
     }
 
+    /// Shows it no more; whatever is known of it is in the database.
+    pub fn drop_silently(&self, id: &TaskId) {
+        self.lock().remove(id);
+    }
+
+    /// A change of a task that is only in the database: it waits.
+    pub fn tell(&self, task: Task) {
+        let _ = self.changes.send(task);
+    }
+
     /// All that live, by id.
     pub fn tasks(&self) -> BTreeMap<TaskId, Task> {
         self.lock().clone().into_iter().collect()

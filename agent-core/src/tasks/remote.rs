@@ -25,4 +25,14 @@ impl Remote {
     ) -> Result<JobStream, JobError> {
         Err(JobError::Cancelled)
     }
+
+    /// Takes up a job again that the peer had under this fence when this node stopped.
+    pub async fn attach(
+        &self,
+        _peer: NodeKey,
+        _path: TaskPath,
+        _offer: Offer,
+    ) -> Result<JobStream, JobError> {
+        Err(JobError::Cancelled)
+    }
 }

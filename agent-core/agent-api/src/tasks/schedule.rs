@@ -41,7 +41,7 @@ pub struct NewSchedule {
     pub zone: Option<String>,
     /// Submitted at each run. In every text of it `{{time}}` is the planned time (RFC 3339, UTC)
     /// and `{{unix}}` the same in seconds; its idempotency key, if absent, is the schedule's id
-    /// and that time.
+    /// and that time. At most 128 KiB as JSON.
     pub task: SubmitTask,
     #[serde(default)]
     pub missed: MissedRuns,
@@ -118,6 +118,7 @@ impl fmt::Debug for Webhook {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Delivered {
     pub task: super::Task,
+    /// Left out above 4 MiB; `GET /tasks/{id}/output` has it.
     pub output: Option<super::Value>,
 }
 

@@ -151,7 +151,7 @@ pub(crate) struct Ticket {
 }
 
 /// `90s`, `30min`, `12h`, `7d`.
-fn seconds(text: &str) -> Result<u64, String> {
+pub(crate) fn seconds(text: &str) -> Result<u64, String> {
     let text = text.trim();
     let unit = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (count, unit) = text.split_at(unit);

@@ -185,7 +185,7 @@ fn milliseconds(ms: f64) -> String {
 }
 
 /// `just now`, `45 s ago`, `2 min 5 s ago`, `never`.
-fn ago(at_ms: Option<i64>, now_ms: i64) -> String {
+pub(crate) fn ago(at_ms: Option<i64>, now_ms: i64) -> String {
     let Some(at_ms) = at_ms else { return "never".to_owned() };
     match u64::try_from((now_ms - at_ms) / 1_000).unwrap_or(0) {
         0..=4 => "just now".to_owned(),

@@ -1,0 +1,333 @@
+mod fakes;
+
+use agent_api::tasks::{AttemptOutcome, Privacy, Role, TaskEvent, TaskKind};
+use fakes::{Fakes, Script, job, text_job};
+
+use super::*;
+use crate::{
+    storage::tasks::{Filter, list_tasks, task_attempts, task_events, task_words},
+    tasks::job::Job,
+};
+
+struct Bench {
+    _dir: tempfile::TempDir,
+    path: std::path::PathBuf,
+    storage: Storage,
+    fakes: Arc<Fakes>,
+    origin: Origin,
+    stop: CancellationToken,
+    drain: watch::Sender<bool>,
+}
+
+impl Bench {
+    async fn start(nodes: usize) -> Self {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let path = dir.path().join("edgecoder.db");
+        let storage = Storage::open(&path).await.expect("opens").storage;
+        let fakes = Arc::new(Fakes::new(nodes));
+        let (origin, stop, drain) = begin(&storage, &fakes).await;
+        Self { _dir: dir, path, storage, fakes, origin, stop, drain }
+    }
+
+    /// As after kill -9: nothing is told to anybody, and what is in memory is gone.
+    async fn restart(&mut self) {
+        self.stop.cancel();
+        self.storage.close().await;
+        self.storage = Storage::open(&self.path).await.expect("opens").storage;
+        (self.origin, self.stop, self.drain) = begin(&self.storage, &self.fakes).await;
+    }
+
+    async fn add(&self, n: usize, job: &Job) -> TaskId {
+        let new = new_task(n, job);
+        let id = new.row.task.id.clone();
+        assert_eq!(self.origin.add(new).await.expect("writes"), Added::New);
+        id
+    }
+
+    async fn task(&self, id: &TaskId) -> Task {
+        self.row(id).await.task
+    }
+
+    async fn row(&self, id: &TaskId) -> TaskRow {
+        get_task(self.storage.readers(), id).await.expect("reads").expect("is there")
+    }
+
+    /// Waits until it is in one of these states.
+    async fn reaches(&self, id: &TaskId, states: &[TaskState]) -> Task {
+        let reached = async {
+            loop {
+                let task = self.task(id).await;
+                if states.contains(&task.state) {
+                    return task;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        match tokio::time::timeout(Duration::from_secs(60), reached).await {
+            Ok(task) => task,
+            Err(_) => panic!("{id} stays {:?}", self.task(id).await),
+        }
+    }
+
+    async fn ended(&self, id: &TaskId) -> Task {
+        use TaskState::{Cancelled, Done, Expired, Failed};
+        self.reaches(id, &[Done, Failed, Cancelled, Expired]).await
+    }
+
+    async fn outcomes(&self, id: &TaskId) -> Vec<Option<AttemptOutcome>> {
+        let task = self.task(id).await;
+        let tries = task_attempts(self.storage.readers(), &task).await.expect("reads");
+        let fences: Vec<u64> = tries.iter().map(|kept| kept.attempt.fence).collect();
+        assert!(fences.is_sorted_by(|a, b| a < b), "{fences:?}");
+        tries.into_iter().map(|kept| kept.attempt.outcome).collect()
+    }
+
+    async fn events(&self, id: &TaskId) -> Vec<TaskEvent> {
+        task_events(self.storage.readers(), id).await.expect("reads")
+    }
+}
+
+async fn begin(
+    storage: &Storage,
+    fakes: &Arc<Fakes>,
+) -> (Origin, CancellationToken, watch::Sender<bool>) {
+    let stop = CancellationToken::new();
+    let drain = watch::Sender::new(false);
+    let origin = Origin::start(OriginSetup {
+        storage: storage.clone(),
+        board: Board::default(),
+        workers: Arc::clone(fakes) as _,
+        in_flight: fakes.in_flight.clone(),
+        draining: drain.subscribe(),
+        stop: stop.clone(),
+        tracker: TaskTracker::new(),
+    });
+    (origin.await.expect("starts"), stop, drain)
+}
+
+fn new_task(n: usize, job: &Job) -> NewTask {
+    let now = now_ms();
+    let task = Task {
+        id: TaskId(format!("t_{n:026}")),
+        kind: job.kind(),
+        state: TaskState::Queued,
+        reason: "Waits for a node.".into(),
+        role: Role::Asked,
+        interactive: false,
+        label: None,
+        subject: None,
+        privacy: Privacy::Mesh,
+        priority: 5,
+        origin: fakes::node(0),
+        origin_name: "n0".into(),
+        worker: None,
+        worker_name: None,
+        path: None,
+        created_ms: now,
+        started_ms: None,
+        ended_ms: None,
+        attempts: 0,
+        queue_position: None,
+        prompt_tokens: None,
+        completion_tokens: None,
+        tokens_per_s: None,
+        first_token_ms: None,
+        schedule: None,
+    };
+    let event = TaskEvent {
+        at_ms: now,
+        state: TaskState::Queued,
+        attempt: 0,
+        node: None,
+        node_name: None,
+        text: "Submitted.".into(),
+    };
+    let row = TaskRow {
+        task,
+        need: 1,
+        node: None,
+        fence: 0,
+        failures: 0,
+        max_attempts: 3,
+        wanted: 1,
+        most: 1,
+        replicas: None,
+        expires_ms: Some(now + 600_000),
+        webhook: None,
+    };
+    NewTask {
+        row,
+        idempotency_key: None,
+        body_hash: [0; 32],
+        submitted: "{}".into(),
+        job: serde_json::to_string(job).expect("is JSON"),
+        event,
+    }
+}
+
+#[tokio::test]
+async fn a_task_ends_with_its_output_and_its_whole_timeline() {
+    let bench = Bench::start(2).await;
+    let id = bench.add(1, &job()).await;
+    let task = bench.ended(&id).await;
+    assert_eq!((task.state, task.attempts), (TaskState::Done, 1));
+    let words = task_words(bench.storage.readers(), &id).await.expect("reads");
+    assert!(words.output.is_some_and(|output| output.contains("fuel_used")));
+    let states: Vec<TaskState> = bench.events(&id).await.iter().map(|e| e.state).collect();
+    use TaskState::{Done, Placed, Queued, Running};
+    assert_eq!(states, [Queued, Placed, Running, Done]);
+    assert_eq!(bench.outcomes(&id).await, [Some(AttemptOutcome::Done)]);
+}
+
+#[tokio::test]
+async fn a_worker_that_dies_at_any_stage_costs_a_try_and_not_the_task() {
+    for script in [Script::LostAtOnce, Script::LostWaiting, Script::LostRunning, Script::Broke] {
+        let bench = Bench::start(3).await;
+        bench.fakes.script(&[script, Script::Refuse]);
+        let id = bench.add(1, &job()).await;
+        assert_eq!(bench.ended(&id).await.state, TaskState::Done, "{script:?}");
+        let outcomes = bench.outcomes(&id).await;
+        assert_eq!(outcomes.len(), 3, "{script:?}: {outcomes:?}");
+        assert_eq!(outcomes[1], Some(AttemptOutcome::Refused));
+        assert_eq!(outcomes[2], Some(AttemptOutcome::Done));
+        assert_eq!(bench.fakes.settled(&id), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_text_goes_on_at_the_next_node_from_what_was_delivered() {
+    let bench = Bench::start(2).await;
+    bench.fakes.script(&[Script::LostInText]);
+    let id = bench.add(1, &text_job()).await;
+    assert_eq!(bench.ended(&id).await.state, TaskState::Done);
+    let words = task_words(bench.storage.readers(), &id).await.expect("reads");
+    let output: serde_json::Value =
+        serde_json::from_str(&words.output.expect("is there")).expect("is JSON");
+    assert_eq!(output["text"], "one two three");
+}
+
+#[tokio::test]
+async fn what_would_fail_anywhere_fails_once() {
+    let bench = Bench::start(3).await;
+    bench.fakes.script(&[Script::Fails]);
+    let id = bench.add(1, &job()).await;
+    let task = bench.ended(&id).await;
+    assert_eq!((task.state, task.attempts), (TaskState::Failed, 1));
+    assert!(task.reason.contains("traps"), "{}", task.reason);
+}
+
+#[tokio::test]
+async fn two_thousand_tasks_are_done_exactly_once() {
+    let bench = Bench::start(5).await;
+    let mut ids = Vec::new();
+    for n in 0..2_000 {
+        if n % 50 == 0 {
+            bench.fakes.script(&[Script::LostRunning, Script::Refuse]);
+        }
+        ids.push(bench.add(n, &job()).await);
+    }
+    for id in &ids {
+        assert_eq!(bench.ended(id).await.state, TaskState::Done);
+        assert_eq!(bench.fakes.settled(id), 1, "{id}");
+    }
+    let counts =
+        crate::storage::tasks::task_counts(bench.storage.readers(), now_ms()).await.expect("reads");
+    assert_eq!((counts.done, counts.queued, counts.active), (2_000, 0, 0));
+    let running = Filter { state: Some("active".into()), limit: 10, ..Filter::default() };
+    assert!(list_tasks(bench.storage.readers(), &running).await.expect("reads").is_empty());
+}
+
+#[tokio::test]
+async fn a_restart_in_any_state_loses_nothing_and_takes_up_what_peers_have() {
+    let mut bench = Bench::start(2).await;
+    bench.fakes.script(&[Script::Silent, Script::SilentRunning]);
+    let placed = bench.add(1, &job()).await;
+    let running = bench.add(2, &job()).await;
+    bench.reaches(&placed, &[TaskState::Placed]).await;
+    bench.reaches(&running, &[TaskState::Running]).await;
+    bench.drain.send_replace(true);
+    let queued = bench.add(3, &job()).await;
+    let fence = bench.row(&running).await.fence;
+    bench.fakes.remember(&running, fence);
+    bench.restart().await;
+    for id in [&placed, &running, &queued] {
+        assert_eq!(bench.ended(id).await.state, TaskState::Done, "{id}");
+        assert_eq!(bench.fakes.settled(id), 1);
+    }
+    assert_eq!(bench.row(&running).await.fence, fence, "the peer had it all along");
+    assert!(bench.row(&placed).await.fence > 1, "nobody had it: a higher fence");
+}
+
+#[tokio::test]
+async fn a_task_is_cancelled_wherever_it_is_and_stays_so() {
+    let bench = Bench::start(2).await;
+    bench.fakes.script(&[Script::SilentRunning]);
+    let running = bench.add(1, &job()).await;
+    bench.reaches(&running, &[TaskState::Running]).await;
+    bench.drain.send_replace(true);
+    let queued = bench.add(2, &job()).await;
+    for id in [&running, &queued] {
+        assert_eq!(bench.origin.cancel(id).await.expect("cancels"), Cancelled::Over);
+        assert_eq!(bench.task(id).await.state, TaskState::Cancelled);
+        assert_eq!(bench.origin.cancel(id).await.expect("reads"), Cancelled::Unknown);
+    }
+    bench.drain.send_replace(false);
+    bench.origin.moved();
+    let after = bench.add(3, &job()).await;
+    assert_eq!(bench.ended(&after).await.state, TaskState::Done);
+    assert_eq!(bench.task(&queued).await.state, TaskState::Cancelled);
+    assert_eq!(bench.fakes.settled(&running), 0);
+}
+
+#[tokio::test]
+async fn tasks_expire_while_they_wait_and_while_they_run() {
+    let bench = Bench::start(1).await;
+    bench.fakes.script(&[Script::SilentRunning]);
+    let short = |n| {
+        let mut new = new_task(n, &job());
+        new.row.expires_ms = Some(now_ms() + 400);
+        new
+    };
+    let (running, waiting) = (short(1), short(2));
+    let ids = [running.row.task.id.clone(), waiting.row.task.id.clone()];
+    bench.origin.add(running).await.expect("writes");
+    bench.reaches(&ids[0], &[TaskState::Running]).await;
+    bench.drain.send_replace(true);
+    bench.origin.add(waiting).await.expect("writes");
+    for id in &ids {
+        assert_eq!(bench.ended(id).await.state, TaskState::Expired);
+    }
+}
+
+#[tokio::test]
+async fn tasks_that_no_node_can_do_do_not_hold_up_others() {
+    let bench = Bench::start(1).await;
+    for n in 0..1_000 {
+        let mut new = new_task(n, &job());
+        (new.row.need, new.row.node) = (7, Some("nobody".into()));
+        bench.origin.add(new).await.expect("writes");
+    }
+    let other = bench.add(1_000, &job()).await;
+    assert_eq!(bench.ended(&other).await.state, TaskState::Done);
+    assert_eq!(bench.task(&TaskId(format!("t_{:026}", 0))).await.state, TaskState::Queued);
+}
+
+#[tokio::test]
+async fn a_follower_hears_of_the_end() {
+    let bench = Bench::start(1).await;
+    bench.drain.send_replace(true);
+    let id = bench.add(1, &text_job()).await;
+    let mut news = bench.origin.follow(&id).expect("follows");
+    bench.drain.send_replace(false);
+    let mut text = String::new();
+    loop {
+        match news.recv().await.expect("news") {
+            News::Text { text: more, .. } => text.push_str(&more),
+            News::End => break,
+            News::Task(_) | News::Event(_) => {}
+        }
+    }
+    assert_eq!(text, "one two three");
+    assert_eq!(bench.task(&id).await.state, TaskState::Done);
+    assert_eq!(bench.task(&id).await.kind, TaskKind::Chat);
+}

@@ -1,0 +1,240 @@
+//! Nodes that exist only in memory.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use agent_api::{
+    NodeId, TaskId,
+    mesh::AnnouncedServing,
+    runner::{FinishReason, Generate, Prompt, Sampling, Timings, Usage},
+    tasks::{TaskKind, TaskPath},
+};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::tasks::{
+    job::{
+        BoxFuture, GenerateJob, JOB_PIECES, Job, JobError, JobPiece, JobResult, JobStream, Offer,
+        WasmJob,
+    },
+    origin::workers::Workers,
+    placement::{NodeView, Placed, Wanted},
+    reputation::Experience,
+    shared::InFlight,
+};
+
+/// What the next offers meet, in their order; afterwards all goes well.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Script {
+    Refuse,
+    LostAtOnce,
+    LostWaiting,
+    LostRunning,
+    LostInText,
+    Broke,
+    Fails,
+    /// Nothing is heard of it.
+    Silent,
+    SilentRunning,
+}
+
+#[derive(Debug)]
+pub(super) struct Fakes {
+    nodes: usize,
+    pub(super) in_flight: InFlight,
+    scripts: Mutex<VecDeque<Script>>,
+    /// Results that were taken: the stream was dropped after its result.
+    results: Mutex<HashMap<TaskId, u32>>,
+    /// Tasks that a peer still has after a restart, with their fence.
+    kept: Mutex<HashSet<(TaskId, u64)>>,
+    turn: AtomicUsize,
+}
+
+pub(super) fn node(n: usize) -> NodeId {
+    NodeId(format!("{n:064x}"))
+}
+
+pub(super) fn job() -> Job {
+    Job::Wasm(WasmJob {
+        module: "ab".repeat(32),
+        name: None,
+        input: String::new(),
+        fuel: 100,
+        memory_bytes: 1 << 20,
+        wall_ms: 1_000,
+    })
+}
+
+pub(super) fn text_job() -> Job {
+    let generate = Generate {
+        prompt: Prompt::Chat { messages: Vec::new(), tools: Vec::new() },
+        max_tokens: Some(10),
+        sampling: Sampling::default(),
+        stop: Vec::new(),
+        constraint: None,
+        logprobs: None,
+        continue_from: String::new(),
+    };
+    Job::Chat(GenerateJob { model: "m".into(), generate: Box::new(generate), context: None })
+}
+
+impl Fakes {
+    pub(super) fn new(nodes: usize) -> Self {
+        Self {
+            nodes,
+            in_flight: InFlight::default(),
+            scripts: Mutex::default(),
+            results: Mutex::default(),
+            kept: Mutex::default(),
+            turn: AtomicUsize::new(0),
+        }
+    }
+
+    pub(super) fn script(&self, scripts: &[Script]) {
+        self.scripts.lock().expect("lock").extend(scripts);
+    }
+
+    pub(super) fn remember(&self, task: &TaskId, fence: u64) {
+        self.kept.lock().expect("lock").insert((task.clone(), fence));
+    }
+
+    /// Results of a task that the origin has said to be safe.
+    pub(super) fn settled(&self, task: &TaskId) -> u32 {
+        self.results.lock().expect("lock").get(task).copied().unwrap_or(0)
+    }
+
+    fn carry(&self, offer: Offer, script: Option<Script>) -> JobStream {
+        let (out, pieces) = mpsc::channel(JOB_PIECES);
+        let cancel = CancellationToken::new();
+        *self.results.lock().expect("lock").entry(offer.task.clone()).or_default() +=
+            u32::from(script.is_none());
+        tokio::spawn(perform(offer, script, out, cancel.clone()));
+        JobStream { pieces, path: TaskPath::Lan, cancel: cancel.drop_guard() }
+    }
+}
+
+async fn perform(
+    offer: Offer,
+    script: Option<Script>,
+    out: mpsc::Sender<Result<JobPiece, JobError>>,
+    cancel: CancellationToken,
+) {
+    let send = |piece| {
+        let out = out.clone();
+        async move {
+            let _ = out.send(piece).await;
+        }
+    };
+    let lost = || Err(JobError::Lost("the stream ended".into()));
+    match script {
+        Some(Script::Silent) => return cancel.cancelled().await,
+        Some(Script::LostWaiting) => {
+            send(Ok(JobPiece::Waiting { position: 2, reason: String::new() })).await;
+            return send(lost()).await;
+        }
+        _ => send(Ok(JobPiece::Running)).await,
+    }
+    let text = |text: &str| JobPiece::Text { text: text.to_owned(), logprobs: Vec::new() };
+    match script {
+        Some(Script::SilentRunning) => return cancel.cancelled().await,
+        Some(Script::LostRunning) => return send(lost()).await,
+        Some(Script::Broke) => return send(Err(JobError::Broke("out of memory".into()))).await,
+        Some(Script::Fails) => return send(Err(JobError::Failed("it traps".into()))).await,
+        Some(Script::LostInText) => {
+            send(Ok(text("one "))).await;
+            return send(lost()).await;
+        }
+        _ => {}
+    }
+    let result = match &offer.job {
+        Job::Chat(job) => {
+            let rest = "one two three".strip_prefix(job.generate.continue_from.as_str());
+            send(Ok(text(rest.expect("goes on from what was delivered")))).await;
+            JobResult::Text {
+                finish: FinishReason::Stop,
+                usage: Usage::default(),
+                timings: Timings::default(),
+            }
+        }
+        _ => JobResult::Wasm { output: "AAAA".into(), fuel_used: 5 },
+    };
+    send(Ok(JobPiece::Result(Box::new(result)))).await;
+}
+
+impl Workers for Fakes {
+    fn me(&self) -> NodeId {
+        NodeId("ff".repeat(32))
+    }
+
+    fn name_of(&self, node: &NodeId) -> String {
+        node.fmt_short().to_owned()
+    }
+
+    fn place(&self, wanted: &Wanted) -> (Vec<NodeView>, Placed) {
+        let nodes: Vec<NodeView> = (0..self.nodes).map(view).collect();
+        let mut placed = Placed::default();
+        placed.explanation.summary = "No node can do it.".into();
+        if wanted.node.is_some() {
+            return (nodes, placed);
+        }
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        placed.ranked = (0..self.nodes).map(|n| (n + turn) % self.nodes).collect();
+        placed.models = vec![None; self.nodes];
+        (nodes, placed)
+    }
+
+    fn offer(&self, _node: NodeView, offer: Offer) -> BoxFuture<'_, Result<JobStream, JobError>> {
+        let script = self.scripts.lock().expect("lock").pop_front();
+        let retry_after = Some(Duration::from_millis(20));
+        let answer = match script {
+            Some(Script::Refuse) => {
+                Err(JobError::Refused { reason: "It is full.".into(), retry_after })
+            }
+            Some(Script::LostAtOnce) => Err(JobError::Lost("it is gone".into())),
+            script => Ok(self.carry(offer, script)),
+        };
+        Box::pin(std::future::ready(answer))
+    }
+
+    fn attach(&self, _node: NodeId, offer: Offer) -> BoxFuture<'_, Result<JobStream, JobError>> {
+        let kept = self.kept.lock().expect("lock").contains(&(offer.task.clone(), offer.fence));
+        let refused = JobError::Refused { reason: "It is not here.".into(), retry_after: None };
+        let answer = if kept { Ok(self.carry(offer, None)) } else { Err(refused) };
+        Box::pin(std::future::ready(answer))
+    }
+
+    fn experience(&self, _node: &NodeId, _what: Experience) {}
+
+    fn must_compare(&self, _node: &NodeId) -> bool {
+        false
+    }
+}
+
+fn view(n: usize) -> NodeView {
+    NodeView {
+        id: node(n),
+        name: format!("n{n}"),
+        here: false,
+        mine: false,
+        trusted: false,
+        problem: None,
+        path: Some(TaskPath::Lan),
+        rtt_ms: None,
+        region: None,
+        serving: AnnouncedServing::Ready,
+        accepts: TaskKind::ALL.to_vec(),
+        models: Vec::new(),
+        slots: 1,
+        slots_free: 1,
+        queue: 0,
+        in_flight: 0,
+        price: None,
+        reputation: 0.5,
+    }
+}
