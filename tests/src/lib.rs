@@ -15,3 +15,4 @@ pub mod node;
 pub mod programs;
 pub mod pulls;
 pub mod registry;
+pub mod tasks_page;

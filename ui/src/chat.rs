@@ -119,8 +119,11 @@ impl Chat {
 
 async fn receive(body: String, answer: ArcRwSignal<Answer>) {
     let started = backend::monotonic_ms();
-    let mut pieces = match backend::stream("POST", "/v1/chat/completions", &body).await {
-        Ok(pieces) => pieces,
+    let mut pieces = match backend::stream("POST", "/v1/chat/completions", Some(&body)).await {
+        Ok(opened) => {
+            answer.update_untracked(|a| a.served_by = opened.served_by);
+            opened.pieces
+        }
         Err(error) => return answer.update(|a| a.fail(error.to_string())),
     };
     let mut parser = sse::Parser::default();
