@@ -273,7 +273,10 @@ impl World {
 }
 
 fn gone() -> Response {
-    refused(StatusCode::NOT_FOUND, "There is no task with this id. Ended tasks are kept for 7 days.")
+    refused(
+        StatusCode::NOT_FOUND,
+        "There is no task with this id. Ended tasks are kept for 7 days.",
+    )
 }
 
 async fn list(State(world): State<Shared>, Query(query): Query<TaskQuery>) -> Response {
@@ -322,12 +325,7 @@ async fn events(State(world): State<Shared>) -> Response {
 }
 
 /// The product's paths that the panel uses, and the files of the page.
-async fn answer(
-    State(world): State<Shared>,
-    method: Method,
-    uri: Uri,
-    body: Bytes,
-) -> Response {
+async fn answer(State(world): State<Shared>, method: Method, uri: Uri, body: Bytes) -> Response {
     let mut world = lock(&world);
     let parts: Vec<&str> = uri.path().trim_start_matches('/').split('/').collect();
     match (method.as_str(), parts.as_slice()) {

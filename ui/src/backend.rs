@@ -139,11 +139,7 @@ fn exchange(method: Method, path: &'static str, request: Value) -> Raw {
 }
 
 /// Asks for an answer that comes piece by piece.
-pub async fn stream(
-    method: &str,
-    path: &str,
-    body: Option<&str>,
-) -> Result<Opened, CallError> {
+pub async fn stream(method: &str, path: &str, body: Option<&str>) -> Result<Opened, CallError> {
     match host() {
         Host::Desktop => desktop::stream(method, path, body).await,
         Host::Browser => browser::stream(method, path, body).await,

@@ -19,7 +19,9 @@ use crate::{
     derived::derived,
     format::LocalTime,
     keyboard::{self, Press},
-    panels::{MeshActions, MeshDialogs, ModelActions, ModelDialogs, PanelView, TaskActions, TaskDialogs},
+    panels::{
+        MeshActions, MeshDialogs, ModelActions, ModelDialogs, PanelView, TaskActions, TaskDialogs,
+    },
     route::{self, Panel},
     state::{AppState, Link},
     words,
@@ -89,9 +91,8 @@ fn Topbar() -> impl IntoView {
         derived(move || LocalTime::new(app.now.get(), backend::local_offset_ms()).long_date());
     let installed = app.library.part(|l| l.models.len());
     let paused = app.part(|s| s.serving.state == ServingState::Paused);
-    let tasks = app.tasks.part(|b| {
-        if b.known { words::task::summary(&b.counts) } else { String::new() }
-    });
+    let tasks =
+        app.tasks.part(|b| if b.known { words::task::summary(&b.counts) } else { String::new() });
     let sub = move || match app.panel.get() {
         Panel::Dashboard => today.get(),
         Panel::Models => {

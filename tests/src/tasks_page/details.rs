@@ -42,9 +42,24 @@ fn events(task: &Task) -> Vec<TaskEvent> {
     let mut all = vec![event(task.created_ms, TaskState::Queued, None, "Submitted to this node.")];
     if task.attempts > 1 {
         let (_, lost) = peer(8);
-        all.push(event(task.created_ms + 12, TaskState::Placed, Some(lost.clone()), "Best of 3: nothing waits there."));
-        all.push(event(task.created_ms + 190, TaskState::Leased, Some(lost.clone()), "For 30 s, renewed every 10 s."));
-        all.push(event(began - 100, TaskState::Queued, Some(lost), "Attempt 1 was lost: it sent nothing for 15 s while its path moved to a relay."));
+        all.push(event(
+            task.created_ms + 12,
+            TaskState::Placed,
+            Some(lost.clone()),
+            "Best of 3: nothing waits there.",
+        ));
+        all.push(event(
+            task.created_ms + 190,
+            TaskState::Leased,
+            Some(lost.clone()),
+            "For 30 s, renewed every 10 s.",
+        ));
+        all.push(event(
+            began - 100,
+            TaskState::Queued,
+            Some(lost),
+            "Attempt 1 was lost: it sent nothing for 15 s while its path moved to a relay.",
+        ));
     }
     if task.state == TaskState::Queued {
         return all;
@@ -53,7 +68,11 @@ fn events(task: &Task) -> Vec<TaskEvent> {
     all.push(event(began - 90, TaskState::Placed, node.clone(), "Best of 3."));
     all.push(event(began, TaskState::Running, node.clone(), "The model was in memory."));
     if let Some(ended) = task.ended_ms {
-        let text = if task.reason.is_empty() { "The tokens were counted again here." } else { &task.reason };
+        let text = if task.reason.is_empty() {
+            "The tokens were counted again here."
+        } else {
+            &task.reason
+        };
         all.push(event(ended, task.state, node, text));
     }
     all
@@ -62,31 +81,44 @@ fn events(task: &Task) -> Vec<TaskEvent> {
 fn attempts(task: &Task) -> Vec<Attempt> {
     let (lost, lost_name) = peer(8);
     let began = task.started_ms.unwrap_or(task.created_ms);
-    let attempt = |number, node, node_name, path, begun_ms, ended_ms, outcome, reason: &str| Attempt {
-        number,
-        fence: u64::from(number),
-        node,
-        node_name,
-        role: Role::Asked,
-        path,
-        begun_ms,
-        ended_ms,
-        outcome,
-        reason: reason.into(),
+    let attempt =
+        |number, node, node_name, path, begun_ms, ended_ms, outcome, reason: &str| Attempt {
+            number,
+            fence: u64::from(number),
+            node,
+            node_name,
+            role: Role::Asked,
+            path,
+            begun_ms,
+            ended_ms,
+            outcome,
+            reason: reason.into(),
+        };
+    let Some((node, name)) = task.worker.clone().zip(task.worker_name.clone()) else {
+        return Vec::new();
     };
-    let Some((node, name)) = task.worker.clone().zip(task.worker_name.clone()) else { return Vec::new() };
     let outcome = match task.state {
         TaskState::Done => Some(AttemptOutcome::Done),
         TaskState::Cancelled => Some(AttemptOutcome::Cancelled),
         TaskState::Failed | TaskState::Expired => Some(AttemptOutcome::Lost),
         _ => None,
     };
-    let last = attempt(task.attempts, node, name, task.path, began, task.ended_ms, outcome, &task.reason);
+    let last =
+        attempt(task.attempts, node, name, task.path, began, task.ended_ms, outcome, &task.reason);
     if task.attempts < 2 {
         return vec![last];
     }
     let why = "It sent nothing for 15 s.";
-    let first = attempt(1, lost, lost_name, Some(TaskPath::Relay), task.created_ms + 190, Some(began - 100), Some(AttemptOutcome::Lost), why);
+    let first = attempt(
+        1,
+        lost,
+        lost_name,
+        Some(TaskPath::Relay),
+        task.created_ms + 190,
+        Some(began - 100),
+        Some(AttemptOutcome::Lost),
+        why,
+    );
     vec![first, last]
 }
 
@@ -109,9 +141,32 @@ fn placement(task: &Task) -> Placement {
         at_ms: task.created_ms,
         summary: format!("{name} has the model in memory and a free slot."),
         candidates: vec![
-            candidate(1, true, name.clone(), vec![part("writing 256 tokens", 8_200.0), part("the way there", 11.0)]),
-            candidate(5, false, peer(5).1, vec![part("writing 256 tokens", 9_100.0), part("waiting", 2_400.0), part("the way there", 98.0)]),
-            candidate(7, false, peer(7).1, vec![part("loading the model", 14_000.0), part("writing 256 tokens", 10_300.0), part("the way there", 138.0)]),
+            candidate(
+                1,
+                true,
+                name.clone(),
+                vec![part("writing 256 tokens", 8_200.0), part("the way there", 11.0)],
+            ),
+            candidate(
+                5,
+                false,
+                peer(5).1,
+                vec![
+                    part("writing 256 tokens", 9_100.0),
+                    part("waiting", 2_400.0),
+                    part("the way there", 98.0),
+                ],
+            ),
+            candidate(
+                7,
+                false,
+                peer(7).1,
+                vec![
+                    part("loading the model", 14_000.0),
+                    part("writing 256 tokens", 10_300.0),
+                    part("the way there", 138.0),
+                ],
+            ),
         ],
         excluded: vec![
             excluded(4, "Unreachable for 4 min."),
@@ -132,8 +187,12 @@ pub(super) fn of(task: &Task) -> TaskDetails {
         TaskKind::Chat => json!({"messages": [{"role": "user", "content": "What is a lease?"}]}),
         TaskKind::Completion => json!({"prompt": "A lease is"}),
         TaskKind::Embedding => json!({"input": ["What is a lease?", "What is a fence?"]}),
-        TaskKind::Wasm => json!({"name": "rsi 1.0", "module_sha256": "ab".repeat(32), "input_text": "{\"period\": 14}"}),
-        TaskKind::Code => json!({"prompt": "Merge two sorted lists.", "tests": "from solution import merge\nassert merge([1], [2]) == [1, 2]"}),
+        TaskKind::Wasm => {
+            json!({"name": "rsi 1.0", "module_sha256": "ab".repeat(32), "input_text": "{\"period\": 14}"})
+        }
+        TaskKind::Code => {
+            json!({"prompt": "Merge two sorted lists.", "tests": "from solution import merge\nassert merge([1], [2]) == [1, 2]"})
+        }
     };
     TaskDetails {
         task: task.clone(),
@@ -150,10 +209,18 @@ fn result(kind: TaskKind) -> Value {
     let program = "def merge(a, b):\n    return sorted(a + b)\n";
     let round = |status: i32, stderr: &str| json!({"code": program, "status": status, "stdout": "", "stderr": stderr, "problem": null, "run_ms": 412});
     match kind {
-        TaskKind::Chat | TaskKind::Completion => json!({"text": ANSWER, "finish": "stop", "prompt_tokens": 184, "completion_tokens": 61}),
-        TaskKind::Embedding => json!({"vectors": [vec![0.25; 768], vec![0.5; 768]], "prompt_tokens": 9}),
-        TaskKind::Wasm => json!({"output": "eyJyc2kiOiA2MS40fQ==", "output_text": "{\"rsi\": 61.4}", "fuel_used": 214_800, "compared": 2, "agreed": 2}),
-        TaskKind::Code => json!({"code": program, "passed": true, "iterations": [round(1, "NameError: name 'merge' is not defined"), round(0, "")], "prompt_tokens": 210, "completion_tokens": 96}),
+        TaskKind::Chat | TaskKind::Completion => {
+            json!({"text": ANSWER, "finish": "stop", "prompt_tokens": 184, "completion_tokens": 61})
+        }
+        TaskKind::Embedding => {
+            json!({"vectors": [vec![0.25; 768], vec![0.5; 768]], "prompt_tokens": 9})
+        }
+        TaskKind::Wasm => {
+            json!({"output": "eyJyc2kiOiA2MS40fQ==", "output_text": "{\"rsi\": 61.4}", "fuel_used": 214_800, "compared": 2, "agreed": 2})
+        }
+        TaskKind::Code => {
+            json!({"code": program, "passed": true, "iterations": [round(1, "NameError: name 'merge' is not defined"), round(0, "")], "prompt_tokens": 210, "completion_tokens": 96})
+        }
     }
 }
 
@@ -172,18 +239,19 @@ pub(super) fn follow(task: Task) -> Response {
     };
     let pieces: Vec<String> = ANSWER.split_inclusive(' ').map(str::to_owned).collect();
     let first = TaskNews::Task { task: Box::new(task) };
-    let news = stream::unfold((Some(first), pieces.into_iter()), move |(first, mut rest)| async move {
-        let next = match first {
-            Some(first) => first,
-            None => {
-                tokio::time::sleep(PIECE).await;
-                match rest.next() {
-                    Some(text) => TaskNews::Text { text },
-                    None => std::future::pending().await,
+    let news =
+        stream::unfold((Some(first), pieces.into_iter()), move |(first, mut rest)| async move {
+            let next = match first {
+                Some(first) => first,
+                None => {
+                    tokio::time::sleep(PIECE).await;
+                    match rest.next() {
+                        Some(text) => TaskNews::Text { text },
+                        None => std::future::pending().await,
+                    }
                 }
-            }
-        };
-        Some((Ok::<_, Infallible>(line(&next)), (None, rest)))
-    });
+            };
+            Some((Ok::<_, Infallible>(line(&next)), (None, rest)))
+        });
     ([(CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(news)).into_response()
 }

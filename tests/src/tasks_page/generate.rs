@@ -8,9 +8,8 @@ use serde_json::json;
 
 use crate::mesh_page::{now_ms, peers::id as node_id};
 
-const PEERS: [&str; 8] = [
-    "kanal", "fjord-01", "kaveri", "cedar-studio", "ipe-lab", "lantau", "harbour-2", "attic-mini",
-];
+const PEERS: [&str; 8] =
+    ["kanal", "fjord-01", "kaveri", "cedar-studio", "ipe-lab", "lantau", "harbour-2", "attic-mini"];
 const CHAT: [&str; 3] = ["qwen2.5-coder:14b", "llama3.3:70b", "qwen3:8b"];
 const MODULES: [&str; 3] = ["image-resize 0.4", "csv-join 1.1", "rsi 1.0"];
 const PATHS: [TaskPath; 3] = [TaskPath::Lan, TaskPath::Direct, TaskPath::Relay];
@@ -83,8 +82,13 @@ fn placed(task: &mut Task, n: usize) {
 fn ended(n: u64, age: i64) -> Task {
     let place = n as usize;
     let kind = [
-        TaskKind::Chat, TaskKind::Chat, TaskKind::Embedding, TaskKind::Chat, TaskKind::Code,
-        TaskKind::Wasm, TaskKind::Completion,
+        TaskKind::Chat,
+        TaskKind::Chat,
+        TaskKind::Embedding,
+        TaskKind::Chat,
+        TaskKind::Code,
+        TaskKind::Wasm,
+        TaskKind::Completion,
     ][place % 7];
     let state = match place % 61 {
         7 | 23 => TaskState::Failed,
@@ -144,7 +148,9 @@ fn going(count: u64) -> Vec<Task> {
     second.created_ms -= 3_000;
     let mut nobody = blank(count + 5, TaskKind::Chat, TaskState::Queued);
     nobody.subject = Some(CHAT[1].into());
-    nobody.reason = "No free node yet. cedar-studio and harbour-2 are full; it goes to the first that is free.".into();
+    nobody.reason =
+        "No free node yet. cedar-studio and harbour-2 are full; it goes to the first that is free."
+            .into();
     nobody.created_ms -= 1_000;
     vec![nobody, second, embed, running(2, false, 2_600, 30.0), running(1, true, 13_300, 31.2)]
 }
@@ -223,7 +229,9 @@ pub(super) fn schedules() -> Vec<Schedule> {
             words: "Every 15 minutes".into(),
             paused: true,
             last_ms: Some(now_ms() - 900_000),
-            problem: Some("nomic-embed-text is on no node of the mesh. Pull it, or change the model.".into()),
+            problem: Some(
+                "nomic-embed-text is on no node of the mesh. Pull it, or change the model.".into(),
+            ),
             ..index
         },
     ]

@@ -305,7 +305,12 @@ impl App {
     }
 
     pub fn remove_schedule(self, id: ScheduleId) {
-        self.change_schedules(PostScheduleRemove, &SchedulePathId { id }, "Removed", "Still there.");
+        self.change_schedules(
+            PostScheduleRemove,
+            &SchedulePathId { id },
+            "Removed",
+            "Still there.",
+        );
     }
 
     pub fn retry_delivery(self, id: String) {
@@ -314,7 +319,12 @@ impl App {
     }
 
     pub fn remove_delivery(self, id: String) {
-        self.change_schedules(PostDeliveryRemove, &DeliveryPathId { id }, "Removed", "Still there.");
+        self.change_schedules(
+            PostDeliveryRemove,
+            &DeliveryPathId { id },
+            "Removed",
+            "Still there.",
+        );
     }
 
     /// Saves what the filter lets through as a file; in the desktop window, which has no downloads,

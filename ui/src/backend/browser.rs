@@ -19,8 +19,8 @@ use web_sys::{
 };
 
 use super::{
-    BACKOFF_S, CallError, Delivery, Opened, Reply, ServedBy, TextStream, error_of, incoming, now_ms,
-    words,
+    BACKOFF_S, CallError, Delivery, Opened, Reply, ServedBy, TextStream, error_of, incoming,
+    now_ms, words,
 };
 use crate::{sse, state::Link, storage};
 

@@ -10,8 +10,8 @@ use wasm_bindgen::{JsCast, JsValue, prelude::Closure};
 use wasm_bindgen_futures::{JsFuture, spawn_local};
 
 use super::{
-    BACKOFF_S, CallError, Delivery, Opened, Reply, TextStream, browser::sleep, error_of, incoming, now_ms,
-    words,
+    BACKOFF_S, CallError, Delivery, Opened, Reply, TextStream, browser::sleep, error_of, incoming,
+    now_ms, words,
 };
 use crate::state::Link;
 

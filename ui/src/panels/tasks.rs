@@ -42,7 +42,9 @@ fn Lists() -> impl IntoView {
     let app = use_app();
     // Nothing was ever submitted or served: there is nothing to filter.
     let nothing = app.tasks.part(|b| {
-        b.known && b.counts == TaskCounts::default() && *b.filter() == Filter::default()
+        b.known
+            && b.counts == TaskCounts::default()
+            && *b.filter() == Filter::default()
             && b.groups().into_iter().all(|g| b.rows(g).is_empty())
     });
     move || {

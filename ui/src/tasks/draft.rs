@@ -279,7 +279,10 @@ mod tests {
         assert_eq!(texts.input, ["one", "two"]);
         let wasm = Draft { memory_mb: "64".into(), wall_s: "2,5".into(), ..draft(TaskKind::Wasm) };
         let wasm: WasmInput = serde_json::from_value(sent(&wasm)).expect("wasm");
-        assert_eq!((wasm.memory_bytes, wasm.wall_ms, wasm.fuel), (Some(64 << 20), Some(2_500), None));
+        assert_eq!(
+            (wasm.memory_bytes, wasm.wall_ms, wasm.fuel),
+            (Some(64 << 20), Some(2_500), None)
+        );
         assert_eq!(wasm.name.as_deref(), Some("rsi"));
         let code: CodeInput = serde_json::from_value(sent(&draft(TaskKind::Code))).expect("code");
         assert_eq!((code.language, code.max_iterations), (Language::Python, None));

@@ -11,11 +11,25 @@ const SHOWN: usize = 64 << 10;
 #[derive(Clone, Debug, PartialEq)]
 pub enum Shown {
     /// Markdown, and why it ended where that matters.
-    Text { text: String, note: &'static str },
-    Vectors { words: String, json: String },
+    Text {
+        text: String,
+        note: &'static str,
+    },
+    Vectors {
+        words: String,
+        json: String,
+    },
     /// Bytes as text where they are text, else in base64.
-    Bytes { text: Option<String>, base64: String, note: String },
-    Code { passed: bool, code: String, iterations: Vec<CodeIteration> },
+    Bytes {
+        text: Option<String>,
+        base64: String,
+        note: String,
+    },
+    Code {
+        passed: bool,
+        code: String,
+        iterations: Vec<CodeIteration>,
+    },
     /// Something this page does not know: as JSON.
     Other(String),
 }
@@ -180,10 +194,8 @@ mod tests {
         );
         assert_eq!(bytes.to_copy(), "hello");
         let round = json!({"code": "x", "status": 1, "stdout": "", "stderr": "no", "problem": null, "run_ms": 9});
-        let code = shown(
-            TaskKind::Code,
-            &json!({"code": "y", "passed": true, "iterations": [round]}),
-        );
+        let code =
+            shown(TaskKind::Code, &json!({"code": "y", "passed": true, "iterations": [round]}));
         let Shown::Code { iterations, .. } = &code else { panic!("{code:?}") };
         assert_eq!(iteration(&iterations[0]), "Its tests ended with status 1");
         assert!(matches!(shown(TaskKind::Chat, &json!({"new": 1})), Shown::Other(_)));

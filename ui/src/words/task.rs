@@ -117,7 +117,8 @@ pub fn state(task: &Task) -> Said {
         },
         TaskState::Placed => said(Tone::Plain, Icon::Send, format!("Asks {at}")),
         TaskState::Leased => {
-            let text = line.map_or_else(|| format!("Waits at {at}"), |line| format!("{line} there"));
+            let text =
+                line.map_or_else(|| format!("Waits at {at}"), |line| format!("{line} there"));
             said(Tone::Plain, Icon::Clock, text)
         }
         TaskState::Running => said(Tone::Busy, Icon::Play, running(task)),

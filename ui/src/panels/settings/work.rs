@@ -36,9 +36,12 @@ fn none() -> TaskSettingsPatch {
 
 #[component]
 pub(super) fn Work(view: View) -> impl IntoView {
-    let privacies = words::PRIVACIES.map(|(p, word)| (word.to_owned(), words::privacy_title(p).to_owned()));
+    let privacies =
+        words::PRIVACIES.map(|(p, word)| (word.to_owned(), words::privacy_title(p).to_owned()));
     let about = move || {
-        known(view).map(|v| words::privacy_about(v.settings.tasks.privacy).to_owned()).unwrap_or_default()
+        known(view)
+            .map(|v| words::privacy_about(v.settings.tasks.privacy).to_owned())
+            .unwrap_or_default()
     };
     view! {
         <section class="card">
@@ -220,8 +223,15 @@ fn Weights(view: View) -> impl IntoView {
     let others = derived(move || {
         let taken = all.get();
         app.state.with(|s| {
-            let free = |p: &&agent_api::mesh::Peer| !taken.contains_key(&p.node_id) && (p.connected || p.trusted);
-            let mut free: Vec<_> = s.peers.iter().filter(free).map(|p| (p.node_id.0.clone(), p.name.clone())).collect();
+            let free = |p: &&agent_api::mesh::Peer| {
+                !taken.contains_key(&p.node_id) && (p.connected || p.trusted)
+            };
+            let mut free: Vec<_> = s
+                .peers
+                .iter()
+                .filter(free)
+                .map(|p| (p.node_id.0.clone(), p.name.clone()))
+                .collect();
             free.sort_by(|a, b| a.1.cmp(&b.1));
             free.truncate(200);
             free
@@ -236,7 +246,11 @@ fn Weights(view: View) -> impl IntoView {
         }
     };
     let options = move || {
-        others.get().into_iter().map(|(id, name)| view! { <option value=id>{name}</option> }).collect_view()
+        others
+            .get()
+            .into_iter()
+            .map(|(id, name)| view! { <option value=id>{name}</option> })
+            .collect_view()
     };
     view! {
         <section class="card">

@@ -138,9 +138,7 @@ pub(super) fn TaskDrawer() -> impl IntoView {
     let task = derived(move || {
         let id = target.get()?;
         let listed = app.tasks.board.with(|b| b.get(&id).map(|t| (**t).clone()));
-        listed.or_else(|| {
-            opened.details.with(|d| Some(d.as_ref()?.as_ref().ok()?.task.clone()))
-        })
+        listed.or_else(|| opened.details.with(|d| Some(d.as_ref()?.as_ref().ok()?.task.clone())))
     });
     // Each transition of the task is news for its timeline.
     let version = derived(move || {
@@ -247,10 +245,13 @@ fn id_line(id: &TaskId) -> AnyView {
 /// Why there are no words.
 fn unseen(task: &Task) -> AnyView {
     let text = match task.role {
-        Role::Served => "What another owner asked and what came of it are never shown or stored here.",
+        Role::Served => {
+            "What another owner asked and what came of it are never shown or stored here."
+        }
         Role::Asked => "Its client had the answer. Words of such requests are not stored.",
     };
-    view! { <p class="hint row">{icon_class(Icon::Lock, "i i-sm")}<span>{text}</span></p> }.into_any()
+    view! { <p class="hint row">{icon_class(Icon::Lock, "i i-sm")}<span>{text}</span></p> }
+        .into_any()
 }
 
 #[component]
@@ -276,7 +277,9 @@ fn Foot(opened: Opened, task: Derived<Option<Task>>) -> impl IntoView {
             app.retry_task(id);
         }
     };
-    let shown = move || can(words::can_cancel) || can(words::can_retry) || opened.output.with(Option::is_some);
+    let shown = move || {
+        can(words::can_cancel) || can(words::can_retry) || opened.output.with(Option::is_some)
+    };
     view! {
         <Show when=shown>
             <div class="dialog-foot">

@@ -26,7 +26,8 @@ pub(super) fn Schedules() -> impl IntoView {
             app.load_schedules();
         }
     });
-    let list = move || match app.tasks.schedules.get() {
+    let list = move || {
+        match app.tasks.schedules.get() {
         None => view! {
             <section class="card skcard late" aria-busy="true"><span class="sk" style:width="60%"></span><span class="sk" style:width="75%"></span></section>
         }
@@ -34,6 +35,7 @@ pub(super) fn Schedules() -> impl IntoView {
         Some(Err(why)) => failed(app, &why),
         Some(Ok(list)) if list.is_empty() => none(app),
         Some(Ok(list)) => table(app, list),
+    }
     };
     view! { <div class="page">{list}<Undelivered/></div> }
 }

@@ -102,7 +102,11 @@ fn refused(app: App) -> Option<AnyView> {
     if problems.is_empty() {
         return None;
     }
-    let title = if problems.len() == 1 { "It was not submitted" } else { "It was not submitted, for several reasons" };
+    let title = if problems.len() == 1 {
+        "It was not submitted"
+    } else {
+        "It was not submitted, for several reasons"
+    };
     let rows = problems.into_iter().map(|p| view! { <li>{p}</li> }).collect_view();
     let view = view! {
         <div class="banner banner--danger refused" id="task-refused" role="alert" tabindex="-1">

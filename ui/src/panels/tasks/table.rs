@@ -184,15 +184,16 @@ fn Rows(view: View) -> impl IntoView {
     });
     let gap = move |rows: usize| format!("{}px", rows as f64 * rows::ROW);
     let one = move || view.group.get().is_some();
-    let above = move || if one() { gap(view.range.with(|r| r.start).min(view.total.get())) } else { gap(0) };
+    let above = move || {
+        if one() { gap(view.range.with(|r| r.start).min(view.total.get())) } else { gap(0) }
+    };
     let below = move || {
         let end = view.range.with(|r| r.end);
         if one() { gap(view.total.get().saturating_sub(end)) } else { gap(0) }
     };
     let nothing = move || lines.with(Vec::is_empty);
-    let more = move || {
-        board.with(|b| b.filter().group.is_some_and(|g| b.loaded(g) && !b.complete(g)))
-    };
+    let more =
+        move || board.with(|b| b.filter().group.is_some_and(|g| b.loaded(g) && !b.complete(g)));
     let head = COLUMNS.map(|(class, title)| {
         let hidden = title.is_empty().then(|| view! { <span class="vh">"Actions"</span> });
         view! { <th scope="col" class=class>{title}{hidden}</th> }
@@ -224,7 +225,8 @@ fn heading(app: App, group: Group) -> AnyView {
         let (n, more) = total.get();
         format!("{}{}", format::count(u64::from(n)), if more { "+" } else { "" })
     };
-    let hidden = app.tasks.part(move |b| b.rows(group).len() > b.preview(group).len() || !b.complete(group));
+    let hidden =
+        app.tasks.part(move |b| b.rows(group).len() > b.preview(group).len() || !b.complete(group));
     let all = move || {
         hidden.get().then(|| {
             view! {

@@ -19,16 +19,15 @@ pub(super) fn Output(opened: Opened, task: Derived<Option<Task>>) -> impl IntoVi
     let kind = derived(move || task.with(|t| t.as_ref().map(|t| t.kind)));
     let shown = derived(move || {
         let kind = kind.get()?;
-        opened.output.with(|o| {
-            Some(output::shown(kind, o.as_ref()?.as_ref().ok()?.output.as_ref()?))
-        })
+        opened
+            .output
+            .with(|o| Some(output::shown(kind, o.as_ref()?.as_ref().ok()?.output.as_ref()?)))
     });
     let problem = derived(move || opened.output.with(|o| o.as_ref()?.as_ref().err().cloned()));
     let text = Signal::derive(move || opened.live.with(|l| l.text.clone()));
     let going = derived(move || task.with(|t| t.as_ref().is_some_and(|t| !t.state.is_final())));
-    let writing = derived(move || {
-        shown.with(Option::is_none) && opened.live.with(|l| !l.text.is_empty())
-    });
+    let writing =
+        derived(move || shown.with(Option::is_none) && opened.live.with(|l| !l.text.is_empty()));
     view! {
         <Show when=move || writing.get()>
             <section>
@@ -99,7 +98,8 @@ fn draw(shown: Shown) -> AnyView {
 fn iteration(number: usize, round: &CodeIteration, last: bool) -> AnyView {
     let title = format!("Round {number}: {}", output::iteration(round));
     let took = format::wait(round.run_ms as f64);
-    let part = |label: &'static str, text: &str| (!text.trim().is_empty()).then(|| block(label, text));
+    let part =
+        |label: &'static str, text: &str| (!text.trim().is_empty()).then(|| block(label, text));
     view! {
         <details class="fold">
             <summary><span class="trunc">{title}</span><span class="push faint num">{took}</span></summary>

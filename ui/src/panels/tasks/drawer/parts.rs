@@ -10,7 +10,10 @@ use super::Opened;
 use crate::{
     app::App,
     backend,
-    components::{badge::badge, icon::{Icon, icon}},
+    components::{
+        badge::badge,
+        icon::{Icon, icon},
+    },
     derived::derived,
     format::{self, LocalTime},
     words::{Badge, Tone, task as words},
@@ -27,10 +30,12 @@ pub(super) fn head(app: App, task: &Task) -> AnyView {
         let text = format::counted(u64::from(task.attempts), "attempt", "attempts");
         mark(Tone::Attention, Icon::Swap, text, "It was placed more than once")
     });
-    let clock = task.schedule.as_ref().map(|_| {
-        mark(Tone::Plain, Icon::Clock, "scheduled".into(), "A schedule submitted it")
-    });
-    let reason = (!task.reason.is_empty()).then(|| view! { <p class="muted">{task.reason.clone()}</p> });
+    let clock = task
+        .schedule
+        .as_ref()
+        .map(|_| mark(Tone::Plain, Icon::Clock, "scheduled".into(), "A schedule submitted it"));
+    let reason =
+        (!task.reason.is_empty()).then(|| view! { <p class="muted">{task.reason.clone()}</p> });
     view! {
         <section>
             <div class="row row--wrap" role="status">
@@ -50,9 +55,16 @@ fn who_reads(task: &Task, own: Option<&NodeId>) -> Option<AnyView> {
         (Role::Served, _) => return None,
         (_, true) if elsewhere => {
             let name = task.worker_name.clone().unwrap_or_else(|| "another node".into());
-            mark(Tone::Plain, Icon::Eye, format!("{name} can read it"), "The node that runs it sees its input")
+            mark(
+                Tone::Plain,
+                Icon::Eye,
+                format!("{name} can read it"),
+                "The node that runs it sees its input",
+            )
         }
-        (_, true) => mark(Tone::Plain, Icon::Home, "stayed here".into(), "No other node saw its input"),
+        (_, true) => {
+            mark(Tone::Plain, Icon::Home, "stayed here".into(), "No other node saw its input")
+        }
         (_, false) => return None,
     };
     Some(badge)
@@ -62,7 +74,8 @@ fn facts(app: App, task: &Task, own: Option<&NodeId>) -> AnyView {
     let offset = backend::local_offset_ms();
     let now = app.now.get_untracked();
     let at = |ms: i64| LocalTime::new(ms, offset).moment(LocalTime::new(now, offset));
-    let first = task.first_token_ms.map(|ms| format!("{} after it was submitted", format::wait(ms)));
+    let first =
+        task.first_token_ms.map(|ms| format!("{} after it was submitted", format::wait(ms)));
     let waited = task.started_ms.map(|s| format::wait((s - task.created_ms).max(0) as f64));
     let route = task.path.map(|p| words::route(Some(p)).to_owned());
     let list = [
@@ -161,7 +174,8 @@ fn attempt(attempt: &Attempt) -> AnyView {
     };
     let long = attempt.ended_ms.map(|end| format::wait((end - attempt.begun_ms).max(0) as f64));
     let route = attempt.path.map(|p| format!(", {}", words::route(Some(p)))).unwrap_or_default();
-    let why = (!attempt.reason.is_empty()).then(|| view! { <span class="faint">{format!(" {}", attempt.reason)}</span> });
+    let why = (!attempt.reason.is_empty())
+        .then(|| view! { <span class="faint">{format!(" {}", attempt.reason)}</span> });
     view! {
         <li>
             <span class=class>{icon(glyph)}</span>

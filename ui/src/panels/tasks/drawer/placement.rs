@@ -15,9 +15,8 @@ const FIRST: usize = 4;
 
 #[component]
 pub(super) fn Why(opened: Opened) -> impl IntoView {
-    let placement = derived(move || {
-        opened.details.with(|d| d.as_ref()?.as_ref().ok()?.placement.clone())
-    });
+    let placement =
+        derived(move || opened.details.with(|d| d.as_ref()?.as_ref().ok()?.placement.clone()));
     move || placement.get().map(|p| why(&p))
 }
 
@@ -46,7 +45,8 @@ fn why(placement: &Placement) -> AnyView {
 fn candidate(candidate: &Candidate, top: f64) -> AnyView {
     let colours = ["c1", "c2", "c4", "c3", "c0"];
     let width = |ms: f64| format!("{:.2}%", (ms / top * 100.0).clamp(0.0, 100.0));
-    let said = |part: &agent_api::tasks::CostPart| format!("{} {}", part.what, format::wait(part.ms));
+    let said =
+        |part: &agent_api::tasks::CostPart| format!("{} {}", part.what, format::wait(part.ms));
     let words = candidate.parts.iter().map(said).collect::<Vec<_>>().join(", ");
     let parts = candidate.parts.iter().filter(|p| p.ms > 0.0).enumerate().map(|(n, part)| {
         view! { <b class=colours[n % colours.len()] style:width=width(part.ms) title=said(part)></b> }
@@ -54,7 +54,9 @@ fn candidate(candidate: &Candidate, top: f64) -> AnyView {
     let refused = candidate.refused.as_ref().map(|why| {
         view! { <p class="small warn">{format!("Said no: {why}")}</p> }
     });
-    let chosen = candidate.chosen.then(|| view! { <span class="badge badge--ok">{icon(Icon::Check)}"chosen"</span> });
+    let chosen = candidate
+        .chosen
+        .then(|| view! { <span class="badge badge--ok">{icon(Icon::Check)}"chosen"</span> });
     view! {
         <li>
             <div class="row"><span class="trunc strong">{candidate.name.clone()}</span>{chosen}<span class="num push">{format::wait(candidate.cost_ms)}</span></div>

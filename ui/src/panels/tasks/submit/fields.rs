@@ -56,11 +56,12 @@ fn area(
     rows: &'static str,
     part: Text,
 ) -> AnyView {
+    let first = rows == "4";
     let class = if rows == "6" { "textarea mono" } else { "textarea" };
     view! {
         <div class="field">
             <label for=id>{label}</label>
-            <textarea class=class id=id rows=rows placeholder=hint data-first=(rows == "4")
+            <textarea class=class id=id rows=rows placeholder=hint data-first=first
                 prop:value=typed(app, part) on:input=move |event| put(app, part, event_target_value(&event))></textarea>
         </div>
     }
@@ -77,11 +78,14 @@ pub(super) fn choice(
 ) -> AnyView {
     let options = move || {
         let chosen = typed(app, part);
-        options.get().into_iter().map(|(value, name)| {
-            let on = value == chosen;
-            view! { <option value=value selected=on>{name}</option> }
-        })
-        .collect_view()
+        options
+            .get()
+            .into_iter()
+            .map(|(value, name)| {
+                let on = value == chosen;
+                view! { <option value=value selected=on>{name}</option> }
+            })
+            .collect_view()
     };
     view! {
         <div class="field">
@@ -96,9 +100,14 @@ pub(super) fn choice(
 fn models(app: App, kind: TaskKind) -> Signal<Vec<(String, String)>> {
     let active = app.active_model();
     let all = derived(move || {
-        let usual = active.get().map_or_else(|| "The active model (none yet)".into(), |m| format!("The active model, {}", m.name));
+        let usual = active.get().map_or_else(
+            || "The active model (none yet)".into(),
+            |m| format!("The active model, {}", m.name),
+        );
         let mut all = vec![(String::new(), usual)];
-        let fits = |m: &InstalledModel| m.problem.is_none() && (kind == TaskKind::Embedding || !model::only_embeds(m));
+        let fits = |m: &InstalledModel| {
+            m.problem.is_none() && (kind == TaskKind::Embedding || !model::only_embeds(m))
+        };
         all.extend(app.library.models().into_iter().filter(fits).map(|m| (m.id, m.name)));
         let offers = app.state.with(|s| offers::offers(s.peers.iter(), kind));
         all.extend(offers.into_iter().map(|o| (o.model, o.label)));
@@ -168,12 +177,16 @@ fn language(app: App) -> AnyView {
 fn WasmFields() -> impl IntoView {
     let app = crate::app::use_app();
     let problem = RwSignal::new(None::<&'static str>);
-    let module = derived(move || app.tasks.draft.with(|d| d.module.as_ref().map(|m| (m.name.clone(), m.bytes))));
+    let module = derived(move || {
+        app.tasks.draft.with(|d| d.module.as_ref().map(|m| (m.name.clone(), m.bytes)))
+    });
     let choose = move |event: leptos::ev::Event| {
         let field = event.target().and_then(|t| t.dyn_into::<web_sys::HtmlInputElement>().ok());
         let Some(file) = field.as_ref().and_then(files::chosen) else { return };
         if file.bytes > MAX_MODULE_BYTES {
-            return problem.set(Some("A module has at most 5 MiB. Build it without debug information, or strip it."));
+            return problem.set(Some(
+                "A module has at most 5 MiB. Build it without debug information, or strip it.",
+            ));
         }
         problem.set(None);
         spawn_local(async move {
@@ -183,7 +196,8 @@ fn WasmFields() -> impl IntoView {
                     let module = Some(Module { name, bytes, base64 });
                     app.tasks.draft.update(|d| d.module = module);
                 }
-                None => problem.set(Some("The file could not be read, or it is empty. Choose it again.")),
+                None => problem
+                    .set(Some("The file could not be read, or it is empty. Choose it again.")),
             }
         });
     };

@@ -61,7 +61,8 @@ fn first(app: App, task: &Task) -> AnyView {
     let now = LocalTime::new(app.now.get_untracked(), offset);
     let began = LocalTime::new(words::since_ms(task), offset);
     let subject = task.subject.clone().unwrap_or_else(|| UNKNOWN.into());
-    let what = task.label.clone().map(|label| view! { <span class="faint">{format!(" {label}")}</span> });
+    let what =
+        task.label.clone().map(|label| view! { <span class="faint">{format!(" {label}")}</span> });
     let full = match &task.label {
         Some(label) => format!("{subject}, {label}"),
         None => subject.clone(),
@@ -94,7 +95,8 @@ pub(super) fn tone_class(tone: Tone) -> &'static str {
 }
 
 fn last(app: App, task: &Task) -> AnyView {
-    let tokens = words::tokens(task).map_or_else(|| UNKNOWN.into(), |n| format::count(u64::from(n)));
+    let tokens =
+        words::tokens(task).map_or_else(|| UNKNOWN.into(), |n| format::count(u64::from(n)));
     let said = words::state(task);
     view! {
         <td class="t-tok num">{tokens}</td>
