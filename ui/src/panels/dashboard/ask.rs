@@ -432,7 +432,7 @@ mod tests {
 
     #[test]
     fn the_footer_names_the_node_that_answered() {
-        let mut answer = Answer { phase: Phase::Done, ..Answer::default() };
+        let mut answer = Answer::default();
         assert!(place(&answer, Some("kanal")).1.contains("Asked of kanal"));
         let by = |name: &str, path: &str| ServedBy { name: name.into(), path: path.into() };
         answer.served_by = Some(by("fjord-01", "relay"));
