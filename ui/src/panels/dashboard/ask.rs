@@ -124,7 +124,7 @@ fn NoModel() -> impl IntoView {
             <span class="glyph">{icon(Icon::Models)}</span>
             <h3>{move || if failed.get() == Some(true) { "The model could not be loaded" } else { "No model to ask" }}</h3>
             {move || reason.get().flatten().map(|why| view! { <p>{why}</p> })}
-            <p>"Put a GGUF file into this folder and choose it under Models."</p>
+            <p>"Put a GGUF file into this folder and choose it under Models. Where other nodes offer theirs, choose one of those above."</p>
             {folder}
             <div class="row"><a class="btn" href="#/models">{icon(Icon::Models)}<span>"Open Models"</span></a></div>
         </div>

@@ -52,8 +52,8 @@ pub(super) fn Filters() -> impl IntoView {
 fn state(app: App, group: Option<Group>) -> AnyView {
     let on = app.tasks.part(move |b| b.filter().group == group);
     let count = app.tasks.part(move |b| group.map(|g| g.count(&b.counts)));
-    // Cancelled tasks are few and of little interest: only where there are any.
-    let hidden = move || group == Some(Group::Cancelled) && count.get() == Some(0) && !on.get();
+    // Cancelled tasks are of little interest: there is a way to them where all groups are shown.
+    let hidden = move || group == Some(Group::Cancelled) && !on.get();
     let choose = move |_| app.filter_tasks(|f| f.group = group);
     let name = group.map_or("All", Group::title);
     let figure = move || {

@@ -147,7 +147,7 @@ pub(super) fn kind_fields(app: App, kind: TaskKind) -> AnyView {
             <div class="grid3">
                 {model_field(app, kind)}
                 {language(app)}
-                {small("task-iterations", "Attempts of the model", "4", |d| &mut d.iterations)}
+                {small("task-iterations", "Attempts", "4", |d| &mut d.iterations)}
             </div>
         }
         .into_any(),
@@ -221,7 +221,7 @@ fn WasmFields() -> impl IntoView {
             {move || problem.get().map(|why| view! { <p class="hint hint--bad" role="alert">{icon(Icon::Error)}<span>{why}</span></p> })}
         </div>
         {area(app, "task-module-input", "Input", "Text that the module reads", "3", |d| &mut d.module_input)}
-        <div class="grid3">
+        <div class="grid3 grid3--even">
             {small("task-wall", "Time, in seconds", "10", |d| &mut d.wall_s)}
             {small("task-memory", "Memory, in MiB", "64", |d| &mut d.memory_mb)}
             {small("task-fuel", "Fuel, in millions", "1000", |d| &mut d.fuel)}
