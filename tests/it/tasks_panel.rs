@@ -28,13 +28,13 @@ async fn browser_a_hundred_thousand_tasks_are_filtered_and_scrolled_through() ->
         page.screenshot("all").await?;
 
         page.click("[data-group=\"Done\"]").await?;
-        page.text_when("#tasks .card-foot", |text| text.contains("loaded")).await?;
+        page.text_when("#tasks .card-foot [role=\"status\"]", |text| text.contains("loaded")).await?;
         ensure!(number(page, ROWS).await? < 100.0, "only rows near the view are drawn");
         // Ten times to the end of what is loaded: each time more comes.
         for step in 1..=10 {
             page.script("const m = document.getElementById('main'); m.scrollTop = m.scrollHeight; return null").await?;
             let most = f64::from(step) * 200.0;
-            page.text_when("#tasks .card-foot", |text| {
+            page.text_when("#tasks .card-foot [role=\"status\"]", |text| {
                 let figures: String = text.split(" of ").next().unwrap_or_default().chars().filter(char::is_ascii_digit).collect();
                 figures.parse::<f64>().is_ok_and(|loaded| loaded > most)
             })

@@ -237,8 +237,10 @@ fn Weights(view: View) -> impl IntoView {
             free
         })
     });
-    let add = move |event| {
+    let add = move |event: leptos::ev::Event| {
         let id = event_target_value(&event);
+        // It is a button, not a value: the next one is added with it, too.
+        event_target::<web_sys::HtmlSelectElement>(&event).set_value("");
         if !id.is_empty() {
             let mut new = all.get_untracked();
             new.insert(NodeId(id), USUAL_WEIGHT * 2);

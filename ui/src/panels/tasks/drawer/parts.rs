@@ -113,16 +113,20 @@ fn event_icon(state: TaskState) -> (&'static str, Icon) {
     }
 }
 
-fn event(event: &TaskEvent, began_ms: i64, last: bool) -> AnyView {
+/// `first` and `last` of the timeline.
+fn event(event: &TaskEvent, began_ms: i64, (first, last): (bool, bool)) -> AnyView {
     let offset = backend::local_offset_ms();
     // What is over has a check, whatever it was; only the last step is what it is now.
+    let back = event.state == TaskState::Queued && !first;
     let (class, glyph) = match event_icon(event.state) {
+        _ if back => ("fail", Icon::X),
         (class @ ("fail" | "next"), glyph) => (class, glyph),
         now if last => now,
         _ => ("", Icon::Check),
     };
     let node = event.node_name.as_ref().map(|name| format!(", {name}")).unwrap_or_default();
-    let title = format!("{}{node}", words::state_title(event.state));
+    let title = if back { "Back in the queue" } else { words::state_title(event.state) };
+    let title = format!("{title}{node}");
     let time = if event.at_ms == began_ms {
         LocalTime::new(event.at_ms, offset).clock_with_seconds()
     } else {
@@ -154,7 +158,7 @@ pub(super) fn Timeline(opened: Opened) -> impl IntoView {
         let all = events.get();
         let began = all.first().map_or(0, |e| e.at_ms);
         let last = all.len().saturating_sub(1);
-        let row = |(n, e): (usize, &TaskEvent)| event(e, began, n == last);
+        let row = |(n, e): (usize, &TaskEvent)| event(e, began, (n == 0, n == last));
         all.iter().enumerate().map(row).collect_view()
     };
     view! {
