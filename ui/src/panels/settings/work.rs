@@ -185,7 +185,7 @@ fn Weights(view: View) -> impl IntoView {
     let all = derived(move || known(view).map(|v| weights(&v.settings)).unwrap_or_default());
     let name = move |id: &NodeId| {
         let named = app.state.with(|s| s.peers.get(id).map(|p| p.name.clone()));
-        named.unwrap_or_else(|| id.fmt_short().to_string())
+        named.unwrap_or_else(|| id.fmt_short().to_owned())
     };
     let send = move |new: BTreeMap<NodeId, u32>| {
         save(view, FIELD, tasks(TaskSettingsPatch { weights: Some(new), ..none() }), saved);
