@@ -26,6 +26,7 @@ mod browser;
 mod mesh_panel;
 mod models_journey;
 mod package;
+mod tasks_panel;
 mod tray;
 mod window;
 

@@ -73,7 +73,7 @@ async fn browser_a_peer_is_opened_by_its_address_marked_and_blocked() -> Result<
         ensure!(address.as_str().is_some_and(|a| a.starts_with("#/mesh/peer/")), "{address}");
         page.screenshot("drawer").await?;
         page.click("#peer-trust").await?;
-        page.text_when("#peer-trust", |text| text.contains("Not mine")).await?;
+        page.find("#peer-trust[aria-pressed=\"true\"]").await?;
         page.click("#peer-block").await?;
         page.text_when("dialog[open].dialog-ask", |text| text.contains("Block kanal?")).await?;
         page.screenshot("block").await?;

@@ -17,3 +17,4 @@ pub mod pulls;
 pub mod registry;
 pub mod scripted_model;
 pub mod tasks;
+pub mod tasks_page;

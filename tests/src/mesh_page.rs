@@ -1,7 +1,7 @@
 //! A stand-in for a node in a large mesh: serves the built page and generated peers, so that the
 //! Mesh panel can be driven and looked at with thousands of peers and no network.
 
-mod peers;
+pub(crate) mod peers;
 
 use std::{
     convert::Infallible,
@@ -107,7 +107,7 @@ impl MeshPage {
     }
 }
 
-fn status() -> Status {
+pub(crate) fn status() -> Status {
     Status {
         at_ms: now_ms(),
         node: NodeInfo {
@@ -176,7 +176,7 @@ impl World {
     }
 }
 
-fn frame(event: &Event) -> Bytes {
+pub(crate) fn frame(event: &Event) -> Bytes {
     let data = serde_json::to_string(event).unwrap_or_default();
     Bytes::from(format!("event: {}\ndata: {data}\n\n", event.name()))
 }
@@ -196,12 +196,12 @@ async fn events(State(world): State<Shared>) -> Response {
     ([(CONTENT_TYPE, "text/event-stream")], Body::from_stream(later)).into_response()
 }
 
-fn json_of(value: &impl Serialize) -> Response {
+pub(crate) fn json_of(value: &impl Serialize) -> Response {
     let text = serde_json::to_string(value).unwrap_or_default();
     ([(CONTENT_TYPE, "application/json")], text).into_response()
 }
 
-fn refused(status: StatusCode, message: &str) -> Response {
+pub(crate) fn refused(status: StatusCode, message: &str) -> Response {
     let code = if status == StatusCode::NOT_FOUND { "not_found" } else { "bad_request" };
     let body = json!({"code": code, "message": message}).to_string();
     (status, [(CONTENT_TYPE, "application/json")], body).into_response()
@@ -273,7 +273,7 @@ async fn answer(State(world): State<Shared>, uri: Uri, body: Bytes) -> Response 
     }
 }
 
-fn read<T: DeserializeOwned>(body: &[u8]) -> Option<T> {
+pub(crate) fn read<T: DeserializeOwned>(body: &[u8]) -> Option<T> {
     serde_json::from_slice(body).ok()
 }
 
@@ -290,6 +290,7 @@ impl World {
                     && let Some(peer) = self.peers.iter_mut().find(|p| p.node_id == mark.node_id)
                 {
                     peer.trusted = mark.on;
+                    peer.own = mark.on && mark.own;
                 }
             }
             "/mesh/admit" => {
@@ -355,7 +356,7 @@ fn ticket(body: &[u8]) -> Option<TicketInfo> {
     good.then(|| info("hafen-lab", true, now_ms() + 86_400_000))
 }
 
-fn file(path: &str) -> Response {
+pub(crate) fn file(path: &str) -> Response {
     let name = path.trim_start_matches('/');
     let name = if name.is_empty() { "index.html" } else { name };
     let kind = match name.rsplit('.').next() {

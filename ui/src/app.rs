@@ -2,6 +2,7 @@
 
 pub mod mesh;
 mod models;
+mod tasks;
 
 use agent_api::{
     Event, Status,
@@ -14,7 +15,7 @@ use leptos::{prelude::*, task::spawn_local};
 use wasm_bindgen::JsCast;
 use web_sys::HtmlElement;
 
-pub use self::{mesh::MeshView, models::Library};
+pub use self::{mesh::MeshView, models::Library, tasks::TasksView};
 
 use crate::{
     backend::{self, Delivery, Host},
@@ -53,6 +54,7 @@ pub struct App {
     pub toast: RwSignal<Option<Toast>>,
     pub library: Library,
     pub mesh: MeshView,
+    pub tasks: TasksView,
     pub chat: Chat,
     pub desktop: bool,
 }
@@ -71,6 +73,7 @@ impl App {
             toast: RwSignal::new(None),
             library: Library::default(),
             mesh: MeshView::default(),
+            tasks: TasksView::default(),
             chat: Chat::default(),
             desktop: backend::host() == Host::Desktop,
         }
@@ -115,7 +118,13 @@ impl App {
                     Some(Next::LoadLists) => {
                         self.load_models_soon();
                         self.load_peers_again();
+                        self.load_tasks();
+                        self.load_schedules_again();
                     }
+                    Some(Next::Tasks { changed, counts, more }) => {
+                        self.take_tasks(changed, counts, more);
+                    }
+                    Some(Next::LoadSchedules) => self.load_schedules_again(),
                     Some(Next::Arrived(pulls)) => self.announce(&pulls),
                     Some(Next::Nothing) | None => {}
                 }
@@ -141,6 +150,8 @@ impl App {
                 self.state.update(|s| s.mesh = Some(mesh));
             }
             self.load_peers_again();
+            self.load_tasks();
+            self.load_schedules_again();
             self.load_models();
         });
     }
@@ -232,7 +243,9 @@ impl App {
                 focus("catalogue-search");
             }
             Action::Search if self.panel.get_untracked() == Panel::Mesh => focus("peer-filter"),
+            Action::Search if self.panel.get_untracked() == Panel::Tasks => focus("task-search"),
             Action::Search => self.focus_ask(),
+            Action::NewTask => self.new_task(),
             Action::NextRow => step_row(true),
             Action::PreviousRow => step_row(false),
         }

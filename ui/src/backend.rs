@@ -71,6 +71,20 @@ pub(crate) struct Reply {
 /// Dropping it cancels the request.
 pub type TextStream = Pin<Box<dyn Stream<Item = Result<String, String>>>>;
 
+/// An answer that has begun.
+pub struct Opened {
+    pub pieces: TextStream,
+    pub served_by: Option<ServedBy>,
+}
+
+/// The node that answers, as the headers of the answer say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServedBy {
+    pub name: String,
+    /// `local`, `lan`, `direct` or `relay`.
+    pub path: String,
+}
+
 /// What comes from the host without being asked for.
 #[derive(Debug)]
 pub enum Delivery {
@@ -125,7 +139,7 @@ fn exchange(method: Method, path: &'static str, request: Value) -> Raw {
 }
 
 /// Asks for an answer that comes piece by piece.
-pub async fn stream(method: &str, path: &str, body: &str) -> Result<TextStream, CallError> {
+pub async fn stream(method: &str, path: &str, body: Option<&str>) -> Result<Opened, CallError> {
     match host() {
         Host::Desktop => desktop::stream(method, path, body).await,
         Host::Browser => browser::stream(method, path, body).await,

@@ -14,7 +14,30 @@ use crate::{
     backend,
     conversation::{self, Answer, TURNS_KEPT},
     sse,
+    tasks::offers::Offer,
 };
+
+/// Who is asked: a model here, or `model@node` of the mesh.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    pub model: String,
+    /// Continues code instead of answering.
+    pub demo: bool,
+    /// The node that was chosen.
+    pub node: Option<String>,
+}
+
+impl From<&InstalledModel> for Asked {
+    fn from(model: &InstalledModel) -> Self {
+        Self { model: model.id.clone(), demo: model.demo, node: None }
+    }
+}
+
+impl From<Offer> for Asked {
+    fn from(offer: Offer) -> Self {
+        Self { model: offer.model, demo: false, node: Some(offer.node) }
+    }
+}
 
 /// A question, and its answer as it comes.
 #[derive(Clone, Debug)]
@@ -23,6 +46,8 @@ pub struct Turn {
     pub question: String,
     /// True if the demo model answers.
     pub demo: bool,
+    /// The node that was chosen, if not this one.
+    pub node: Option<String>,
     pub answer: ArcRwSignal<Answer>,
 }
 
@@ -30,6 +55,8 @@ pub struct Turn {
 pub struct Chat {
     pub turns: RwSignal<Vec<Turn>>,
     pub draft: RwSignal<String>,
+    /// A model of another node, chosen in the place of the active one.
+    pub elsewhere: RwSignal<Option<Offer>>,
     /// Ends the answer that is being written.
     running: RwSignal<Option<AbortHandle>>,
     next: StoredValue<u32>,
@@ -40,6 +67,7 @@ impl Default for Chat {
         Self {
             turns: RwSignal::default(),
             draft: RwSignal::default(),
+            elsewhere: RwSignal::new(None),
             running: RwSignal::new(None),
             next: StoredValue::new(0),
         }
@@ -52,23 +80,23 @@ impl Chat {
     }
 
     /// Sends the draft, unless it is empty or an answer is being written.
-    pub fn send(self, model: &InstalledModel) {
+    pub fn send(self, asked: &Asked) {
         let question = self.draft.get_untracked().trim().to_owned();
         if question.is_empty() || self.running.with_untracked(Option::is_some) {
             return;
         }
         self.draft.set(String::new());
-        self.ask(question, model);
+        self.ask(question, asked);
     }
 
     /// Asks the last question again, in its place.
-    pub fn retry(self, model: &InstalledModel) {
+    pub fn retry(self, asked: &Asked) {
         if self.running.with_untracked(Option::is_some) {
             return;
         }
         let last = self.turns.try_update(Vec::pop).flatten();
         if let Some(turn) = last {
-            self.ask(turn.question, model);
+            self.ask(turn.question, asked);
         }
     }
 
@@ -88,18 +116,24 @@ impl Chat {
         self.turns.set(Vec::new());
     }
 
-    fn ask(self, question: String, model: &InstalledModel) {
+    fn ask(self, question: String, asked: &Asked) {
         let earlier: Vec<_> = self.turns.with_untracked(|turns| {
             turns
                 .iter()
                 .map(|t| (t.question.clone(), t.answer.with_untracked(|a| a.text.clone())))
                 .collect()
         });
-        let request = conversation::request(&model.id, &earlier, &question);
+        let request = conversation::request(&asked.model, &earlier, &question);
         let id = self.next.get_value();
         self.next.set_value(id + 1);
         let answer = ArcRwSignal::new(Answer::default());
-        let turn = Turn { id, question, demo: model.demo, answer: answer.clone() };
+        let turn = Turn {
+            id,
+            question,
+            demo: asked.demo,
+            node: asked.node.clone(),
+            answer: answer.clone(),
+        };
         self.turns.update(|turns| {
             turns.push(turn);
             let surplus = turns.len().saturating_sub(TURNS_KEPT);
@@ -119,8 +153,11 @@ impl Chat {
 
 async fn receive(body: String, answer: ArcRwSignal<Answer>) {
     let started = backend::monotonic_ms();
-    let mut pieces = match backend::stream("POST", "/v1/chat/completions", &body).await {
-        Ok(pieces) => pieces,
+    let mut pieces = match backend::stream("POST", "/v1/chat/completions", Some(&body)).await {
+        Ok(opened) => {
+            answer.update_untracked(|a| a.served_by = opened.served_by);
+            opened.pieces
+        }
         Err(error) => return answer.update(|a| a.fail(error.to_string())),
     };
     let mut parser = sse::Parser::default();

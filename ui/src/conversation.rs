@@ -6,7 +6,10 @@ use agent_api::openai::{
 };
 use serde_json::{Value, json};
 
-use crate::{backend, sse};
+use crate::{
+    backend::{self, ServedBy},
+    sse,
+};
 
 /// Questions kept on the page and sent along: more than a context of any size holds in practice.
 pub const TURNS_KEPT: usize = 40;
@@ -37,6 +40,8 @@ pub struct Answer {
     pub first_token_ms: Option<f64>,
     pub usage: Option<Usage>,
     pub timings: Option<Timings>,
+    /// As the answer's headers say; the desktop window does not see them.
+    pub served_by: Option<ServedBy>,
     /// Milliseconds from the question to the last piece.
     elapsed_ms: f64,
     pieces: u32,

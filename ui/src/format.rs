@@ -243,6 +243,13 @@ impl LocalTime {
         }
     }
 
+    /// A moment as RFC 3339 has it, in UTC: `2026-11-20T23:30:05Z`.
+    pub fn rfc3339(at_ms: i64) -> String {
+        let utc = Self::new(at_ms, 0);
+        let (year, month, day) = utc.civil();
+        format!("{year:04}-{month:02}-{day:02}T{}Z", utc.clock_with_seconds())
+    }
+
     /// Year, month from 1, day from 1. Howard Hinnant's algorithm (`civil_from_days`).
     fn civil(self) -> (i64, usize, i64) {
         let shifted = self.days + 719_468;
@@ -343,6 +350,7 @@ mod tests {
         assert_eq!(utc.clock(), "23:30");
         assert_eq!(utc.clock_with_seconds(), "23:30:05");
         assert_eq!(utc.long_date(), "Friday 20 November");
+        assert_eq!(LocalTime::rfc3339(at), "2026-11-20T23:30:05Z");
         let vienna = LocalTime::new(at, HOUR);
         assert_eq!(vienna.clock(), "00:30");
         assert_eq!(vienna.date(), "21 Nov");

@@ -22,8 +22,10 @@ pub enum Action {
     Shortcuts,
     PauseOrResume,
     Theme,
+    /// The dialog of a new task.
+    NewTask,
     /// The field that the panel is about: on the Dashboard, Ask; on Models, the catalogue's; on Mesh,
-    /// the filter of the peers.
+    /// the filter of the peers; on Tasks, theirs.
     Search,
     NextRow,
     PreviousRow,
@@ -47,6 +49,7 @@ pub fn action(press: &Press, single_keys: bool) -> Option<Action> {
     match press.key.as_str() {
         "p" | "P" => Some(Action::PauseOrResume),
         "t" | "T" => Some(Action::Theme),
+        "n" | "N" => Some(Action::NewTask),
         "/" => Some(Action::Search),
         "?" => Some(Action::Shortcuts),
         "j" | "J" => Some(Action::NextRow),
@@ -83,15 +86,16 @@ pub fn stepped(current: Option<usize>, forward: bool, len: usize) -> Option<usiz
 }
 
 /// The rows of the shortcut sheet: keys, what they do.
-pub const SHEET: [(&[&str], &str); 11] = [
+pub const SHEET: [(&[&str], &str); 12] = [
     (&["1", "–", "6"], "Open a panel"),
     (&["Ctrl", "K"], "Jump to a panel or an action"),
     (&["Ctrl", ","], "Settings"),
     (&["P"], "Pause or resume this node"),
-    (&["/"], "Ask; on Models and Mesh, search"),
+    (&["N"], "Submit a task"),
+    (&["/"], "Ask; on Models, Mesh and Tasks, search"),
     (&["J", "K"], "Next and previous row"),
     (&["Enter"], "Open the row"),
-    (&["Ctrl", "Enter"], "Send the question"),
+    (&["Ctrl", "Enter"], "Send the question, submit the task"),
     (&["T"], "Light or dark"),
     (&["Esc"], "Close what is open"),
     (&["?"], "This list"),
@@ -113,6 +117,7 @@ mod tests {
         assert_eq!(action(&Press { typing: true, ..press("1") }, true), None);
         assert_eq!(action(&press("p"), false), None);
         assert_eq!(action(&press("?"), true), Some(Action::Shortcuts));
+        assert_eq!(action(&press("n"), true), Some(Action::NewTask));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! EdgeCoder's front end: one page for the desktop window and for a browser.
 //!
 //! `backend` is the seam to the node. `state`, `conversation`, `headline`, `words`, `format`, `sse`,
-//! `markdown`, `mesh`, `route` and `keyboard` are pure and tested natively. The rest draws.
+//! `markdown`, `mesh`, `tasks`, `route` and `keyboard` are pure and tested natively. The rest draws.
 #![allow(
     missing_debug_implementations,
     unreachable_pub,
@@ -15,6 +15,7 @@ mod clipboard;
 pub mod components;
 pub mod conversation;
 mod derived;
+mod files;
 pub mod format;
 pub mod headline;
 pub mod keyboard;
@@ -26,6 +27,7 @@ pub mod shell;
 pub mod sse;
 pub mod state;
 mod storage;
+pub mod tasks;
 pub mod theme;
 pub mod words;
 

@@ -2,7 +2,7 @@
 
 mod credits;
 mod dashboard;
-mod mesh;
+pub(crate) mod mesh;
 mod models;
 mod settings;
 mod tasks;
@@ -11,6 +11,7 @@ use leptos::prelude::*;
 
 pub use self::mesh::{Actions as MeshActions, Dialogs as MeshDialogs};
 pub use self::models::{Actions as ModelActions, Dialogs as ModelDialogs};
+pub use self::tasks::{Actions as TaskActions, Dialogs as TaskDialogs};
 
 use crate::{
     app::use_app,

@@ -1,11 +1,14 @@
 //! The panels and their addresses. The location's hash carries the panel, so that the same page
 //! works from `tauri://` and over HTTP without a server that knows about panels.
 
-use agent_api::NodeId;
+use agent_api::{NodeId, tasks::TaskId};
 
 use crate::components::icon::Icon;
 
 const PEER: &str = "/mesh/peer/";
+const TASK: &str = "/tasks/task/";
+/// The address of the schedules.
+pub const SCHEDULES: &str = "/tasks/schedules";
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Panel {
@@ -67,6 +70,9 @@ impl Panel {
         if peer_of(path).is_some() {
             return Self::Mesh;
         }
+        if task_of(path).is_some() || path == SCHEDULES {
+            return Self::Tasks;
+        }
         Self::ALL.into_iter().find(|p| p.path() == path).unwrap_or_default()
     }
 
@@ -88,6 +94,19 @@ pub fn peer_of(hash: &str) -> Option<NodeId> {
 /// The address of a peer's details.
 pub fn peer_href(id: &NodeId) -> String {
     format!("#{PEER}{id}")
+}
+
+/// The task of an address of its details: `#/tasks/task/ID`.
+pub fn task_of(hash: &str) -> Option<TaskId> {
+    let id = hash.trim_start_matches('#').strip_prefix(TASK)?;
+    let digits = id.strip_prefix("t_")?;
+    let valid = digits.len() == 26 && digits.bytes().all(|b| b.is_ascii_alphanumeric());
+    valid.then(|| TaskId(id.to_owned()))
+}
+
+/// The address of a task's details.
+pub fn task_href(id: &TaskId) -> String {
+    format!("#{TASK}{id}")
 }
 
 /// The token of an address that `edgecoder-node run` printed: `#token=...`.
@@ -130,6 +149,15 @@ mod tests {
         assert_eq!(Panel::from_path(&peer_href(&id)), Panel::Mesh);
         assert_eq!(peer_of("#/mesh"), None);
         assert_eq!(peer_of("#/mesh/peer/short"), None);
+    }
+
+    #[test]
+    fn a_task_and_the_schedules_have_addresses_in_the_panel() {
+        let id = TaskId(format!("t_{:026}", 7));
+        assert_eq!(task_of(&task_href(&id)), Some(id.clone()));
+        assert_eq!(Panel::from_path(&task_href(&id)), Panel::Tasks);
+        assert_eq!(Panel::from_path(SCHEDULES), Panel::Tasks);
+        assert_eq!((task_of("#/tasks"), task_of("#/tasks/task/t_1")), (None, None));
     }
 
     #[test]

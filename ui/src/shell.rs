@@ -19,7 +19,9 @@ use crate::{
     derived::derived,
     format::LocalTime,
     keyboard::{self, Press},
-    panels::{MeshActions, MeshDialogs, ModelActions, ModelDialogs, PanelView},
+    panels::{
+        MeshActions, MeshDialogs, ModelActions, ModelDialogs, PanelView, TaskActions, TaskDialogs,
+    },
     route::{self, Panel},
     state::{AppState, Link},
     words,
@@ -68,6 +70,7 @@ pub fn Shell() -> impl IntoView {
             </div>
             <ModelDialogs/>
             <MeshDialogs/>
+            <TaskDialogs/>
             <palette::Palette/>
             <shortcuts::Shortcuts/>
             <toast::ToastRegion/>
@@ -88,6 +91,8 @@ fn Topbar() -> impl IntoView {
         derived(move || LocalTime::new(app.now.get(), backend::local_offset_ms()).long_date());
     let installed = app.library.part(|l| l.models.len());
     let paused = app.part(|s| s.serving.state == ServingState::Paused);
+    let tasks =
+        app.tasks.part(|b| if b.known { words::task::summary(&b.counts) } else { String::new() });
     let sub = move || match app.panel.get() {
         Panel::Dashboard => today.get(),
         Panel::Models => {
@@ -100,7 +105,8 @@ fn Topbar() -> impl IntoView {
             let summary = |s: &AppState| s.mesh.as_ref().map(|m| words::mesh::summary(m, paused));
             app.state.with(summary).unwrap_or_default()
         }
-        Panel::Credits | Panel::Tasks => String::new(),
+        Panel::Tasks => tasks.get(),
+        Panel::Credits => String::new(),
     };
     view! {
         <header class="topbar">
@@ -110,6 +116,7 @@ fn Topbar() -> impl IntoView {
             {move || match app.panel.get() {
                 Panel::Models => view! { <ModelActions/> }.into_any(),
                 Panel::Mesh => view! { <MeshActions/> }.into_any(),
+                Panel::Tasks => view! { <TaskActions/> }.into_any(),
                 _ => ().into_any(),
             }}
         </header>
@@ -141,6 +148,7 @@ fn follow_address(app: App) {
         let address = location_hash();
         let panel = Panel::from_path(&address);
         app.mesh.peer.set(route::peer_of(&address));
+        app.tasks.follow(&address);
         if panel == app.panel.get_untracked() {
             return;
         }

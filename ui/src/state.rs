@@ -1,6 +1,12 @@
 //! What the page knows about the node: a pure reducer over events.
 
-use agent_api::{Activity, Event, Settings, Status, host::HostState, mesh::Mesh, pull::Pull};
+use agent_api::{
+    Activity, Event, Settings, Status,
+    host::HostState,
+    mesh::Mesh,
+    pull::Pull,
+    tasks::{Task, TaskCounts},
+};
 
 use crate::{mesh::peers::Peers, words};
 
@@ -65,6 +71,14 @@ pub enum Next {
     LoadModels,
     /// These pulls ended well since the last event.
     Arrived(Vec<Pull>),
+    /// Tasks are new or changed; `more` did, too, than are here.
+    Tasks {
+        changed: Vec<Task>,
+        counts: TaskCounts,
+        more: bool,
+    },
+    /// Schedules or deliveries changed: ask for them.
+    LoadSchedules,
 }
 
 impl AppState {
@@ -100,6 +114,10 @@ impl AppState {
             Event::Models => return Next::LoadModels,
             Event::Mesh { mesh } => self.mesh = Some(*mesh),
             Event::Peers { changed, gone } => self.peers.apply(changed, &gone),
+            Event::Tasks { changed, counts, more } => {
+                return Next::Tasks { changed, counts, more };
+            }
+            Event::Schedules => return Next::LoadSchedules,
             Event::Resync => return Next::AskAgain,
             Event::Host { .. } => {}
         }

@@ -1,4 +1,4 @@
-//! What the Models and Mesh panels say, as pure functions over what the node sent.
+//! What the Models, Mesh and Tasks panels say, as pure functions over what the node sent.
 
 pub mod catalogue;
 pub mod fit;
@@ -8,6 +8,7 @@ pub mod model;
 pub mod peer;
 pub mod preview;
 pub mod pull;
+pub mod task;
 
 use crate::components::icon::Icon;
 

@@ -9,6 +9,7 @@ use agent_api::{
         AnnouncedModel, AnnouncedServing, Announcement, Mesh, MeshState, Nearby, OwnNode, PathKind,
         Peer, PeerCounts, PeerState, Refused, Source, SourceKind, SourceState,
     },
+    tasks::TaskKind,
 };
 
 /// Names and time zones of the first ones, with round-trip times from Hamburg.
@@ -67,13 +68,13 @@ pub fn now_ms() -> i64 {
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
-pub(super) fn id(n: usize) -> NodeId {
+pub(crate) fn id(n: usize) -> NodeId {
     // Spread like real keys, and the same in every run.
     let mixed = (n as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     NodeId(format!("{mixed:016x}{n:048x}"))
 }
 
-pub(super) fn generate(count: usize) -> Vec<Peer> {
+pub(crate) fn generate(count: usize) -> Vec<Peer> {
     (0..count).map(peer).collect()
 }
 
@@ -155,11 +156,11 @@ fn announcement(n: usize, name: &str, zone: &str) -> Announcement {
         dht_port: None,
         at_ms: now_ms(),
         every_s: 30,
-        accepts: Vec::new(),
+        accepts: TaskKind::ALL.to_vec(),
     }
 }
 
-pub(super) fn mesh(peers: &[Peer]) -> Mesh {
+pub(crate) fn mesh(peers: &[Peer]) -> Mesh {
     let count = |wanted: fn(&Peer) -> bool| peers.iter().filter(|p| wanted(p)).count() as u32;
     let counts = PeerCounts {
         connected: count(|p| p.connected),

@@ -154,11 +154,12 @@ impl App {
         self.change_mesh("Not asked.", call.0, call.1, |_| {});
     }
 
-    pub fn trust(self, who: Who, on: bool) {
-        let mark = MarkNode { node_id: who.id.clone(), on, own: false };
+    /// Marks a node as the owner's own, or as one they trust; or takes the mark away.
+    pub fn trust(self, who: Who, on: bool, own: bool) {
+        let mark = MarkNode { node_id: who.id.clone(), on, own };
         let call = (PostMeshTrust, &mark);
         self.change_mesh("Not marked.", call.0, call.1, move |_| {
-            self.state.update(|s| s.peers.trust(&who.id, on));
+            self.state.update(|s| s.peers.trust(&who.id, on, on && own));
         });
     }
 

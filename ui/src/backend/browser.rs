@@ -8,7 +8,7 @@ use agent_api::host::HostMessage;
 use futures_util::{
     StreamExt,
     future::{Either, select},
-    stream,
+    stream::unfold,
 };
 use js_sys::{Function, Promise, Reflect, Uint8Array};
 use wasm_bindgen::{JsCast, JsValue};
@@ -18,7 +18,10 @@ use web_sys::{
     TextDecodeOptions, TextDecoder,
 };
 
-use super::{BACKOFF_S, CallError, Delivery, Reply, TextStream, error_of, incoming, now_ms, words};
+use super::{
+    BACKOFF_S, CallError, Delivery, Opened, Reply, ServedBy, TextStream, error_of, incoming,
+    now_ms, words,
+};
 use crate::{sse, state::Link, storage};
 
 /// A node says something every second, or at least a comment; after this long the connection is
@@ -123,29 +126,37 @@ pub(super) async fn request(
     Ok(Reply { status: response.status(), body })
 }
 
-pub(super) async fn stream(method: &str, path: &str, body: &str) -> Result<TextStream, CallError> {
-    open(method, path, Some(body)).await
+/// Who answers; a node of an older version does not say.
+fn served_by(response: &Response) -> Option<ServedBy> {
+    let header = |name: &str| response.headers().get(name).ok().flatten();
+    Some(ServedBy { name: header("x-edgecoder-node-name")?, path: header("x-edgecoder-path")? })
 }
 
-async fn open(method: &str, path: &str, body: Option<&str>) -> Result<TextStream, CallError> {
+pub(super) async fn stream(
+    method: &str,
+    path: &str,
+    body: Option<&str>,
+) -> Result<Opened, CallError> {
     let (response, abort) = fetch(method, path, body).await?;
     let unreachable = |e: JsValue| CallError::Unreachable(words(&e));
     if !response.ok() {
         let body = text_of(&response).await.map_err(unreachable)?;
         return Err(error_of(&Reply { status: response.status(), body }));
     }
+    let served_by = served_by(&response);
     let body = response.body().ok_or_else(|| CallError::Unreadable("no body".into()))?;
     let reader: ReadableStreamDefaultReader = body.get_reader().unchecked_into();
     let decoder = TextDecoder::new().map_err(unreachable)?;
     let state = Some((reader, decoder, abort));
-    Ok(Box::pin(stream::unfold(state, |state| async move {
+    let pieces: TextStream = Box::pin(unfold(state, |state| async move {
         let (reader, decoder, abort) = state?;
         match read(&reader, &decoder).await {
             Ok(Some(text)) => Some((Ok(text), Some((reader, decoder, abort)))),
             Ok(None) => None,
             Err(error) => Some((Err(words(&error)), None)),
         }
-    })))
+    }));
+    Ok(Opened { pieces, served_by })
 }
 
 /// The next piece as text; characters that are cut in two wait for the next piece.
@@ -195,8 +206,8 @@ pub(super) fn connect(deliver: impl Fn(Delivery) + 'static) {
 /// Reads events until the connection ends. Whether there were any, and why it ended: `None` for a
 /// token that is not accepted.
 async fn listen(deliver: &dyn Fn(Delivery)) -> (bool, Option<String>) {
-    let mut events = match open("GET", "/events", None).await {
-        Ok(events) => events,
+    let mut events = match stream("GET", "/events", None).await {
+        Ok(opened) => opened.pieces,
         Err(CallError::Denied) => return (false, None),
         Err(CallError::Unreachable(_)) => {
             return (false, Some("Nothing answers at this address.".into()));

@@ -10,8 +10,8 @@ use wasm_bindgen::{JsCast, JsValue, prelude::Closure};
 use wasm_bindgen_futures::{JsFuture, spawn_local};
 
 use super::{
-    BACKOFF_S, CallError, Delivery, Reply, TextStream, browser::sleep, error_of, incoming, now_ms,
-    words,
+    BACKOFF_S, CallError, Delivery, Opened, Reply, TextStream, browser::sleep, error_of, incoming,
+    now_ms, words,
 };
 use crate::state::Link;
 
@@ -182,7 +182,11 @@ impl Drop for Open {
     }
 }
 
-pub(super) async fn stream(method: &str, path: &str, body: &str) -> Result<TextStream, CallError> {
+pub(super) async fn stream(
+    method: &str,
+    path: &str,
+    body: Option<&str>,
+) -> Result<Opened, CallError> {
     let (pieces, received) = mpsc::channel(MAX_WAITING_PIECES);
     // Known before the request leaves: the first piece may come before the answer.
     let id = STREAMS.with_borrow_mut(|streams| {
@@ -191,13 +195,16 @@ pub(super) async fn stream(method: &str, path: &str, body: &str) -> Result<TextS
         streams.next
     });
     let guard = Open(id);
-    let reply = api(&host_request(method, path, Some(body), Some(id))).await?;
+    let reply = api(&host_request(method, path, body, Some(id))).await?;
     if !(200..300).contains(&reply.status) {
         STREAMS.with_borrow_mut(|streams| streams.open.remove(&id));
         return Err(error_of(&reply));
     }
-    Ok(Box::pin(stream::unfold((received, guard), |(mut received, guard)| async move {
-        let piece = futures_util::StreamExt::next(&mut received).await?;
-        Some((piece, (received, guard)))
-    })))
+    let pieces: TextStream =
+        Box::pin(stream::unfold((received, guard), |(mut received, guard)| async move {
+            let piece = futures_util::StreamExt::next(&mut received).await?;
+            Some((piece, (received, guard)))
+        }));
+    // The shell passes no headers on.
+    Ok(Opened { pieces, served_by: None })
 }

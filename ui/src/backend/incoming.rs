@@ -55,6 +55,12 @@ fn event_in(value: Value) -> Option<Event> {
         "models" => Event::Models,
         "mesh" => Event::Mesh { mesh: Box::new(field(from, "mesh")?) },
         "peers" => Event::Peers { changed: field(from, "changed")?, gone: field(from, "gone")? },
+        "tasks" => Event::Tasks {
+            changed: field(from, "changed")?,
+            counts: field(from, "counts")?,
+            more: field(from, "more")?,
+        },
+        "schedules" => Event::Schedules,
         "host" => Event::Host { state: field(from, "state")? },
         "resync" => Event::Resync,
         _ => return None,
@@ -74,13 +80,18 @@ fn field<T: DeserializeOwned>(fields: &mut Map<String, Value>, name: &str) -> Op
 
 #[cfg(test)]
 mod tests {
-    use agent_api::{Activity, ActivityKind, Settings, host::HostState, pull::PullState};
+    use agent_api::{
+        Activity, ActivityKind, Settings,
+        host::HostState,
+        pull::PullState,
+        tasks::{TaskCounts, TaskState},
+    };
 
     use super::*;
     use crate::{
         mesh::peers::tests::peer,
         state::tests::status,
-        words::{mesh::tests::mesh, pull::tests::pull},
+        words::{mesh::tests::mesh, pull::tests::pull, task::tests::task},
     };
 
     fn events() -> Vec<Event> {
@@ -104,6 +115,12 @@ mod tests {
             Event::Models,
             Event::Mesh { mesh: Box::new(mesh()) },
             Event::Peers { changed: vec![peer(1)], gone: vec![peer(2).node_id] },
+            Event::Tasks {
+                changed: vec![task(1, TaskState::Running)],
+                counts: TaskCounts::default(),
+                more: true,
+            },
+            Event::Schedules,
             Event::Host { state: HostState::Running },
             Event::Host { state: restarting },
             Event::Resync,

@@ -27,6 +27,7 @@ icons! {
     ChevronLeft "chevl",
     ChevronRight "chevr",
     Clock "clock",
+    Code "code",
     Copy "copy",
     Cpu "cpu",
     Credits "credits",
@@ -36,7 +37,9 @@ icons! {
     Disk "disk",
     Dots "dots",
     Download "download",
+    Embed "embed",
     Error "error",
+    Eye "eye",
     File "file",
     Filter "filter",
     Globe "globe",
@@ -77,6 +80,7 @@ icons! {
     Up "up",
     User "user",
     Warn "warn",
+    Wasm "wasm",
     X "x",
 }
 

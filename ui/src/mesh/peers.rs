@@ -89,7 +89,8 @@ impl Peers {
             Change::Known(peer) => {
                 let before = self.known.insert(peer.node_id.clone(), Arc::clone(&peer));
                 let same = before.is_some_and(|b| {
-                    (b.state, b.path, b.trusted) == (peer.state, peer.path, peer.trusted)
+                    (b.state, b.path, b.trusted, b.own)
+                        == (peer.state, peer.path, peer.trusted, peer.own)
                 });
                 self.members += u64::from(!same);
             }
@@ -98,9 +99,10 @@ impl Peers {
     }
 
     /// Shows a mark at once; the node's event confirms it.
-    pub fn trust(&mut self, id: &NodeId, on: bool) {
+    pub fn trust(&mut self, id: &NodeId, on: bool, own: bool) {
         if let Some(peer) = self.known.get_mut(id) {
-            Arc::make_mut(peer).trusted = on;
+            let peer = Arc::make_mut(peer);
+            (peer.trusted, peer.own) = (on, own);
             self.revision += 1;
         }
     }

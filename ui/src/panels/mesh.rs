@@ -4,7 +4,7 @@ mod about;
 mod dialogs;
 mod drawer;
 mod nearby;
-mod peers;
+pub(crate) mod peers;
 mod sources;
 mod topology;
 

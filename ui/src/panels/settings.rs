@@ -5,6 +5,7 @@ mod models;
 mod region;
 mod registries;
 mod row;
+mod work;
 
 use agent_api::{
     endpoint::{GetSettings, Nothing},
@@ -35,12 +36,20 @@ enum Section {
     Inference,
     Models,
     Mesh,
+    Work,
     Appearance,
 }
 
 impl Section {
-    const ALL: [Self; 6] =
-        [Self::Node, Self::Api, Self::Inference, Self::Models, Self::Mesh, Self::Appearance];
+    const ALL: [Self; 7] = [
+        Self::Node,
+        Self::Api,
+        Self::Inference,
+        Self::Models,
+        Self::Mesh,
+        Self::Work,
+        Self::Appearance,
+    ];
 
     fn title(self) -> &'static str {
         match self {
@@ -49,6 +58,7 @@ impl Section {
             Self::Inference => "Inference",
             Self::Models => "Models and downloads",
             Self::Mesh => "Mesh",
+            Self::Work => "Work for others",
             Self::Appearance => "Appearance",
         }
     }
@@ -62,6 +72,9 @@ impl Section {
             Self::Mesh => {
                 "How this node finds others, what they see of it, and what they may fetch."
             }
+            Self::Work => {
+                "What this node does for the mesh, how much, and who may see your own tasks."
+            }
             Self::Appearance => "Kept in this window, not on the node.",
         }
     }
@@ -73,6 +86,7 @@ impl Section {
             Self::Inference => Icon::Bolt,
             Self::Models => Icon::Models,
             Self::Mesh => Icon::Mesh,
+            Self::Work => Icon::Tasks,
             Self::Appearance => Icon::Palette,
         }
     }
@@ -114,6 +128,7 @@ pub(super) fn Settings() -> impl IntoView {
         (Section::Inference, _) => view! { <Inference view/> }.into_any(),
         (Section::Models, _) => view! { <models::Models view/> }.into_any(),
         (Section::Mesh, _) => view! { <mesh::Mesh view/> }.into_any(),
+        (Section::Work, _) => view! { <work::Work view/> }.into_any(),
     }
     };
     view! {
@@ -284,7 +299,7 @@ fn Appearance() -> impl IntoView {
                 <div class="set">
                     <div class="set-t">
                         <label for="single-keys">"Single-key shortcuts"</label>
-                        <p class="hint">"1 to 6, P, T, / and ?. Keys with Ctrl always work."</p>
+                        <p class="hint">"1 to 6, N, P, T, / and ?. Keys with Ctrl always work."</p>
                     </div>
                     <div class="set-c">
                         <button class="btn btn--sm btn--ghost" type="button" on:click=move |_| app.shortcuts.set(true)>

@@ -10,8 +10,9 @@ use crate::{
         icon::{Icon, icon},
     },
     keyboard,
-    route::Panel,
+    route::{self, Panel},
     state::Link,
+    tasks::board::Group,
     theme::Theme,
     words,
 };
@@ -65,6 +66,14 @@ fn entries(app: App) -> Vec<Entry> {
             app.library.pull.set(Some(String::new()));
         };
         add(Icon::Download, "Pull a model by name or URL", "", Callback::new(ask_for_name));
+        add(Icon::Tasks, "Submit a task", "N", Callback::new(move |()| app.new_task()));
+        let schedules = move |()| app.go(route::SCHEDULES);
+        add(Icon::Clock, "Schedules of tasks", "", Callback::new(schedules));
+        let failed = move |()| {
+            app.filter_tasks(|f| f.group = Some(Group::Failed));
+            app.open(Panel::Tasks);
+        };
+        add(Icon::Error, "Failed tasks", "", Callback::new(failed));
         if app.mesh.on(app) {
             let invite = move |()| app.mesh.invite.set(true);
             add(Icon::Plus, "Invite a computer to this mesh", "", Callback::new(invite));

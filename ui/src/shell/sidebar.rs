@@ -7,6 +7,7 @@ use crate::{
     backend,
     components::icon::{Icon, icon, icon_class, mark},
     derived::derived,
+    format,
     headline::{self, Tone},
     route::Panel,
     state::Link,
@@ -46,6 +47,14 @@ fn NavItem(panel: Panel) -> impl IntoView {
     let count = derived(move || {
         if panel == Panel::Mesh {
             return app.state.with(|s| words::mesh::nav_count(s.mesh.as_ref()?));
+        }
+        if panel == Panel::Tasks {
+            let active = app.tasks.board.with(|b| b.counts.active);
+            return (active > 0).then(|| NavCount {
+                text: format::compact(u64::from(active)),
+                hint: format!("{} running", format::counted(u64::from(active), "task", "tasks")),
+                moving: true,
+            });
         }
         if panel != Panel::Models {
             return None;

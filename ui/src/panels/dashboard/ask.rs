@@ -1,11 +1,11 @@
 //! The Ask box: a conversation with the active model, streamed.
 
-use agent_api::models::ModelState;
+use agent_api::{models::ModelState, tasks::TaskKind};
 use leptos::{ev, html, prelude::*};
 
 use crate::{
     app::{App, use_app},
-    chat::Turn,
+    chat::{Asked, Turn},
     components::{
         answer::Answer as AnswerView,
         icon::{Icon, icon},
@@ -13,6 +13,7 @@ use crate::{
     conversation::{Answer, Phase},
     derived::{Derived, derived},
     format,
+    tasks::offers::{self, Offer},
 };
 
 /// Within so many pixels of its end, the log follows what is written.
@@ -22,16 +23,27 @@ const FOLLOW_PX: i32 = 48;
 pub(super) fn Ask() -> impl IntoView {
     let app = use_app();
     let model = app.active_model();
+    let offers =
+        derived(move || app.state.with(|s| offers::offers(s.peers.iter(), TaskKind::Chat)));
+    let live = app.live();
+    let on = derived(move || app.mesh.on(app));
+    Effect::new(move |_| {
+        // Their models can be asked as well.
+        if live.get() && on.get() && !app.state.with_untracked(|s| s.peers.loaded()) {
+            app.load_peers();
+        }
+    });
     let usable = derived(move || {
-        app.state.with(|s| {
-            s.status.as_ref().is_some_and(|s| {
-                s.model.active.is_some()
-                    && !matches!(s.model.state, ModelState::None | ModelState::Failed)
+        app.chat.elsewhere.with(Option::is_some)
+            || app.state.with(|s| {
+                s.status.as_ref().is_some_and(|s| {
+                    s.model.active.is_some()
+                        && !matches!(s.model.state, ModelState::None | ModelState::Failed)
+                })
             })
-        })
     });
     let has_turns = derived(move || app.chat.turns.with(|t| !t.is_empty()));
-    let hint = move || match model.get() {
+    let hint = move || match model.get().filter(|_| app.chat.elsewhere.with(Option::is_none)) {
         Some(m) if m.demo => {
             "Demo model: writes code-like text, not useful for real work".to_owned()
         }
@@ -51,7 +63,7 @@ pub(super) fn Ask() -> impl IntoView {
         <section class="card ask" aria-labelledby="ask-title">
             <div class="card-head card-head--line">
                 <h2 id="ask-title">"Ask"</h2><span class="faint trunc" id="ask-hint" title=hint>{hint}</span>
-                <span class="push"></span>{fresh}
+                <span class="push"></span>{move || offers.with(|o| (!o.is_empty()).then(|| where_to(app, o)))}{fresh}
             </div>
             {move || if usable.get() || has_turns.get() {
                 view! { <Log/><Composer usable/> }.into_any()
@@ -60,6 +72,35 @@ pub(super) fn Ask() -> impl IntoView {
             }}
         </section>
     }
+}
+
+/// The active model, or one of another node.
+fn where_to(app: App, offers: &[Offer]) -> AnyView {
+    let chosen = app.chat.elsewhere.get();
+    let active = app.active_model().get().map_or_else(|| "This node".into(), |m| m.name);
+    let list = offers.to_vec();
+    let choose = move |event| {
+        let model = event_target_value(&event);
+        app.chat.elsewhere.set(list.iter().find(|o| o.model == model).cloned());
+    };
+    let gone = chosen.clone().filter(|c| !offers.contains(c));
+    let options = offers.iter().cloned().chain(gone).map(|offer| {
+        let on = chosen.as_ref() == Some(&offer);
+        view! { <option value=offer.model selected=on>{offer.label}</option> }
+    });
+    view! {
+        <label class="vh" for="ask-where">"Model"</label>
+        <select class="select select--sm select--quiet ask-where" id="ask-where" on:change=choose>
+            <option value="" selected=chosen.is_none()>{active}</option>{options.collect_view()}
+        </select>
+    }
+    .into_any()
+}
+
+/// Who is asked next.
+fn asked(app: App) -> Option<Asked> {
+    let elsewhere = app.chat.elsewhere.get_untracked().map(Asked::from);
+    elsewhere.or_else(|| app.active_model().get_untracked().as_ref().map(Asked::from))
 }
 
 /// Nothing can be asked: why, and what to do.
@@ -83,7 +124,7 @@ fn NoModel() -> impl IntoView {
             <span class="glyph">{icon(Icon::Models)}</span>
             <h3>{move || if failed.get() == Some(true) { "The model could not be loaded" } else { "No model to ask" }}</h3>
             {move || reason.get().flatten().map(|why| view! { <p>{why}</p> })}
-            <p>"Put a GGUF file into this folder and choose it under Models."</p>
+            <p>"Put a GGUF file into this folder and choose it under Models. Where other nodes offer theirs, choose one of those above."</p>
             {folder}
             <div class="row"><a class="btn" href="#/models">{icon(Icon::Models)}<span>"Open Models"</span></a></div>
         </div>
@@ -154,13 +195,17 @@ fn Invitation() -> impl IntoView {
         };
         view! { <button class="chip" type="button" on:click=take>{text}</button> }
     };
+    let place = move || match app.chat.elsewhere.get() {
+        Some(offer) => format!("Answered by {}. Its owner can read what you ask.", offer.label),
+        None => "Questions are answered by the active model.".into(),
+    };
     let examples = move || {
         let list = if demo.get() == Some(true) { DEMO_EXAMPLES } else { EXAMPLES };
         list.map(example).into_iter().collect_view()
     };
     view! {
         <div class="ask-start">
-            <p class="muted">"Questions are answered on this computer, by the active model."</p>
+            <p class="muted">{place}</p>
             <div class="chips" role="group" aria-label="Examples">{examples}</div>
             <p class="faint small">
                 "Editors and scripts use the same model: OpenAI API at "
@@ -200,15 +245,15 @@ fn TurnView(turn: Turn) -> impl IntoView {
                 <AnswerView text writing bare_code=turn.demo/>
             </div>
             {move || error.get().map(|message| failure(app, message, last))}
-            <Footer answer last/>
+            <Footer answer last node=turn.node/>
         </div>
     }
 }
 
 fn failure(app: App, message: String, last: Derived<bool>) -> AnyView {
     let again = move |_| {
-        if let Some(model) = app.active_model().get_untracked() {
-            app.chat.retry(&model);
+        if let Some(asked) = asked(app) {
+            app.chat.retry(&asked);
         }
     };
     view! {
@@ -227,8 +272,8 @@ fn failure(app: App, message: String, last: Derived<bool>) -> AnyView {
 }
 
 #[component]
-fn Footer(answer: ArcRwSignal<Answer>, last: Derived<bool>) -> impl IntoView {
-    let facts = derived(move || answer.with(facts));
+fn Footer(answer: ArcRwSignal<Answer>, last: Derived<bool>, node: Option<String>) -> impl IntoView {
+    let facts = derived(move || answer.with(|a| facts(a, node.as_deref())));
     move || {
         facts.get().map(|facts| {
             let figures = facts
@@ -238,8 +283,8 @@ fn Footer(answer: ArcRwSignal<Answer>, last: Derived<bool>) -> impl IntoView {
                 .collect_view();
             view! {
                 <p class="ask-meta" id=move || last.get().then_some("ask-footer")>
-                    {icon(Icon::Home)}
-                    <span>{facts.state}"Served by this node. Nothing left this computer."</span>
+                    {icon(facts.glyph)}
+                    <span>{facts.state}{facts.place}</span>
                     <span class="ask-figures push">{figures}</span>
                 </p>
             }
@@ -251,10 +296,28 @@ fn Footer(answer: ArcRwSignal<Answer>, last: Derived<bool>) -> impl IntoView {
 #[derive(Clone, Debug, PartialEq)]
 struct Facts {
     state: &'static str,
+    glyph: Icon,
+    /// Which node answered, as far as known.
+    place: String,
     figures: Vec<String>,
 }
 
-fn facts(answer: &Answer) -> Option<Facts> {
+/// `asked`: the node that was chosen, if not this one. What the answer's headers say counts more.
+fn place(answer: &Answer, asked: Option<&str>) -> (Icon, String) {
+    match (&answer.served_by, asked) {
+        (Some(by), _) if by.path == "local" => {
+            (Icon::Home, "Served by this node. Nothing left this computer.".into())
+        }
+        (Some(by), _) => {
+            let path = if by.path == "lan" { "LAN" } else { by.path.as_str() };
+            (Icon::Mesh, format!("Served by {} ({path}), which could read it.", by.name))
+        }
+        (None, Some(node)) => (Icon::Mesh, format!("Asked of {node}, which can read it.")),
+        (None, None) => (Icon::Chat, String::new()),
+    }
+}
+
+fn facts(answer: &Answer, asked: Option<&str>) -> Option<Facts> {
     let state = match answer.phase {
         Phase::Waiting | Phase::Failed => return None,
         Phase::Stopped => "Stopped. ",
@@ -270,21 +333,19 @@ fn facts(answer: &Answer) -> Option<Facts> {
     if answer.phase != Phase::Writing {
         figures.extend(answer.tokens().map(|n| format::counted(u64::from(n), "token", "tokens")));
     }
-    Some(Facts { state, figures })
+    let (glyph, place) = place(answer, asked);
+    Some(Facts { state, glyph, place, figures })
 }
 
 #[component]
 fn Composer(usable: Derived<bool>) -> impl IntoView {
     let app = use_app();
     let live = app.live();
-    let model = app.active_model();
     let field = NodeRef::<html::Textarea>::new();
     let ready = move || live.get() && usable.get();
     let send = move || {
-        if let Some(model) =
-            model.get_untracked().filter(|_| live.get_untracked() && usable.get_untracked())
-        {
-            app.chat.send(&model);
+        if let Some(asked) = asked(app).filter(|_| live.get_untracked() && usable.get_untracked()) {
+            app.chat.send(&asked);
         }
     };
     // Grows with its text, up to the limit in the style sheet.
@@ -351,18 +412,32 @@ fn Composer(usable: Derived<bool>) -> impl IntoView {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::ServedBy;
 
     #[test]
     fn the_footer_says_only_what_is_known() {
         let mut answer = Answer::default();
-        assert_eq!(facts(&answer), None);
+        assert_eq!(facts(&answer, None), None);
         answer.phase = Phase::Stopped;
-        assert_eq!(facts(&answer), Some(Facts { state: "Stopped. ", figures: Vec::new() }));
+        let shown = facts(&answer, None).expect("a footer");
+        assert_eq!((shown.state, shown.place.as_str()), ("Stopped. ", ""));
+        assert!(shown.figures.is_empty());
         answer.phase = Phase::Done;
         answer.cut = true;
         answer.first_token_ms = Some(210.0);
-        let shown = facts(&answer).expect("a footer");
+        let shown = facts(&answer, None).expect("a footer");
         assert_eq!(shown.state, "Cut at the length limit. ");
         assert_eq!(shown.figures, ["first token 210\u{202f}ms"]);
+    }
+
+    #[test]
+    fn the_footer_names_the_node_that_answered() {
+        let mut answer = Answer::default();
+        assert!(place(&answer, Some("kanal")).1.contains("Asked of kanal"));
+        let by = |name: &str, path: &str| ServedBy { name: name.into(), path: path.into() };
+        answer.served_by = Some(by("fjord-01", "relay"));
+        assert!(place(&answer, Some("kanal")).1.contains("fjord-01 (relay)"), "it went elsewhere");
+        answer.served_by = Some(by("workbench", "local"));
+        assert!(place(&answer, None).1.contains("Nothing left this computer"));
     }
 }

@@ -133,7 +133,8 @@ fn state(peer: &Peer) -> AnyView {
     let tier = peer.announcement.as_ref().map(|a| {
         view! { <span class=words::tier_badge(a.tier)>{crate::words::model::tier(a.tier)}</span> }
     });
-    let marks = [(peer.trusted, "yours"), (peer.seed, "seed")];
+    let trusted = peer.trusted && !peer.own;
+    let marks = [(peer.own, "yours"), (trusted, "trusted"), (peer.seed, "seed")];
     let marks = marks.into_iter().filter(|(on, _)| *on);
     view! {
         <span class=dot aria-hidden="true"></span><span>{word}</span>{tier}
@@ -145,20 +146,26 @@ fn state(peer: &Peer) -> AnyView {
 fn foot(app: App, peer: &Peer) -> AnyView {
     let who = Who { id: peer.node_id.clone(), name: peer.name.clone() };
     let blocked = who.clone();
-    let on = peer.trusted;
-    let label = if on { "Not mine" } else { "Mine or trusted" };
-    let hint = if on {
-        "Takes the mark away"
-    } else {
-        "Mark this computer as your own, or its owner as one you trust"
-    };
+    let (own, trusted) = (peer.own, peer.trusted && !peer.own);
     let busy = move || app.mesh.busy.get();
+    let mark = move |id: &'static str,
+                     label: &'static str,
+                     hint: &'static str,
+                     on: bool,
+                     mine: bool| {
+        let who = who.clone();
+        let glyph = on.then(|| icon(Icon::Check));
+        view! {
+            <button class="btn" type="button" id=id title=hint aria-pressed=on.to_string() disabled=busy
+                on:click=move |_| app.trust(who.clone(), !on, mine)>
+                {glyph}<span>{label}</span>
+            </button>
+        }
+    };
     view! {
         <div class="dialog-foot">
-            <button class="btn" type="button" id="peer-trust" title=hint aria-pressed=on.to_string() disabled=busy
-                on:click=move |_| app.trust(who.clone(), !on)>
-                {icon(if on { Icon::Minus } else { Icon::Check })}<span>{label}</span>
-            </button>
+            {mark("peer-own", "Mine", "This computer is yours: your tasks may go there", own, true)}
+            {mark("peer-trust", "Trusted", "You trust its owner: tasks for trusted nodes may go there", trusted, false)}
             <div class="push">
                 <button class="btn btn--danger-quiet" type="button" id="peer-block" disabled=busy
                     on:click=move |_| app.mesh.block.set(Some(blocked.clone()))>

@@ -153,13 +153,13 @@ impl Table {
 
 /// Where an element begins in the window. Through `Reflect`, because the page needs nothing else of
 /// the large type that the typed call answers with.
-fn top(element: &web_sys::Element) -> Option<f64> {
+pub(crate) fn top(element: &web_sys::Element) -> Option<f64> {
     let ask: Function =
         Reflect::get(element, &"getBoundingClientRect".into()).ok()?.dyn_into().ok()?;
     Reflect::get(&ask.call0(element).ok()?, &"top".into()).ok()?.as_f64()
 }
 
-fn main() -> Option<HtmlElement> {
+pub(crate) fn main() -> Option<HtmlElement> {
     document().get_element_by_id("main")?.dyn_into().ok()
 }
 

@@ -112,7 +112,8 @@ fn cells(peer: &Peer) -> AnyView {
         <th scope="row" class=class(Column::Name)>
             <span class="row">
                 <a class="rowlink trunc" href=route::peer_href(&peer.node_id) tabindex="-1" title=peer.name.clone()>{peer.name.clone()}</a>
-                {badge(peer.trusted, "yours", "You marked it as your own or trusted")}
+                {badge(peer.own, "yours", "You marked it as your own")}
+                {badge(peer.trusted && !peer.own, "trusted", "You trust its owner")}
                 {badge(peer.seed, "seed", "It helps others to meet")}
             </span>
         </th>
