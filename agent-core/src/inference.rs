@@ -29,7 +29,7 @@ use agent_api::{
     NodeId,
     models::{LoadedModel, ModelState, Residency},
     runner::{Device, FinishReason, Generate, TextInput, Timings, TokenLogprob, Usage},
-    tasks::TaskPath,
+    tasks::{Privacy, TaskPath},
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::DropGuard;
@@ -157,6 +157,8 @@ pub struct SubmitOptions {
     pub keep_alive: Option<KeepAlive>,
     /// At least this context (Ollama's `num_ctx`): a model loaded with less is loaded again.
     pub context: Option<u32>,
+    /// Who may see it, if it goes to another node; `None`: as the settings say.
+    pub privacy: Option<Privacy>,
 }
 
 /// What is asked of the model.

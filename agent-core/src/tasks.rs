@@ -22,6 +22,7 @@ pub mod placement;
 pub mod remote;
 pub mod reputation;
 pub mod route;
+pub mod rows;
 pub mod run;
 pub mod sandbox;
 pub mod schedule;

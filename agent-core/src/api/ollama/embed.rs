@@ -88,7 +88,7 @@ async fn vectors(
     if texts.is_empty() {
         return Ok((Vec::new(), 0));
     }
-    let submit = SubmitOptions { keep_alive, context: options.num_ctx };
+    let submit = SubmitOptions { keep_alive, context: options.num_ctx, privacy: None };
     let work = Work::Embed(texts);
     let mut answer = node.submit_with(RequestKind::Embedding, &model.id, work, submit).await?;
     loop {

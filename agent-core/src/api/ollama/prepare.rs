@@ -73,7 +73,7 @@ impl Prepared {
             logprobs,
             thinking,
             stream: ask.stream.unwrap_or(true),
-            submit: SubmitOptions { keep_alive, context: options.num_ctx },
+            submit: SubmitOptions { keep_alive, context: options.num_ctx, privacy: None },
         })
     }
 
