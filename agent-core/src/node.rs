@@ -107,6 +107,8 @@ struct Inner {
     measured: Mutex<fitting::Measured>,
     ollama: OllamaDaemon,
     inference: Inference,
+    /// Where requests go; set once tasks are started.
+    router: std::sync::OnceLock<crate::tasks::route::Router>,
     bus: EventBus,
     meters: Mutex<Option<status::Machines>>,
     speed: Mutex<SpeedMeter>,

@@ -160,6 +160,7 @@ impl Node {
             measured: Mutex::default(),
             ollama: OllamaDaemon::default(),
             inference,
+            router: std::sync::OnceLock::new(),
             bus: EventBus::default(),
             meters: Mutex::new(None),
             speed: Mutex::new(SpeedMeter::new(Instant::now())),

@@ -151,15 +151,15 @@ impl Pump {
                     let winner = attempts.swap_remove(index);
                     self.place(&winner);
                     self.route.set(winner.route.clone());
+                    if let Some(usage) = self.prompt {
+                        self.send(Piece::Started { usage }).await?;
+                    }
                     return Ok((winner, next));
                 }
                 Ok(JobPiece::Started { usage }) => {
                     self.row.runs("It is being answered");
-                    // Of two that read the same prompt the client hears of one.
-                    if self.prompt.is_none() {
-                        self.prompt = Some(usage);
-                        self.send(Piece::Started { usage }).await?;
-                    }
+                    // The client hears of it once it is certain which node answers.
+                    self.prompt.get_or_insert(usage);
                 }
                 Ok(JobPiece::Waiting { position, reason }) => {
                     self.row.waits(Some(position), &reason);
