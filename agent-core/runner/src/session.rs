@@ -215,8 +215,7 @@ impl<'m> Session<'m> {
         };
         let mut prompt = prompt::tokens(model, &request.prompt)?;
         let (begun, constrained) = (&request.continue_from, request.constraint.is_some());
-        let begun =
-            prompt::append_begun(model, &request.prompt, &mut prompt, begun, constrained)?;
+        let begun = prompt::append_begun(model, &request.prompt, &mut prompt, begun, constrained)?;
         let mut grammar = match &request.constraint {
             Some(constraint) => Some(grammar::sampler(constraint, &model.llama, self.errors)?),
             None => None,

@@ -5,7 +5,7 @@
 
 mod invite;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod view;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};

@@ -138,11 +138,7 @@ impl Remote {
         Ok(JobStream { pieces, path, cancel: guard })
     }
 
-    async fn send_module(
-        &self,
-        to: &mut SendStream,
-        module: Option<&str>,
-    ) -> Result<(), JobError> {
+    async fn send_module(&self, to: &mut SendStream, module: Option<&str>) -> Result<(), JobError> {
         let bytes = match module {
             Some(sha256) => self.modules.get(sha256).await,
             None => None,

@@ -24,9 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     board::Board,
-    job::{
-        BoxFuture, GenerateJob, JOB_PIECES, Job, JobError, JobStream, Offer, SharedHost,
-    },
+    job::{BoxFuture, GenerateJob, JOB_PIECES, Job, JobError, JobStream, Offer, SharedHost},
     placement::{NodeView, Placed, Wanted, estimate_tokens, place, same_model, split_model},
     remote::Remote,
     reputation::Experience,
@@ -255,7 +253,8 @@ impl Router {
             return by_id || name == *node;
         }
         // Without a name this node's active model is meant, or there is none.
-        request.model.is_empty() || self.setup.host.model_here(request.model.clone()).await.is_some()
+        request.model.is_empty()
+            || self.setup.host.model_here(request.model.clone()).await.is_some()
     }
 
     fn begin_row(&self, request: &Request) -> Row {

@@ -9,11 +9,7 @@ use agent_api::{
 };
 
 use super::{board::Board, reputation::Experience};
-use crate::{
-    clock::now_ms,
-    mesh::NodeKey,
-    storage::RequestKind,
-};
+use crate::{clock::now_ms, mesh::NodeKey, storage::RequestKind};
 
 /// What worker and router need to know of the node, and tell it.
 pub trait Around: fmt::Debug + Send + Sync + 'static {

@@ -37,11 +37,8 @@ impl Here {
     pub async fn run(&self, job: Job) -> Result<JobStream, JobError> {
         let (out, pieces) = mpsc::channel(JOB_PIECES);
         let cancel = CancellationToken::new();
-        let stream = JobStream {
-            pieces,
-            path: TaskPath::Local,
-            cancel: cancel.clone().drop_guard(),
-        };
+        let stream =
+            JobStream { pieces, path: TaskPath::Local, cancel: cancel.clone().drop_guard() };
         match job {
             Job::Chat(job) => self.generate(RequestKind::Chat, job, out, cancel).await?,
             Job::Completion(job) => {
@@ -125,11 +122,7 @@ fn embed(inputs: Vec<TextInput>) -> Result<Work, JobError> {
 }
 
 /// Works until it is done or cancelled. What it works with is dropped with it, which stops it.
-fn start(
-    work: impl Future<Output = ()> + Send + 'static,
-    out: Out,
-    cancel: CancellationToken,
-) {
+fn start(work: impl Future<Output = ()> + Send + 'static, out: Out, cancel: CancellationToken) {
     tokio::spawn(async move {
         tokio::select! {
             () = work => {}

@@ -13,7 +13,7 @@ mod line;
 mod serving;
 mod sink;
 #[cfg(test)]
-mod tests;
+pub(in crate::tasks) mod tests;
 
 use std::{
     collections::HashMap,

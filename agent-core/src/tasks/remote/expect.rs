@@ -192,9 +192,7 @@ fn misbehaved<T>(what: &str) -> Result<T, JobError> {
 mod tests {
     use std::time::Duration;
 
-    use agent_api::runner::{
-        FinishReason, Generate, Prompt, Sampling, TextInput, Timings, Usage,
-    };
+    use agent_api::runner::{FinishReason, Generate, Prompt, Sampling, TextInput, Timings, Usage};
     use proptest::prelude::*;
 
     use super::*;

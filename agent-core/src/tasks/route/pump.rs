@@ -220,7 +220,9 @@ impl Pump {
 
     async fn finish(&mut self, node: &Chosen, result: JobResult) -> Result<(), Stop> {
         let last = match result {
-            JobResult::Text { finish, usage, timings } => self.text_end(node, finish, usage, timings),
+            JobResult::Text { finish, usage, timings } => {
+                self.text_end(node, finish, usage, timings)
+            }
             JobResult::Embedded { vectors, prompt_tokens } => {
                 let most = u32::try_from(self.request.bytes).unwrap_or(u32::MAX);
                 let prompt_tokens = prompt_tokens.min(most);

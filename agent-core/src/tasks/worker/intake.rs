@@ -255,7 +255,8 @@ async fn ask_module(
     let read = tokio::time::timeout_at(until, read).await;
     let read = read.unwrap_or_else(|_| Err("it did not come in time".to_owned()));
     let text = read.map_err(|e| refused(format!("the module did not come: {e}")))?;
-    let bytes = STANDARD.decode(text).map_err(|_| refused("the module is not base64".to_owned()))?;
+    let bytes =
+        STANDARD.decode(text).map_err(|_| refused("the module is not base64".to_owned()))?;
     let put = inner.setup.here.modules.put(bytes).await;
     match put.map_err(|e| refused(e.to_string()))? {
         found if found == *sha256 => Ok(()),

@@ -46,9 +46,8 @@ impl InMemory {
         results.retain(|_, (since, _)| now.duration_since(*since) < KEPT_FOR);
         results.remove(&key);
         let sum = |of: Option<&Key>| -> usize {
-            let counted = results
-                .iter()
-                .filter(|(other, _)| of.is_none_or(|key| key.origin == other.origin));
+            let counted =
+                results.iter().filter(|(other, _)| of.is_none_or(|key| key.origin == other.origin));
             counted.map(|(_, (_, bytes))| bytes.len()).sum()
         };
         if sum(Some(&key)) + result.len() > KEPT_BYTES_OF_ONE

@@ -118,8 +118,7 @@ impl Serving {
         let around = &inner.setup.around;
         let origin = task.key.origin.to_id();
         let name = around.name_of(&origin);
-        let mut row =
-            new_row(task.key.task.clone(), task.job.kind(), Role::Served, (origin, name));
+        let mut row = new_row(task.key.task.clone(), task.job.kind(), Role::Served, (origin, name));
         row.subject = task.job.subject();
         row.interactive = task.key.fence == 0;
         let row = Row::begin(inner.setup.board.clone(), Arc::clone(around), row);
@@ -221,10 +220,7 @@ impl Serving {
     }
 
     /// Sends what the job brings until its last word.
-    async fn stream(
-        &mut self,
-        mut stream: JobStream,
-    ) -> Result<Result<JobResult, JobError>, Over> {
+    async fn stream(&mut self, mut stream: JobStream) -> Result<Result<JobResult, JobError>, Over> {
         loop {
             let piece = tokio::select! {
                 piece = stream.pieces.recv() => piece,
@@ -280,7 +276,9 @@ impl Serving {
                     JobResult::Text { usage, .. } => {
                         self.row.counted(usage.prompt_tokens, usage.completion_tokens);
                     }
-                    JobResult::Embedded { prompt_tokens, .. } => self.row.counted(*prompt_tokens, 0),
+                    JobResult::Embedded { prompt_tokens, .. } => {
+                        self.row.counted(*prompt_tokens, 0)
+                    }
                     JobResult::Wasm { .. } | JobResult::Code { .. } => {}
                 }
                 self.row.end(TaskState::Done, "Done");

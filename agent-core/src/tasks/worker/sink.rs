@@ -4,11 +4,7 @@ use std::time::Duration;
 
 use agent_api::TaskId;
 use iroh::endpoint::{RecvStream, SendStream, VarInt, WriteError};
-use tokio::{
-    sync::mpsc,
-    task::JoinHandle,
-    time::timeout,
-};
+use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
 
 use crate::{
     mesh::net::PeerStream,
