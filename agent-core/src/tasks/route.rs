@@ -177,12 +177,10 @@ impl Router {
         match self.elsewhere(request).await {
             Ok(answer) => Ok(answer),
             Err(Nowhere::Because(error)) => Err(error),
-            Err(Nowhere::Unknown { request }) => match self.here(&request, options).await {
-                Err(InferenceError::NoSuchModel(_)) if request.node.is_some() => {
-                    Err(InferenceError::NoSuchModel(model.to_owned()))
-                }
-                answer => answer,
-            },
+            Err(Nowhere::Unknown { request }) if request.node.is_none() => {
+                self.here(&request, options).await
+            }
+            Err(Nowhere::Unknown { .. }) => Err(InferenceError::NoSuchModel(model.to_owned())),
         }
     }
 

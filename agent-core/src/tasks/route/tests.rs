@@ -257,7 +257,7 @@ async fn the_reason_why_a_node_cannot_answer_is_told() {
 
 #[tokio::test]
 async fn a_node_that_is_lost_before_its_first_word_is_not_noticed() {
-    let mut setup = setup(vec![view(ATTIC, "attic", "big"), view(CELLAR, "cellar", "big")]);
+    let setup = setup(vec![view(ATTIC, "attic", "big"), view(CELLAR, "cellar", "big")]);
     let mut offered = setup.offered;
     let peers = tokio::spawn(async move {
         let first = Setup::offered(&mut offered).await;

@@ -288,7 +288,13 @@ impl Serving {
             }
             Err(error) => {
                 self.row.end(TaskState::Failed, &error.to_string());
-                Said::error(&error)
+                match error {
+                    // Too late to say no: it has begun.
+                    JobError::Refused { reason, .. } if self.transcript.running => {
+                        Said::error(&JobError::Broke(reason))
+                    }
+                    error => Said::error(&error),
+                }
             }
         };
         if let Err(over) = self.say(last).await {
