@@ -271,10 +271,9 @@ impl Said {
     pub fn error(error: &JobError) -> Self {
         let failed = |how| Self::Failed { how, reason: cut(&error.to_string()) };
         match error {
-            JobError::Refused { reason, retry_after } => Self::Refused {
-                reason: cut(reason),
-                retry_after_ms: retry_after.map(|time| duration_ms(time)),
-            },
+            JobError::Refused { reason, retry_after } => {
+                Self::Refused { reason: cut(reason), retry_after_ms: retry_after.map(duration_ms) }
+            }
             JobError::Failed(_) => failed(Failure::Failed),
             JobError::Broke(_)
             | JobError::Lost(_)

@@ -56,7 +56,7 @@ pub fn admit(settings: &TaskSettings, offered: &Offered<'_>) -> Result<(), JobEr
         }
     }
     match offered.model {
-        Some((name, false)) if name.is_empty() => return refuse("no model is active here", None),
+        Some(("", false)) => return refuse("no model is active here", None),
         Some((name, false)) => return refuse(format!("the model {name} is not here"), None),
         Some((_, true)) | None => {}
     }
