@@ -16,6 +16,7 @@ mod openapi;
 mod own;
 mod page;
 mod pulls;
+mod routed;
 mod server;
 
 use agent_api::endpoint::{

@@ -17,9 +17,10 @@ mod runner;
 pub mod tools;
 
 use std::{
+    fmt,
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -29,7 +30,7 @@ use agent_api::{
     NodeId,
     models::{LoadedModel, ModelState, Residency},
     runner::{Device, FinishReason, Generate, TextInput, Timings, TokenLogprob, Usage},
-    tasks::TaskPath,
+    tasks::{Privacy, TaskPath},
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::DropGuard;
@@ -157,6 +158,8 @@ pub struct SubmitOptions {
     pub keep_alive: Option<KeepAlive>,
     /// At least this context (Ollama's `num_ctx`): a model loaded with less is loaded again.
     pub context: Option<u32>,
+    /// Who may see it, if it goes to another node; `None`: as the settings say.
+    pub privacy: Option<Privacy>,
 }
 
 /// What is asked of the model.
@@ -366,7 +369,8 @@ impl Inference {
         let job = Box::new(engine::Job::new(id, kind, options, work, pieces));
         let model = self.ask(|reply| pool::Command::Submit { job, to, reply }).await??;
         let cancel = Cancel::Pool { id, commands: self.commands.clone() };
-        Ok(Answer { model, receiver, cancel, over: false, route: None })
+        let route = SharedRoute::default();
+        Ok(Answer { model, receiver, cancel, over: false, route, watcher: None })
     }
 
     /// Refuses new work, lets requests in flight finish for [`limits::DRAIN`], ends the programs.
@@ -392,7 +396,31 @@ pub struct Answer {
     receiver: mpsc::Receiver<Piece>,
     cancel: Cancel,
     over: bool,
-    route: Option<Route>,
+    route: SharedRoute,
+    watcher: Option<Watcher>,
+}
+
+/// Which node answers, as known at this moment: it may become another one until the first word.
+#[derive(Clone, Debug, Default)]
+pub struct SharedRoute(Arc<Mutex<Option<Route>>>);
+
+impl SharedRoute {
+    pub fn set(&self, route: Route) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(route);
+    }
+
+    pub fn get(&self) -> Option<Route> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Sees every piece of an answer as it is taken out; dropped with the answer.
+struct Watcher(Box<dyn FnMut(&Piece) + Send + Sync>);
+
+impl fmt::Debug for Watcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Watcher")
+    }
 }
 
 /// Which node answers, for requests that may go to others.
@@ -430,12 +458,19 @@ impl Answer {
             receiver,
             cancel: Cancel::Elsewhere { _guard: guard },
             over: false,
-            route: None,
+            route: SharedRoute::default(),
+            watcher: None,
         }
     }
 
-    pub fn with_route(mut self, route: Route) -> Self {
-        self.route = Some(route);
+    pub fn with_route(self, route: Route) -> Self {
+        self.route.set(route);
+        self
+    }
+
+    /// Shows every piece to a watcher as it is taken out; it is dropped with the answer.
+    pub fn watched(mut self, watcher: impl FnMut(&Piece) + Send + Sync + 'static) -> Self {
+        self.watcher = Some(Watcher(Box::new(watcher)));
         self
     }
 
@@ -444,8 +479,14 @@ impl Answer {
         &self.model
     }
 
-    pub fn route(&self) -> Option<&Route> {
-        self.route.as_ref()
+    /// Which node answers; certain once the first piece is there.
+    pub fn route(&self) -> Option<Route> {
+        self.route.get()
+    }
+
+    /// The same, for whoever gives the answer away and asks later.
+    pub fn shared_route(&self) -> SharedRoute {
+        self.route.clone()
     }
 
     /// The next piece; `None` after the last. Cancel-safe.
@@ -456,6 +497,9 @@ impl Answer {
         // A closed channel without a last piece means that the pool dropped the request.
         let piece = self.receiver.recv().await.unwrap_or(Piece::Failed(InferenceError::SlowClient));
         self.over = matches!(piece, Piece::Done { .. } | Piece::Embedded { .. } | Piece::Failed(_));
+        if let Some(Watcher(watch)) = &mut self.watcher {
+            watch(&piece);
+        }
         Some(piece)
     }
 }

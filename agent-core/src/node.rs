@@ -114,6 +114,8 @@ struct Inner {
     inference: Inference,
     /// Schedules and webhooks, once tasks are there.
     clock: std::sync::OnceLock<schedules::Clock>,
+    /// Where requests go; set once tasks are started.
+    router: std::sync::OnceLock<crate::tasks::route::Router>,
     bus: EventBus,
     meters: Mutex<Option<status::Machines>>,
     speed: Mutex<SpeedMeter>,

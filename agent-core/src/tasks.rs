@@ -25,6 +25,7 @@ pub mod remote;
 pub mod reputation;
 pub mod reputations;
 pub mod route;
+pub mod rows;
 pub mod run;
 pub mod sandbox;
 pub mod schedule;

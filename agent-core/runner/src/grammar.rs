@@ -9,7 +9,9 @@ use std::{
 };
 
 use agent_api::runner::{Constraint, RunnerError};
-use llama_cpp_2::{json_schema_to_grammar, model::LlamaModel, sampling::LlamaSampler};
+use llama_cpp_2::{
+    json_schema_to_grammar, model::LlamaModel, sampling::LlamaSampler, token::LlamaToken,
+};
 use serde_json::Value;
 
 use crate::{failure::bad_request, llama_log::LlamaErrors};
@@ -47,6 +49,24 @@ pub(crate) fn sampler(
         let why = errors.first().unwrap_or_else(|| "llama.cpp cannot parse it".into());
         bad_request(format!("The grammar is not valid: {why}."))
     })
+}
+
+/// Takes a grammar past text that was written already.
+pub(crate) fn advance(
+    grammar: &mut LlamaSampler,
+    model: &LlamaModel,
+    begun: &[LlamaToken],
+) -> Result<(), RunnerError> {
+    for &token in begun {
+        // llama.cpp aborts on an end that it does not expect.
+        let taken = !model.vocab().is_eog(token) && grammar.try_accept(token).is_ok();
+        if !taken {
+            return Err(bad_request(
+                "The answer that was begun does not follow its grammar, so it cannot go on.",
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn schema_grammar(schema: &Value, errors: &LlamaErrors) -> Result<String, RunnerError> {

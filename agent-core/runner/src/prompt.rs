@@ -30,6 +30,51 @@ pub(crate) fn tokens(model: &Model, prompt: &Prompt) -> Result<Vec<LlamaToken>, 
     Ok(tokens)
 }
 
+/// Puts the text of an answer that was begun elsewhere after its prompt; returns how many tokens it
+/// has. `constrained`: control tokens are part of the text.
+pub(crate) fn append_begun(
+    model: &Model,
+    prompt: &Prompt,
+    tokens: &mut Vec<LlamaToken>,
+    begun: &str,
+    constrained: bool,
+) -> Result<usize, RunnerError> {
+    if begun.is_empty() {
+        return Ok(0);
+    }
+    let before = tokens.len();
+    let tail = text_tokens(model, begun, constrained);
+    if spelled(model, &tail, constrained) == begun.as_bytes() {
+        tokens.extend(tail);
+    } else if let (Some(text), false) = (whole_text(model, prompt)?, constrained) {
+        // Some vocabularies put a blank before every text: then both are one.
+        *tokens = with_beginning(model, text_tokens(model, &(text + begun), true));
+    } else {
+        return Err(bad_request("This model cannot go on with the answer that was begun."));
+    }
+    if tokens.len() >= model.context as usize {
+        return Err(overflow(tokens.len(), model.context));
+    }
+    Ok(tokens.len().saturating_sub(before))
+}
+
+fn spelled(model: &Model, tokens: &[LlamaToken], control: bool) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for &token in tokens {
+        model.append_piece(token, control, &mut bytes);
+    }
+    bytes
+}
+
+/// A prompt as text, where it is one.
+fn whole_text(model: &Model, prompt: &Prompt) -> Result<Option<String>, RunnerError> {
+    match prompt {
+        Prompt::Chat { messages, tools } => chat_text(model, messages, tools).map(Some),
+        Prompt::Text(TextInput::Text { text }) => Ok(Some(text.clone())),
+        Prompt::Text(TextInput::Tokens { .. }) | Prompt::Infill { .. } => Ok(None),
+    }
+}
+
 /// The tokens of a text to be embedded, with the beginning and end the model was trained with.
 pub(crate) fn embedding_tokens(
     model: &Model,

@@ -213,24 +213,29 @@ impl<'m> Session<'m> {
             }
             other => other.map(|count| count as usize),
         };
-        let prompt = prompt::tokens(model, &request.prompt)?;
-        let grammar = match &request.constraint {
+        let mut prompt = prompt::tokens(model, &request.prompt)?;
+        let (begun, constrained) = (&request.continue_from, request.constraint.is_some());
+        let begun = prompt::append_begun(model, &request.prompt, &mut prompt, begun, constrained)?;
+        let mut grammar = match &request.constraint {
             Some(constraint) => Some(grammar::sampler(constraint, &model.llama, self.errors)?),
             None => None,
         };
+        if let Some(grammar) = &mut grammar {
+            grammar::advance(grammar, &model.llama, &prompt[prompt.len() - begun..])?;
+        }
         let seen = &prompt[prompt.len().saturating_sub(PENALTY_WINDOW)..];
         let (vocabulary, end) = (model.llama.n_vocab(), model.end);
         let picker =
             Picker::new(&request.sampling, vocabulary, grammar, end, seen).map_err(bad_request)?;
         self.waiting.push_back(Running {
             id,
-            usage: Usage { prompt_tokens: prompt.len() as u32, ..Usage::default() },
+            usage: Usage { prompt_tokens: (prompt.len() - begun) as u32, ..Usage::default() },
             prompt,
             next: None,
             picker,
             answer: Answer::new(request.stop),
             logprobs,
-            max_tokens: request.max_tokens,
+            max_tokens: request.max_tokens.map(|max| max.saturating_sub(begun as u32)),
             render_control: request.constraint.is_some(),
             arrived,
             admitted: arrived,
@@ -297,7 +302,7 @@ impl<'m> Session<'m> {
         {
             let slot = &mut self.slots[index];
             let kept = keep_prefix(&mut self.context, index, slot, &running.prompt);
-            running.usage.cached_tokens = kept as u32;
+            running.usage.cached_tokens = (kept as u32).min(running.usage.prompt_tokens);
             running.admitted = Instant::now();
             self.admissions += 1;
             slot.admission = self.admissions;
@@ -401,7 +406,7 @@ impl<'m> Session<'m> {
             return finish(running, FinishReason::Stop, wire);
         }
         let usage = &running.usage;
-        let full = usage.prompt_tokens + usage.completion_tokens >= self.model.context;
+        let full = running.prompt.len() as u32 + usage.completion_tokens >= self.model.context;
         if full || running.max_tokens.is_some_and(|max| usage.completion_tokens >= max) {
             return finish(running, FinishReason::Length, wire);
         }

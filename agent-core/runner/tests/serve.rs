@@ -96,6 +96,48 @@ fn an_answer_ends_before_a_stop_string() {
 }
 
 #[test]
+fn an_answer_that_was_begun_elsewhere_goes_on() {
+    let mut runner = Runner::with_model();
+    let whole = runner.generate(text(CODE));
+    let (_, usage) = whole.done();
+    let rest_after = |runner: &mut Runner, at: usize| {
+        let continue_from = whole.text[..at].to_owned();
+        runner.generate(Generate { continue_from, ..text(CODE) })
+    };
+    let cuts: Vec<usize> = whole.text.char_indices().map(|(at, _)| at).skip(1).collect();
+    let mut exact = 0;
+    for at in cuts {
+        let rest = rest_after(&mut runner, at);
+        let (_, used) = rest.done();
+        assert_eq!(used.prompt_tokens, usage.prompt_tokens, "what was begun is not counted");
+        assert!(used.cached_tokens <= used.prompt_tokens);
+        assert!(used.completion_tokens < 24, "but it counts towards the limit");
+        exact += usize::from(whole.text[at..] == rest.text);
+    }
+    assert!(exact > 0, "cut between two tokens, the greedy answer is the same");
+
+    let full = Generate { continue_from: whole.text.clone(), max_tokens: Some(1), ..text(CODE) };
+    let outcome = runner.generate(full);
+    assert_eq!((outcome.text.as_str(), outcome.done().0), ("", FinishReason::Length));
+}
+
+#[test]
+fn a_grammar_goes_on_where_the_answer_was_cut() {
+    let mut runner = Runner::with_model();
+    let gbnf = "root ::= \"abc\" \"def\"".to_owned();
+    let begun = |begun: &str| Generate {
+        constraint: Some(Constraint::Grammar { gbnf: gbnf.clone() }),
+        continue_from: begun.to_owned(),
+        ..text(CODE)
+    };
+    assert_eq!(runner.generate(begun("")).text, "abcdef");
+    assert_eq!(runner.generate(begun("ab")).text, "cdef");
+    let wrong = runner.generate(begun("xyz"));
+    assert_eq!(wrong.error().kind, RunnerErrorKind::BadRequest);
+    assert!(wrong.error().message.contains("grammar"), "{}", wrong.error().message);
+}
+
+#[test]
 fn an_answer_ends_at_its_limit_and_at_the_context() {
     let mut runner = Runner::start();
     runner.load(demo(), 64, 2).expect("loads");

@@ -35,9 +35,16 @@ pub(super) fn router() -> Router<Node> {
 }
 
 /// The models that answer to their names: the active one first, and, if the owner lets requests load
-/// models, all that can be loaded.
+/// models, all that can be loaded; then those of other nodes, as `model@node`.
 async fn models(State(node): State<Node>) -> Json<ModelObjects> {
-    let data = node.answering_models().await.into_iter().map(describe).collect();
+    let mut data: Vec<ModelObject> =
+        node.answering_models().await.into_iter().map(describe).collect();
+    data.extend(node.models_elsewhere().into_iter().map(|(model, owner)| ModelObject {
+        id: format!("{model}@{owner}"),
+        object: "model".into(),
+        created: 0,
+        owned_by: owner,
+    }));
     Json(ModelObjects { object: "list".into(), data })
 }
 

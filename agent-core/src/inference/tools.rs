@@ -5,9 +5,11 @@
 //! Llama 3 and Mistral. The spelling is recognised by the control words in the template.
 
 use agent_api::{openai::Tool, runner::Constraint};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ToolFormat {
     /// `<tool_call>{"name": ..., "arguments": {...}}</tool_call>`, any number of times.
     Hermes,

@@ -6,7 +6,7 @@
 mod invite;
 mod look;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod view;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};

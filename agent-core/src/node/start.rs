@@ -183,6 +183,7 @@ impl Node {
             ollama: OllamaDaemon::default(),
             inference,
             clock: std::sync::OnceLock::new(),
+            router: std::sync::OnceLock::new(),
             bus: EventBus::default(),
             meters: Mutex::new(None),
             speed: Mutex::new(SpeedMeter::new(Instant::now())),

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::DropGuard;
 
 use crate::{
-    inference::{Answer, InferenceError, Piece, SubmitOptions, Work},
+    inference::{Answer, InferenceError, Piece, SubmitOptions, Work, tools::ToolFormat},
     mesh::NodeKey,
     storage::RequestKind,
 };
@@ -84,7 +84,8 @@ impl Job {
 pub struct Offer {
     pub task: TaskId,
     pub attempt: u32,
-    /// A result under another fence is refused.
+    /// A result under another fence is refused. 0: somebody waits for the answer and nothing of it
+    /// is kept anywhere, so that it cannot be attached to again.
     pub fence: u64,
     pub job: Job,
     /// 0 (last) to 9 (first), among jobs of the same node.
@@ -166,7 +167,8 @@ pub enum JobError {
 /// Pieces that wait for their reader. The sender then waits too: back-pressure down to the runner.
 pub const JOB_PIECES: usize = 64;
 
-/// A job that was begun. Dropping it cancels the job.
+/// A job that was begun. Dropping it cancels the job; dropping it after its result was taken out
+/// tells a worker elsewhere that the result is safe (written down) and may be forgotten there.
 #[derive(Debug)]
 pub struct JobStream {
     pub pieces: mpsc::Receiver<Result<JobPiece, JobError>>,
@@ -195,6 +197,17 @@ pub trait Host: std::fmt::Debug + Send + Sync + 'static {
     fn closed(&self) -> Option<String>;
     /// Writes a line into the activity feed.
     fn tell(&self, text: String);
+    /// Requests that the models of this node may answer at the same time, 1 or more.
+    fn slots(&self) -> u32 {
+        1
+    }
+    /// How a model of this node writes tool calls; `None`: it cannot. May load it.
+    fn tool_format(
+        &self,
+        _model: String,
+    ) -> BoxFuture<'_, Result<Option<ToolFormat>, InferenceError>> {
+        Box::pin(std::future::ready(Ok(None)))
+    }
 }
 
 /// Shared by origin, worker and router.

@@ -6,6 +6,7 @@ use agent_api::{openai::Tool, runner::Prompt};
 use axum::{
     body::Bytes,
     extract::{State, rejection::BytesRejection},
+    http::HeaderMap,
     response::Response,
 };
 use serde::Deserialize;
@@ -21,13 +22,14 @@ use crate::{api::generation, config::limits, node::Node};
 
 pub(super) async fn chat(
     State(node): State<Node>,
+    headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, OllamaError> {
     let asked = Instant::now();
     let ask: Ask = parse(body)?;
     let mut messages = messages(ask.messages.as_deref().unwrap_or_default())?;
     let tools = tools(ask.tools.as_deref().unwrap_or_default())?;
-    let prepared = Prepared::new(&node, &ask, asked).await?;
+    let prepared = Prepared::new(&node, &headers, &ask, asked).await?;
     if messages.is_empty() {
         return prepared.load_or_unload(&node, Shape::Chat).await;
     }

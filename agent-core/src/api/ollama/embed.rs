@@ -84,13 +84,16 @@ async fn vectors(
     let name = name.ok_or_else(|| OllamaError::invalid("model is required"))?;
     let options = Options::read(request.options.as_ref().unwrap_or(&Map::new()))?;
     let keep_alive = keep_alive(request.keep_alive.as_ref())?;
-    let model = find(node, name).await?;
+    let id = match find(node, name).await {
+        Err(_) if node.is_elsewhere(name) => name.to_owned(),
+        found => found?.id,
+    };
     if texts.is_empty() {
         return Ok((Vec::new(), 0));
     }
-    let submit = SubmitOptions { keep_alive, context: options.num_ctx };
+    let submit = SubmitOptions { keep_alive, context: options.num_ctx, privacy: None };
     let work = Work::Embed(texts);
-    let mut answer = node.submit_with(RequestKind::Embedding, &model.id, work, submit).await?;
+    let mut answer = node.submit_with(RequestKind::Embedding, &id, work, submit).await?;
     loop {
         match answer.next().await {
             Some(Piece::Embedded { vectors, prompt_tokens }) => {

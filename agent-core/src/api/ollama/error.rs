@@ -14,6 +14,7 @@ use crate::{
         error::{Failure, inference_code},
         generation::WrongOption,
         openai::OpenAiError,
+        routed::WrongPrivacy,
     },
     inference::InferenceError,
     node::NodeError,
@@ -65,6 +66,12 @@ impl From<NodeError> for OllamaError {
         }
         let Failure(error) = error.into();
         Self::new(error.code.status(), error.message)
+    }
+}
+
+impl From<WrongPrivacy> for OllamaError {
+    fn from(wrong: WrongPrivacy) -> Self {
+        Self::invalid(wrong.to_string())
     }
 }
 

@@ -6,6 +6,7 @@ use agent_api::runner::{Prompt, TextInput};
 use axum::{
     body::Bytes,
     extract::{State, rejection::BytesRejection},
+    http::HeaderMap,
     response::Response,
 };
 use serde_json::{Value, json};
@@ -20,6 +21,7 @@ use crate::node::Node;
 
 pub(super) async fn generate(
     State(node): State<Node>,
+    headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, OllamaError> {
     let asked = Instant::now();
@@ -30,7 +32,7 @@ pub(super) async fn generate(
     if raw && ask.system.as_ref().is_some_and(|system| !system.is_empty()) {
         return Err(OllamaError::invalid("raw mode does not support template, system, or context"));
     }
-    let prepared = Prepared::new(&node, &ask, asked).await?;
+    let prepared = Prepared::new(&node, &headers, &ask, asked).await?;
     let prompt = match suffix {
         None if text.is_empty() => return prepared.load_or_unload(&node, Shape::Generate).await,
         Some(suffix) => Prompt::Infill { prefix: text, suffix },

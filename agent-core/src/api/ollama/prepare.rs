@@ -9,6 +9,7 @@ use agent_api::{
 };
 use axum::{
     Json,
+    http::HeaderMap,
     response::{IntoResponse, Response},
 };
 use serde_json::Value;
@@ -23,6 +24,7 @@ use crate::{
     api::{
         generation::{self, Options},
         openai::parameters::Common,
+        routed,
     },
     inference::{KeepAlive, SubmitOptions, Work, tools::ToolFormat},
     node::{ModelDefaults, Node},
@@ -38,7 +40,8 @@ pub(super) struct Prepared {
     pub(super) asked: Instant,
     /// The name as the request wrote it.
     pub(super) name: String,
-    pub(super) model: InstalledModel,
+    /// `None`: other nodes have it.
+    model: Option<InstalledModel>,
     pub(super) defaults: Arc<ModelDefaults>,
     common: Common,
     max_tokens: Option<u32>,
@@ -50,17 +53,27 @@ pub(super) struct Prepared {
 }
 
 impl Prepared {
-    pub(super) async fn new(node: &Node, ask: &Ask, asked: Instant) -> Result<Self, OllamaError> {
+    pub(super) async fn new(
+        node: &Node,
+        headers: &HeaderMap,
+        ask: &Ask,
+        asked: Instant,
+    ) -> Result<Self, OllamaError> {
         let name = ask.model()?.to_owned();
         refuse(ask)?;
+        let routing = routed::options(headers)?;
         let keep_alive = keep_alive(ask.keep_alive.as_ref())?;
         let mut options = Options::read(ask.options.as_ref().unwrap_or(&Default::default()))?;
         Common::read(&options.common)?;
         let constraint = constraint(ask.format.as_ref())?;
         let logprobs = logprobs(ask)?;
-        let model = find(node, &name).await?;
-        let thinking = thinking(ask.think.as_ref(), &name, &model)?;
-        let defaults = generation::defaults(node, &model.id).await;
+        let model = match find(node, &name).await {
+            Err(_) if node.is_elsewhere(&name) => None,
+            found => Some(found?),
+        };
+        let thinking = thinking(ask.think.as_ref(), &name, model.as_ref())?;
+        let id = model.as_ref().map_or(name.as_str(), |model| model.id.as_str());
+        let defaults = generation::defaults(node, id).await;
         options.fill_from(&Options::of_model(&defaults));
         Ok(Self {
             asked,
@@ -73,7 +86,7 @@ impl Prepared {
             logprobs,
             thinking,
             stream: ask.stream.unwrap_or(true),
-            submit: SubmitOptions { keep_alive, context: options.num_ctx },
+            submit: SubmitOptions { keep_alive, context: options.num_ctx, ..routing },
         })
     }
 
@@ -81,7 +94,7 @@ impl Prepared {
     pub(super) async fn tool_format(&self, node: &Node) -> Result<ToolFormat, OllamaError> {
         // Another program lays out the prompt and tells only once the model is loaded.
         let format = match self.runs_elsewhere() {
-            true => node.tool_format(&self.model.id).await?,
+            true => node.tool_format(self.id()).await?,
             false => self.template(node).await?.as_deref().and_then(ToolFormat::of),
         };
         // In the daemon's words, which clients look for before they ask again without tools.
@@ -94,19 +107,26 @@ impl Prepared {
         Ok(self.runs_elsewhere() || self.template(node).await?.is_some())
     }
 
-    /// Another program runs it and lays out its prompts.
+    /// Another program, or another node, runs it and lays out its prompts.
     fn runs_elsewhere(&self) -> bool {
-        self.model.source == ModelSource::OllamaDaemon
-            || self.model.options.backend == Some(Backend::Ollama)
+        self.model.as_ref().is_none_or(|model| {
+            model.source == ModelSource::OllamaDaemon
+                || model.options.backend == Some(Backend::Ollama)
+        })
+    }
+
+    /// As the node is asked for it.
+    fn id(&self) -> &str {
+        self.model.as_ref().map_or(&self.name, |model| &model.id)
     }
 
     /// The model's chat template. The active model is asked for it, and loaded for that if it has
     /// to be; of others it is read from the file.
     async fn template(&self, node: &Node) -> Result<Option<Arc<str>>, OllamaError> {
-        if node.active_model().as_deref() == Some(self.model.id.as_str()) {
-            return Ok(node.chat_template(&self.model.id).await?);
+        if node.active_model().as_deref() == Some(self.id()) {
+            return Ok(node.chat_template(self.id()).await?);
         }
-        Ok(node.show_model(&self.model.id).await?.template.map(Arc::from))
+        Ok(node.show_model(self.id()).await?.template.map(Arc::from))
     }
 
     /// Generates an answer and sends it.
@@ -142,9 +162,12 @@ impl Prepared {
             Shape::Generate => RequestKind::Completion,
         };
         let work = Work::Generate(Box::new(generate));
-        let answer = node.submit_with(kind, &self.model.id, work, self.submit).await?;
+        let id = self.model.as_ref().map_or(&self.name, |model| &model.id);
+        let answer = node.submit_with(kind, id, work, self.submit).await?;
+        let route = answer.shared_route();
         let telling = Telling::new(self.name, shape, Reader::new(thinking, tools), self.asked);
-        respond(telling, answer, self.stream).await
+        let response = respond(telling, answer, self.stream).await?;
+        Ok(routed::tell(response, Some(&route)))
     }
 
     /// A request without words: it loads the model, or unloads it where it is to stay for no time.
@@ -153,7 +176,10 @@ impl Prepared {
         node: &Node,
         shape: Shape,
     ) -> Result<Response, OllamaError> {
-        let id = &self.model.id;
+        let Some(InstalledModel { id, .. }) = &self.model else {
+            // Its own node decides what it keeps in memory.
+            return Ok(Json(Line::without_text(&self.name, shape, "load")).into_response());
+        };
         let reason = if self.submit.keep_alive == Some(KeepAlive::For(std::time::Duration::ZERO)) {
             node.unload_model(id).await?;
             "unload"
@@ -234,9 +260,10 @@ fn logprobs(ask: &Ask) -> Result<Option<u32>, OllamaError> {
 fn thinking(
     given: Option<&Value>,
     name: &str,
-    model: &InstalledModel,
+    model: Option<&InstalledModel>,
 ) -> Result<bool, OllamaError> {
-    let able = model.capabilities.contains(&Capability::Thinking);
+    // What another node's model can do is not known; thoughts that it marks are found.
+    let able = model.is_none_or(|model| model.capabilities.contains(&Capability::Thinking));
     let wanted = match given {
         None | Some(Value::Null) => return Ok(able),
         Some(Value::Bool(wanted)) => *wanted,

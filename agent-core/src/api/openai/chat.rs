@@ -11,6 +11,7 @@ use axum::{
     Json,
     body::Bytes,
     extract::{State, rejection::BytesRejection},
+    http::HeaderMap,
     response::{IntoResponse, Response},
 };
 use serde_json::Value;
@@ -23,7 +24,7 @@ use super::{
     timings_of,
 };
 use crate::{
-    api::generation,
+    api::{generation, routed},
     config::limits,
     inference::{
         Answer, Piece, Work,
@@ -35,8 +36,10 @@ use crate::{
 
 pub(super) async fn chat(
     State(node): State<Node>,
+    headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, OpenAiError> {
+    let options = routed::options(&headers)?;
     let value: Value = parse(body)?;
     refuse_what_would_change_the_answer(&value)?;
     let request: ChatRequest = serde_path_to_error::deserialize(value).map_err(|e| {
@@ -51,7 +54,7 @@ pub(super) async fn chat(
         let mut generate = plan.generate.clone();
         generate.sampling = common.sampling_of(choice);
         let work = Work::Generate(Box::new(generate));
-        answers.push(node.submit(RequestKind::Chat, &request.model, work).await?);
+        answers.push(node.submit_with(RequestKind::Chat, &request.model, work, options).await?);
     }
     let head = Head {
         id: new_id("chatcmpl"),
@@ -59,10 +62,12 @@ pub(super) async fn chat(
         model: answers.first().map_or(request.model, |answer| answer.model().to_owned()),
         tools: plan.tools,
     };
-    if common.stream {
-        return chat_stream::respond(head, answers, common.include_usage).await;
-    }
-    whole(head, answers).await
+    let route = answers.first().map(Answer::shared_route);
+    let response = match common.stream {
+        true => chat_stream::respond(head, answers, common.include_usage).await?,
+        false => whole(head, answers).await?,
+    };
+    Ok(routed::tell(response, route.as_ref()))
 }
 
 /// What the request leaves out is taken from what the model brings along.

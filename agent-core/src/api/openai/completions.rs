@@ -8,6 +8,7 @@ use axum::{
     Json,
     body::Bytes,
     extract::{State, rejection::BytesRejection},
+    http::HeaderMap,
     response::{IntoResponse, Response},
 };
 use futures_util::StreamExt as _;
@@ -20,7 +21,7 @@ use super::{
     stream, timings_of,
 };
 use crate::{
-    api::generation,
+    api::{generation, routed},
     config::limits,
     inference::{Answer, Piece, Work},
     node::Node,
@@ -32,8 +33,10 @@ const DEFAULT_MAX_TOKENS: u32 = 16;
 
 pub(super) async fn completions(
     State(node): State<Node>,
+    headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, OpenAiError> {
+    let options = routed::options(&headers)?;
     let mut request: CompletionRequest = parse(body)?;
     let defaults = generation::defaults(&node, &request.model).await;
     request.max_tokens =
@@ -47,7 +50,8 @@ pub(super) async fn completions(
         for choice in 0..common.choices {
             let generate = generate(&request, &common, prompt, choice)?;
             let work = Work::Generate(Box::new(generate));
-            answers.push(node.submit(RequestKind::Completion, &request.model, work).await?);
+            let kind = RequestKind::Completion;
+            answers.push(node.submit_with(kind, &request.model, work, options).await?);
             // With `echo` each answer begins with its prompt.
             texts.push(match (request.echo, prompt) {
                 (Some(true), TextInput::Text { text }) => text.clone(),
@@ -61,10 +65,12 @@ pub(super) async fn completions(
         model: answers.first().map_or(request.model, |answer| answer.model().to_owned()),
         choices_per_prompt: common.choices,
     };
-    if common.stream {
-        return respond(head, answers, texts, common.include_usage).await;
-    }
-    whole(head, answers, texts).await
+    let route = answers.first().map(Answer::shared_route);
+    let response = match common.stream {
+        true => respond(head, answers, texts, common.include_usage).await?,
+        false => whole(head, answers, texts).await?,
+    };
+    Ok(routed::tell(response, route.as_ref()))
 }
 
 struct Head {

@@ -5,6 +5,7 @@ use axum::{
     Json,
     body::Bytes,
     extract::{State, rejection::BytesRejection},
+    http::HeaderMap,
     response::{IntoResponse, Response},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -14,6 +15,7 @@ use super::{
     parameters::inputs,
 };
 use crate::{
+    api::routed,
     config::limits,
     inference::{InferenceError, Piece, Work},
     node::Node,
@@ -22,8 +24,10 @@ use crate::{
 
 pub(super) async fn embeddings(
     State(node): State<Node>,
+    headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, OpenAiError> {
+    let options = routed::options(&headers)?;
     let request: EmbeddingRequest = parse(body)?;
     let base64 = match request.encoding_format.as_deref() {
         None | Some("float") => false,
@@ -40,7 +44,8 @@ pub(super) async fn embeddings(
     }
     let inputs = inputs("input", &request.input, limits::EMBEDDING_INPUTS)?;
     let work = Work::Embed(inputs);
-    let mut answer = node.submit(RequestKind::Embedding, &request.model, work).await?;
+    let kind = RequestKind::Embedding;
+    let mut answer = node.submit_with(kind, &request.model, work, options).await?;
     let (vectors, prompt_tokens) = loop {
         match answer.next().await {
             Some(Piece::Embedded { vectors, prompt_tokens }) => break (vectors, prompt_tokens),
@@ -60,7 +65,7 @@ pub(super) async fn embeddings(
         model: answer.model().to_owned(),
         usage: EmbeddingUsage { prompt_tokens, total_tokens: prompt_tokens },
     };
-    Ok(Json(response).into_response())
+    Ok(routed::tell(Json(response).into_response(), Some(&answer.shared_route())))
 }
 
 fn to_base64(vector: &[f32]) -> Vector {

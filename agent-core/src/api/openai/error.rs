@@ -14,7 +14,7 @@ use axum::{
 use serde::de::DeserializeOwned;
 
 use super::super::{error::inference_code, own::too_large};
-use crate::inference::InferenceError;
+use crate::{api::routed::WrongPrivacy, inference::InferenceError};
 
 #[derive(Clone, Debug)]
 pub(in crate::api) struct OpenAiError {
@@ -96,6 +96,12 @@ impl From<InferenceError> for OpenAiError {
             InferenceError::SlowClient => ("server_error", "slow_client"),
         };
         Self::new(status, kind, Some(code), error.to_string())
+    }
+}
+
+impl From<WrongPrivacy> for OpenAiError {
+    fn from(wrong: WrongPrivacy) -> Self {
+        Self::new(400, "invalid_request_error", Some("invalid_header"), wrong.to_string())
     }
 }
 

@@ -430,7 +430,7 @@ async fn the_owners_keep_alive_counts_before_the_requests_and_that_before_the_se
     script.lines("/api/chat", &[content("hi"), done()]);
     let (inference, _notables) = inference(&url).await;
     let now = KeepAlive::For(Duration::ZERO);
-    let leave_now = SubmitOptions { keep_alive: Some(now), context: None };
+    let leave_now = SubmitOptions { keep_alive: Some(now), ..SubmitOptions::default() };
 
     submit_to(&inference, &another(&url, None), SubmitOptions::default()).await;
     assert!(is_resident(&inference), "the settings keep it");
@@ -493,7 +493,7 @@ async fn a_time_that_no_clock_can_count_keeps_the_model_and_the_pool() {
     let (inference, _notables) = inference(&url).await;
     let keep_alive = Some(KeepAlive::For(Duration::MAX));
     for _ in 0..2 {
-        let options = SubmitOptions { keep_alive, context: None };
+        let options = SubmitOptions { keep_alive, ..SubmitOptions::default() };
         submit_to(&inference, &another(&url, None), options).await;
         assert!(is_resident(&inference));
     }
@@ -507,7 +507,7 @@ async fn a_request_for_a_larger_context_loads_the_model_with_it_and_a_smaller_on
     let (inference, _notables) = inference(&url).await;
     let other = another(&url, None);
     for (wanted, loaded) in [(None, 2048), (Some(4096), 4096), (Some(512), 4096)] {
-        let options = SubmitOptions { keep_alive: None, context: wanted };
+        let options = SubmitOptions { context: wanted, ..SubmitOptions::default() };
         submit_to(&inference, &other, options).await;
         let asked = script.asked("/api/chat");
         let last = asked.last().expect("a request");

@@ -27,6 +27,10 @@ pub(super) fn question(
     request: Generate,
     context: u32,
 ) -> Result<Question, InferenceError> {
+    if !request.continue_from.is_empty() {
+        let message = "A model that Ollama runs cannot go on with an answer that was begun.";
+        return Err(InferenceError::Unavailable(message.into()));
+    }
     if request.logprobs.is_some() {
         return Err(cannot("logprobs"));
     }

@@ -17,8 +17,8 @@ use super::*;
 /// A test that waits so long has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-struct TestNode {
-    mesh: Mesh,
+pub(crate) struct TestNode {
+    pub(crate) mesh: Mesh,
     key: SigningKey,
     settings: watch::Sender<Settings>,
     /// Kept, so that the mesh can go on watching it.
@@ -27,7 +27,7 @@ struct TestNode {
 }
 
 impl TestNode {
-    async fn start(name: &str) -> Self {
+    pub(crate) async fn start(name: &str) -> Self {
         let mut secret = [0; 32];
         getrandom::fill(&mut secret).expect("random numbers");
         let dir = tempfile::tempdir().expect("temp dir");
@@ -67,7 +67,7 @@ impl TestNode {
         node
     }
 
-    fn node_key(&self) -> NodeKey {
+    pub(crate) fn node_key(&self) -> NodeKey {
         self.mesh.inner.key
     }
 
@@ -96,7 +96,7 @@ impl TestNode {
         self.mesh.invite(InviteRequest::default()).await.expect("invites").ticket
     }
 
-    async fn join(&self, other: &Self) {
+    pub(crate) async fn join(&self, other: &Self) {
         self.mesh.join(&other.ticket().await).await.expect("joins");
         tokio::join!(self.until_connected(other), other.until_connected(self));
     }
