@@ -63,6 +63,7 @@ use crate::{
     },
     storage::{DayCounts, SetState, Storage, StorageError, list_activity},
     tasks::handle::{TaskError, Tasks},
+    tasks::job::Own,
     text::size,
 };
 
@@ -114,8 +115,8 @@ struct Inner {
     inference: Inference,
     /// Schedules and webhooks, once tasks are there.
     clock: std::sync::OnceLock<schedules::Clock>,
-    /// Where requests go; set once tasks are started.
-    router: std::sync::OnceLock<crate::tasks::route::Router>,
+    /// What this node can do, as it last looked.
+    own: RwLock<Own>,
     bus: EventBus,
     meters: Mutex<Option<status::Machines>>,
     speed: Mutex<SpeedMeter>,

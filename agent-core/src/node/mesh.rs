@@ -9,7 +9,7 @@ mod news;
 use std::{
     collections::{BTreeSet, HashMap},
     future::Future,
-    sync::PoisonError,
+    sync::{Arc, PoisonError},
     time::Duration,
 };
 
@@ -21,7 +21,6 @@ use agent_api::{
         TicketText, Topology,
     },
     node::ServingState,
-    tasks::TaskKind,
 };
 use feed::{Feed, Happening};
 use jiff::tz::TimeZone;
@@ -41,16 +40,14 @@ use crate::{
     identity::Identity,
     inference::InferenceState,
     mesh::{Mesh, MeshError, MeshSetup, NodeKey, SeedSetup, membership::io::MeshEvent},
-    models::ModelFile,
-    storage::{ModelUse, Storage, model_use},
+    storage::{Storage, model_use},
+    tasks::job::Own,
 };
 
 /// Between two announcements of changed facts: a request that comes or ends changes the load.
 const ANNOUNCE_EVERY: Duration = Duration::from_secs(1);
 /// Files that the owner put into the models folder, and measured speeds, are looked at this often.
 const MODELS_AGE: Duration = Duration::from_secs(60);
-/// Kinds of tasks that need nothing but a model.
-const WITHOUT_SANDBOX: [TaskKind; 3] = [TaskKind::Chat, TaskKind::Completion, TaskKind::Embedding];
 /// How often listeners hear of peers.
 const PEERS_EVERY: Duration = Duration::from_millis(500);
 /// Turns of `PEERS_EVERY` between two looks at the whole mesh.
@@ -103,18 +100,14 @@ fn time_zone() -> Option<String> {
 /// The part of an announcement's facts that takes a look at the disk.
 #[derive(Debug)]
 struct Looked {
-    files: Vec<ModelFile>,
-    uses: HashMap<String, ModelUse>,
+    own: Own,
     zone: Option<String>,
-    /// Kinds of tasks that this computer can do.
-    able: Vec<TaskKind>,
 }
 
 impl Looked {
     /// Before anybody looked.
     fn nothing() -> Self {
-        let able = WITHOUT_SANDBOX.to_vec();
-        Self { files: Vec::new(), uses: HashMap::new(), zone: time_zone(), able }
+        Self { own: Own::default(), zone: time_zone() }
     }
 
     fn announcement(
@@ -134,9 +127,9 @@ impl Looked {
             seed,
             serving,
             inference,
-            files: &self.files,
-            uses: &self.uses,
-            able: &self.able,
+            files: &self.own.files,
+            uses: &self.own.uses,
+            able: &self.own.able,
         })
     }
 }
@@ -282,9 +275,7 @@ impl Node {
                 () = self.inner.stop.cancelled() => return,
             };
             if look {
-                looked.files = self.model_files().await;
-                looked.uses = model_use(self.inner.storage.readers()).await.unwrap_or_default();
-                looked.zone = time_zone();
+                looked = self.look().await;
             }
             let now = self.announcement_of(
                 &looked,
@@ -301,6 +292,16 @@ impl Node {
                 () = self.inner.stop.cancelled() => return,
             }
         }
+    }
+
+    /// Looks at the models, and keeps what it saw for placement.
+    async fn look(&self) -> Looked {
+        let files = self.model_files().await.into();
+        let uses = model_use(self.inner.storage.readers()).await.unwrap_or_default();
+        let mut own = self.inner.own.write().unwrap_or_else(PoisonError::into_inner);
+        own.files = files;
+        own.uses = Arc::new(uses);
+        Looked { own: own.clone(), zone: time_zone() }
     }
 
     fn announcement_of(

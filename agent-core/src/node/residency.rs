@@ -13,10 +13,7 @@ use crate::{
     inference::{KeepAlive, LoadOptions, Policy, Ready, Target},
     models::ModelFile,
     storage::RequestKind,
-    tasks::{
-        placement::{same_model, split_model},
-        route::Router,
-    },
+    tasks::placement::{same_model, split_model},
 };
 
 /// Tools need the model's template, which only a loaded model tells. Loading reads the file once;
@@ -235,9 +232,7 @@ impl Node {
     /// How a model (the active one for an empty name) writes tool calls; `None` if it cannot. Loads
     /// it if needed.
     pub async fn tool_format(&self, model: &str) -> Result<Option<ToolFormat>, InferenceError> {
-        if let Some(router) = self.inner.router.get()
-            && let Some(told) = router.tool_format(model).await
-        {
+        if let Some(told) = self.tasks().router().tool_format(model).await {
             return told;
         }
         self.tool_format_here(model).await
@@ -304,44 +299,22 @@ impl Node {
         work: Work,
         options: SubmitOptions,
     ) -> Result<Answer, InferenceError> {
-        match self.inner.router.get() {
-            Some(router) => router.route(kind, model, work, options).await,
-            None => self.submit_here(kind, model, work, options).await,
-        }
-    }
-
-    /// Requests go through this router from now on. Once; later ones are ignored. Its host must not
-    /// keep the node alive (`Weak`): the node keeps the router.
-    #[expect(dead_code, reason = "called where tasks are started")]
-    pub(super) fn route_through(&self, router: Router) {
-        let _ = self.inner.router.set(router);
+        self.tasks().router().route(kind, model, work, options).await
     }
 
     /// Models of other nodes that answer to `model@node`, each with its node's name.
     pub fn models_elsewhere(&self) -> Vec<(String, String)> {
-        self.inner.router.get().map(Router::models_elsewhere).unwrap_or_default()
+        self.tasks().router().models_elsewhere()
     }
 
     /// Whether a name means a model of another node: it names the node, or one has the model.
     pub fn is_elsewhere(&self, name: &str) -> bool {
-        let named = split_model(name).1.is_some() && self.inner.router.get().is_some();
-        named || self.models_elsewhere().iter().any(|(model, _)| same_model(name, model))
+        split_model(name).1.is_some()
+            || self.models_elsewhere().iter().any(|(model, _)| same_model(name, model))
     }
 
     /// Queues work for a model of this node and never lets it leave.
     pub async fn submit_here(
-        &self,
-        kind: RequestKind,
-        model: &str,
-        work: Work,
-        options: SubmitOptions,
-    ) -> Result<Answer, InferenceError> {
-        let to = self.named(model).await?;
-        self.inner.inference.submit(kind, to, work, options).await
-    }
-
-    /// The same by a model of this node, whatever others have.
-    pub(super) async fn submit_here(
         &self,
         kind: RequestKind,
         model: &str,

@@ -150,7 +150,6 @@ impl Node {
             settings: follow_settings.subscribe(),
             host: Arc::clone(&host) as _,
             sandbox: config.sandbox.clone(),
-            reputations: Vec::new(),
         })
         .await?;
         let inner = Inner {
@@ -183,7 +182,7 @@ impl Node {
             ollama: OllamaDaemon::default(),
             inference,
             clock: std::sync::OnceLock::new(),
-            router: std::sync::OnceLock::new(),
+            own: RwLock::new(super::tasks::own_at_first()),
             bus: EventBus::default(),
             meters: Mutex::new(None),
             speed: Mutex::new(SpeedMeter::new(Instant::now())),
@@ -245,6 +244,7 @@ impl Node {
     fn tidy_in_background(&self) {
         let node = self.clone();
         self.inner.tasks.spawn(async move {
+            node.look_at_abilities().await;
             node.hardware().await;
             node.collect_garbage().await;
         });

@@ -190,7 +190,7 @@ impl Node {
             frames: self.inner.mesh.frames(),
             tasks: self.tasks().counts().await.unwrap_or_default(),
             tasks_in_flight: self.tasks().in_flight(),
-            served: self.tasks().shared().served.counts(),
+            served: self.tasks().shared().served(),
         })
     }
 }

@@ -3,27 +3,27 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{OnceLock, Weak},
+    sync::{OnceLock, PoisonError, Weak},
     time::Duration,
 };
 
 use agent_api::{
     ActivityKind, Event, TaskId,
     settings::SettingsPatch,
-    tasks::{Orchestration, SetConcurrency, Task, TaskSettingsPatch, TaskState},
+    tasks::{Orchestration, SetConcurrency, Task, TaskKind, TaskSettingsPatch, TaskState},
 };
 use tokio::{
     sync::broadcast::error::RecvError,
     time::{Instant, sleep_until},
 };
 
-use super::{Answer, InferenceError, Inner, Node, NodeError, SubmitOptions, Work};
+use super::{Answer, InferenceError, Inner, Node, NodeError, SubmitOptions, ToolFormat, Work};
 use crate::{
     config::SettingsError,
     storage::RequestKind,
     tasks::{
         handle::Tasks,
-        job::{BoxFuture, Host},
+        job::{BoxFuture, Host, Own},
         origin::Ended,
     },
 };
@@ -84,6 +84,30 @@ impl Host for NodeHost {
         })
     }
 
+    fn own(&self) -> Own {
+        let Some(node) = self.node() else { return Own::default() };
+        let own = node.inner.own.read().unwrap_or_else(PoisonError::into_inner).clone();
+        Own { inference: node.inner.inference.state().borrow().clone(), ..own }
+    }
+
+    fn slots(&self) -> u32 {
+        let Some(node) = self.node() else { return 1 };
+        let state = node.inner.inference.state();
+        let state = state.borrow();
+        let active = state.active.as_ref().map_or(1, |active| active.target.options.slots);
+        state.slots().max(active).max(1)
+    }
+
+    fn tool_format(
+        &self,
+        model: String,
+    ) -> BoxFuture<'_, Result<Option<ToolFormat>, InferenceError>> {
+        Box::pin(async move {
+            let node = self.node().ok_or(InferenceError::ShuttingDown)?;
+            node.tool_format_here(&model).await
+        })
+    }
+
     fn closed(&self) -> Option<String> {
         let Some(node) = self.node().filter(|node| !node.is_stopping()) else {
             return Some("The node is stopping.".to_owned());
@@ -101,7 +125,25 @@ impl Host for NodeHost {
     }
 }
 
+/// Kinds of tasks that need nothing but a model.
+const WITHOUT_SANDBOX: [TaskKind; 3] = [TaskKind::Chat, TaskKind::Completion, TaskKind::Embedding];
+
+/// Before anybody looked.
+pub(super) fn own_at_first() -> Own {
+    Own { able: WITHOUT_SANDBOX.into(), ..Own::default() }
+}
+
 impl Node {
+    /// Finds out what this computer can contain, and has the mesh told.
+    pub(super) async fn look_at_abilities(&self) {
+        let contained = self.tasks().shared().here.sandbox.abilities().await;
+        let able = contained.iter().filter(|ability| ability.able).map(|ability| ability.kind);
+        let able = WITHOUT_SANDBOX.into_iter().chain(able).collect();
+        self.inner.own.write().unwrap_or_else(PoisonError::into_inner).able = able;
+        self.inner.announce.notify_one();
+        self.tasks().moved();
+    }
+
     /// This node's tasks.
     pub fn tasks(&self) -> &Tasks {
         &self.inner.tasks_of

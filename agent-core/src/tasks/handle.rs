@@ -1,17 +1,22 @@
 //! The handle of this node's tasks: what the node and the API may ask of them.
 
+mod around;
 mod fleet;
 mod follow;
 mod list;
 mod submit;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+};
 
 use agent_api::{
     Settings, TaskId,
     mesh::Announcement,
     tasks::{Orchestration, Placement, Role, Task, TaskDetails, TaskEvents, TaskOutput, TaskState},
 };
+use around::{KeptRows, Surroundings};
 use fleet::Fleet;
 use tokio::sync::{Notify, broadcast, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -23,10 +28,12 @@ use super::{
     modules::{ModuleError, Modules},
     origin::{Cancelled, Ended, Origin, OriginSetup},
     remote::Remote,
-    reputation::Reputation,
+    reputations::Reputations,
+    route::{Router, RouterSetup},
     run::Here,
     sandbox::Sandbox,
-    shared::{Reputations, Shared},
+    shared::Shared,
+    worker::{Worker, WorkerSetup},
 };
 use crate::{
     clock::now_ms,
@@ -53,8 +60,6 @@ pub struct TasksSetup {
     pub host: SharedHost,
     /// Where `edgecoder-sandbox` is.
     pub sandbox: Option<PathBuf>,
-    /// What this node thought of others when it stopped.
-    pub reputations: Vec<(NodeKey, Reputation)>,
 }
 
 /// Why a request about tasks was refused. Shown as it is.
@@ -100,6 +105,7 @@ pub enum TasksStartError {
 pub struct Tasks {
     shared: Arc<Shared>,
     origin: Origin,
+    router: Router,
 }
 
 impl Tasks {
@@ -111,6 +117,7 @@ impl Tasks {
             sandbox: Sandbox::new(setup.sandbox),
             modules: modules.clone(),
         };
+        let reputations = Reputations::open(setup.storage.clone()).await?;
         let shared = Arc::new(Shared {
             key: setup.key,
             id: setup.key.to_id(),
@@ -121,25 +128,45 @@ impl Tasks {
             mesh: setup.mesh,
             here,
             board: Board::default(),
-            reputations: Reputations::new(setup.reputations),
+            reputations,
             in_flight: Default::default(),
-            served: Default::default(),
+            worker: OnceLock::new(),
             draining: watch::Sender::new(false),
             moved: Notify::new(),
             stop: CancellationToken::new(),
             tracker: TaskTracker::new(),
         });
+        let fleet = Arc::new(Fleet::new(Arc::clone(&shared)));
         let origin = Origin::start(OriginSetup {
             storage: shared.storage.clone(),
             board: shared.board.clone(),
-            workers: Arc::new(Fleet::new(Arc::clone(&shared))),
+            workers: Arc::clone(&fleet) as _,
             in_flight: shared.in_flight.clone(),
             draining: shared.draining.subscribe(),
             stop: shared.stop.clone(),
             tracker: shared.tracker.clone(),
         })
         .await?;
-        let tasks = Self { shared, origin };
+        let around = Arc::new(Surroundings::new(Arc::clone(&shared)));
+        let worker = Worker::start(WorkerSetup {
+            here: shared.here.clone(),
+            settings: shared.settings.clone(),
+            kept: Arc::new(KeptRows(shared.storage.clone())),
+            board: shared.board.clone(),
+            around: Arc::clone(&around) as _,
+        });
+        let router = Router::new(RouterSetup {
+            host: Arc::clone(&shared.here.host),
+            elsewhere: Arc::new(shared.remote.clone()),
+            known: fleet,
+            settings: shared.settings.clone(),
+            board: shared.board.clone(),
+            around,
+        });
+        worker.serve_on(&shared.mesh);
+        // Set here and nowhere else.
+        let _ = shared.worker.set(worker);
+        let tasks = Self { shared, origin, router };
         tasks.spawn_followers();
         Ok(tasks)
     }
@@ -176,6 +203,11 @@ impl Tasks {
     /// What origin, worker and router have in common.
     pub fn shared(&self) -> &Arc<Shared> {
         &self.shared
+    }
+
+    /// Where requests go that somebody waits for.
+    pub fn router(&self) -> &Router {
+        &self.router
     }
 
     pub fn board(&self) -> &Board {
@@ -275,27 +307,16 @@ impl Tasks {
 
     /// This node as coordinator and as worker.
     pub async fn orchestration(&self) -> Result<Orchestration, TaskError> {
-        let (served_running, served_waiting) = self.shared.served.counts();
+        let (served_running, served_waiting) = self.shared.served();
         let kinds = self.shared.here.sandbox.abilities().await;
         Ok(Orchestration {
             draining: self.shared.is_draining(),
             counts: self.counts().await?,
-            concurrency: self.concurrency(),
+            concurrency: self.shared.worker.get().map_or(0, Worker::concurrency),
             served_running,
             served_waiting,
             kinds,
-            workers: self.shared.reputations.views(|node| self.shared.name_of(node)),
-        })
-    }
-
-    /// The owner's word; else as many as the models have slots, and half of the cores for `wasm`
-    /// and `code`, whichever is more.
-    fn concurrency(&self) -> u32 {
-        let chosen = self.shared.settings.borrow().tasks.concurrency;
-        chosen.unwrap_or_else(|| {
-            let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() / 2);
-            let slots = u32::from(self.shared.announcement.borrow().slots);
-            slots.max(u32::try_from(cores).unwrap_or(1)).max(1)
+            workers: self.shared.reputations.workers(|node| self.shared.name_of(node), now_ms()),
         })
     }
 
@@ -334,8 +355,12 @@ impl Tasks {
     /// Stops; what peers have goes on there and is taken up at the next start.
     pub async fn shutdown(&self) {
         self.shared.stop.cancel();
+        if let Some(worker) = self.shared.worker.get() {
+            worker.shutdown().await;
+        }
         self.shared.tracker.close();
         self.shared.tracker.wait().await;
+        self.shared.reputations.flush(now_ms());
         self.shared.here.sandbox.shutdown().await;
     }
 }

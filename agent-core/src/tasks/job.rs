@@ -1,7 +1,7 @@
 //! Work as a worker takes it, and what comes back while it is done: the same for a job that runs
 //! here and for one that runs on a peer.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{collections::HashMap, pin::Pin, sync::Arc, time::Duration};
 
 use agent_api::{
     TaskId,
@@ -13,9 +13,12 @@ use tokio::sync::mpsc;
 use tokio_util::sync::DropGuard;
 
 use crate::{
-    inference::{Answer, InferenceError, Piece, SubmitOptions, Work, tools::ToolFormat},
+    inference::{
+        Answer, InferenceError, InferenceState, Piece, SubmitOptions, Work, tools::ToolFormat,
+    },
     mesh::NodeKey,
-    storage::RequestKind,
+    models::ModelFile,
+    storage::{ModelUse, RequestKind},
 };
 
 /// Checked and complete. Nothing in it that the worker does not need.
@@ -181,6 +184,16 @@ pub struct JobStream {
 /// A boxed future that may go to another thread.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
+/// What this node has to offer, as the node last looked.
+#[derive(Clone, Debug, Default)]
+pub struct Own {
+    pub inference: InferenceState,
+    pub files: Arc<[ModelFile]>,
+    pub uses: Arc<HashMap<String, ModelUse>>,
+    /// Kinds of tasks that this computer can do.
+    pub able: Arc<[TaskKind]>,
+}
+
 /// What tasks need of the node around them.
 pub trait Host: std::fmt::Debug + Send + Sync + 'static {
     /// Queues work for a model of this node; an empty name means the active one. Never leaves it.
@@ -193,6 +206,10 @@ pub trait Host: std::fmt::Debug + Send + Sync + 'static {
     ) -> BoxFuture<'_, Result<Answer, InferenceError>>;
     /// The id of the model that a name means here; an empty name means the active one.
     fn model_here(&self, name: String) -> BoxFuture<'_, Option<String>>;
+    /// For placement.
+    fn own(&self) -> Own {
+        Own::default()
+    }
     /// Why other nodes' work is not taken now; `None`: it is.
     fn closed(&self) -> Option<String>;
     /// Writes a line into the activity feed.

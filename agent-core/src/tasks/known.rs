@@ -10,7 +10,7 @@ use std::{
 };
 
 use agent_api::{
-    Settings,
+    NodeId, Settings,
     mesh::{AnnouncedModel, AnnouncedServing, Hash, PeerState},
     models::{LoadedModel, ModelState},
     tasks::{TaskKind, TaskPath},
@@ -212,20 +212,29 @@ pub struct InFlight {
 
 /// One job; it counts until this is dropped.
 #[derive(Debug)]
-pub struct Flight {
+pub struct Underway {
     node: NodeKey,
     all: InFlight,
 }
 
 impl InFlight {
     /// Before the node is asked, so that others who choose meanwhile know of it.
-    pub fn begin(&self, node: NodeKey) -> Flight {
+    pub fn begin(&self, node: NodeKey) -> Underway {
         *self.lock().entry(node).or_default() += 1;
-        Flight { node, all: self.clone() }
+        Underway { node, all: self.clone() }
+    }
+
+    /// The same by its id; a text that is no id counts as one node.
+    pub fn begin_for(&self, id: &NodeId) -> Underway {
+        self.begin(key_of(id))
     }
 
     pub fn count(&self, node: &NodeKey) -> u32 {
         self.lock().get(node).copied().unwrap_or(0)
+    }
+
+    pub fn count_for(&self, id: &NodeId) -> u32 {
+        self.count(&key_of(id))
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<NodeKey, u32>> {
@@ -233,7 +242,11 @@ impl InFlight {
     }
 }
 
-impl Drop for Flight {
+fn key_of(id: &NodeId) -> NodeKey {
+    NodeKey::from_id(id).unwrap_or(NodeKey([0; 32]))
+}
+
+impl Drop for Underway {
     fn drop(&mut self) {
         let mut jobs = self.all.lock();
         let Entry::Occupied(mut jobs) = jobs.entry(self.node) else { return };

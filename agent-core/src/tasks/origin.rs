@@ -36,7 +36,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use workers::Workers;
 
-use super::{board::Board, outbox::body, shared::InFlight};
+use super::{board::Board, known::InFlight, outbox::body};
 use crate::{
     clock::{DAY_MS, now_ms},
     storage::{

@@ -321,14 +321,4 @@ async fn send(to: &mut SendStream, frame: &FromOrigin, limit: usize) -> Result<(
         Ok(Err(error)) => Err(JobError::Lost(format!("the node was lost: {error}"))),
         Err(_) => Err(JobError::Lost("the node does not read what it is sent".to_owned())),
     }
-
-    /// Takes up a job again that the peer had under this fence when this node stopped.
-    pub async fn attach(
-        &self,
-        _peer: NodeKey,
-        _path: TaskPath,
-        _offer: Offer,
-    ) -> Result<JobStream, JobError> {
-        Err(JobError::Cancelled)
-    }
 }

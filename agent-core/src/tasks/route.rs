@@ -83,7 +83,11 @@ impl Elsewhere for Remote {
 
 /// The nodes of the mesh as they are known at this moment.
 pub trait Known: fmt::Debug + Send + Sync + 'static {
-    fn nodes(&self) -> Vec<NodeView>;
+    /// With the models that are wanted.
+    fn nodes(&self, wanted: &Wanted) -> Vec<NodeView>;
+
+    /// Models of other nodes that answer now, each with its node's name.
+    fn models_elsewhere(&self) -> Vec<(String, String)>;
 
     fn place(&self, wanted: &Wanted, nodes: &[NodeView]) -> Placed {
         place(wanted, nodes, now_ms())
@@ -207,11 +211,7 @@ impl Router {
 
     /// Models of other nodes that answer now, each with its node's name, by name.
     pub fn models_elsewhere(&self) -> Vec<(String, String)> {
-        let nodes = self.setup.known.nodes();
-        let answering = nodes.iter().filter(|node| !node.here && node.problem.is_none());
-        let mut models: Vec<(String, String)> = answering
-            .flat_map(|node| node.models.iter().map(|m| (m.id.clone(), node.name.clone())))
-            .collect();
+        let mut models = self.setup.known.models_elsewhere();
         models.sort();
         models
     }
@@ -350,8 +350,9 @@ impl Router {
 
     /// Other nodes that can answer, best first.
     fn candidates(&self, request: &Request, tried: &[(NodeId, String)]) -> (Vec<Chosen>, Placed) {
-        let nodes = self.setup.known.nodes();
-        let placed = self.setup.known.place(&request.wanted(tried), &nodes);
+        let wanted = request.wanted(tried);
+        let nodes = self.setup.known.nodes(&wanted);
+        let placed = self.setup.known.place(&wanted, &nodes);
         let ranked = placed.ranked.iter().zip(&placed.models);
         let chosen = ranked.filter_map(|(&index, model)| {
             let node = nodes.get(index).filter(|node| !node.here)?;
@@ -382,7 +383,7 @@ impl Router {
 
     /// Which nodes have the model, and why none of them may answer. `None`: none has it.
     fn explain(&self, request: &Request, placed: &Placed) -> Option<String> {
-        let nodes = self.setup.known.nodes();
+        let nodes = self.setup.known.nodes(&request.wanted(&[]));
         let reasons: Vec<String> = placed
             .explanation
             .excluded

@@ -1,17 +1,19 @@
 //! Runs a job on this node, for its owner or for a peer.
 
 use agent_api::{
-    runner::{Generate, TextInput},
+    runner::{Generate, Prompt, Sampling, TextInput, Usage},
     tasks::{CodeInput, TaskPath},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    code,
     job::{
-        GenerateJob, JOB_PIECES, Job, JobError, JobPiece, JobResult, JobStream, SharedHost,
-        WasmJob, from_piece,
+        BoxFuture, GenerateJob, JOB_PIECES, Job, JobError, JobPiece, JobResult, JobStream,
+        SharedHost, WasmJob, from_piece,
     },
     modules::Modules,
     sandbox::{Sandbox, SandboxError},
@@ -54,7 +56,7 @@ impl Here {
                 let module = self.module(&job).await?;
                 start(wasm(self.sandbox.clone(), module, job, out.clone()), out, cancel);
             }
-            Job::Code(input) => self.code(input).await?,
+            Job::Code(input) => start(write_code(self.clone(), input, out.clone()), out, cancel),
         }
         Ok(stream)
     }
@@ -79,15 +81,6 @@ impl Here {
             retry_after: None,
         };
         self.modules.get(&job.module).await.ok_or_else(missing)
-    }
-
-    /// The one place where `tasks::code` is called from.
-    #[expect(clippy::unused_async, reason = "it will wait for the model and the sandbox")]
-    async fn code(&self, _input: CodeInput) -> Result<(), JobError> {
-        Err(JobError::Refused {
-            reason: "this node cannot run code yet".to_owned(),
-            retry_after: None,
-        })
     }
 
     /// One answer of a model of this node, whole: for jobs that ask it several times.
@@ -160,4 +153,57 @@ async fn wasm(sandbox: Sandbox, module: Vec<u8>, job: WasmJob, out: Out) {
     };
     // Who asked may be gone.
     let _ = out.send(last).await;
+}
+
+/// Tokens of one program with its plan: more than the sandbox takes as source.
+const PROGRAM_TOKENS: u32 = 4_096;
+/// Notes that wait for their reader.
+const NOTES: usize = 16;
+
+/// The model of this node writes, the sandbox tests.
+async fn write_code(here: Here, input: CodeInput, out: Out) {
+    if out.send(Ok(JobPiece::Running)).await.is_err() {
+        return;
+    }
+    let (notes, mut noted) = mpsc::channel(NOTES);
+    let (asked, model) = (here.clone(), input.model.clone());
+    let generate = move |messages| -> BoxFuture<'static, Result<(String, Usage), JobError>> {
+        Box::pin(program(asked.clone(), model.clone(), messages))
+    };
+    let writing = code::run(input, generate, &here.sandbox, notes);
+    tokio::pin!(writing);
+    let done = loop {
+        tokio::select! {
+            done = &mut writing => break done,
+            Some(text) = noted.recv() => {
+                if out.send(Ok(JobPiece::Note { text })).await.is_err() {
+                    return;
+                }
+            }
+        }
+    };
+    let last = done.map(|output| JobPiece::Result(Box::new(JobResult::Code { output })));
+    // Who asked may be gone.
+    let _ = out.send(last).await;
+}
+
+async fn program(
+    here: Here,
+    model: String,
+    messages: Vec<Value>,
+) -> Result<(String, Usage), JobError> {
+    let generate = Generate {
+        prompt: Prompt::Chat { messages, tools: Vec::new() },
+        max_tokens: Some(PROGRAM_TOKENS),
+        sampling: Sampling::default(),
+        stop: Vec::new(),
+        constraint: None,
+        logprobs: None,
+        continue_from: String::new(),
+    };
+    let Asked { text, result } = here.ask(model, generate).await?;
+    match result {
+        JobResult::Text { usage, .. } => Ok((text, usage)),
+        _ => Err(JobError::Broke("the model gave something else than text".to_owned())),
+    }
 }

@@ -2,27 +2,25 @@
 
 use std::{fmt, sync::Arc};
 
-use agent_api::{
-    NodeId,
-    mesh::{AnnouncedModel, AnnouncedServing, Announcement, Peer, PeerQuery, PeerState},
-    tasks::{TaskKind, TaskPath},
-};
+use agent_api::{NodeId, mesh::PeerState, tasks::TaskPath};
 
 use crate::{
     clock::now_ms,
     mesh::NodeKey,
     tasks::{
         job::{BoxFuture, JobError, JobStream, Offer},
+        known::{self, HereFacts},
         origin::workers::Workers,
-        placement::{ModelView, NodeView, Placed, Wanted, place},
+        placement::{NodeView, Placed, Wanted, place},
         reputation::Experience,
+        route::Known,
         shared::Shared,
         verify,
     },
 };
 
-/// Nodes that are looked at for one placement, the nearest first.
-const NODES: u32 = 4_096;
+/// Models of others that are listed at most: thousands of nodes have the same few.
+const MODELS: usize = 1_000;
 
 pub(super) struct Fleet {
     shared: Arc<Shared>,
@@ -40,81 +38,47 @@ impl Fleet {
     }
 
     /// This node first.
-    fn nodes(&self) -> Vec<NodeView> {
+    fn look(&self, wanted: &Wanted) -> Vec<NodeView> {
         let shared = &self.shared;
-        let own = shared.announcement.borrow().clone();
-        let here = NodeView {
-            here: true,
-            mine: true,
-            trusted: true,
-            path: Some(TaskPath::Local),
-            // Its owner's work is done here whatever it takes from others; a pause is for others.
-            accepts: TaskKind::ALL.to_vec(),
-            serving: match own.serving {
-                AnnouncedServing::Paused => AnnouncedServing::Ready,
-                serving => serving,
-            },
-            reputation: 1.0,
-            ..view(shared.id.clone(), own.name.clone(), Some(&own))
+        let own = shared.here.host.own();
+        let region = shared.announcement.borrow().region.clone();
+        let settings = shared.settings.borrow().clone();
+        let here = HereFacts {
+            key: shared.key,
+            settings: &settings,
+            region: region.as_deref(),
+            inference: &own.inference,
+            files: &own.files,
+            uses: &own.uses,
+            able: &own.able,
         };
-        let query = PeerQuery { limit: Some(NODES), connected: None };
-        let peers = shared.mesh.peers(&query).peers;
-        std::iter::once(here).chain(peers.into_iter().map(|peer| self.peer(peer))).collect()
-    }
-
-    fn peer(&self, peer: Peer) -> NodeView {
-        let overdue = match peer.state {
-            PeerState::Connected | PeerState::Known => None,
-            PeerState::Stale => Some("Its announcement is overdue.".to_owned()),
-            PeerState::Unreachable => {
-                Some(peer.problem.clone().unwrap_or_else(|| "It cannot be reached.".to_owned()))
-            }
-        };
-        let key = NodeKey::from_id(&peer.node_id);
-        let reputation = key.map_or(0.0, |key| self.shared.reputations.score(&key));
-        NodeView {
-            mine: peer.own,
-            trusted: peer.trusted,
-            problem: overdue,
-            path: peer.path.map(TaskPath::from),
-            rtt_ms: peer.rtt_ms,
-            in_flight: self.shared.in_flight.of(&peer.node_id),
-            reputation,
-            ..view(peer.node_id, peer.name, peer.announcement.as_ref())
-        }
+        known::nodes(
+            &here,
+            &shared.mesh,
+            wanted,
+            (&shared.reputations, &shared.in_flight),
+            now_ms(),
+        )
     }
 }
 
-fn view(id: NodeId, name: String, said: Option<&Announcement>) -> NodeView {
-    NodeView {
-        id,
-        name,
-        here: false,
-        mine: false,
-        trusted: false,
-        problem: None,
-        path: None,
-        rtt_ms: None,
-        region: said.and_then(|said| said.region.clone()),
-        serving: said.map_or(AnnouncedServing::Unable, |said| said.serving),
-        accepts: said.map(|said| said.accepts.clone()).unwrap_or_default(),
-        models: said.map(|said| said.models.iter().map(model).collect()).unwrap_or_default(),
-        slots: said.map_or(0, |said| said.slots.into()),
-        slots_free: said.map_or(0, |said| said.slots_free.into()),
-        queue: said.map_or(0, |said| said.queue.into()),
-        in_flight: 0,
-        price: said.and_then(|said| said.price),
-        reputation: 0.0,
+impl Known for Fleet {
+    fn nodes(&self, wanted: &Wanted) -> Vec<NodeView> {
+        self.look(wanted)
     }
-}
 
-fn model(model: &AnnouncedModel) -> ModelView {
-    ModelView {
-        id: model.id.clone(),
-        resident: model.resident,
-        context: model.context,
-        size_bytes: model.size_bytes,
-        tokens_per_s: model.tokens_per_s,
+    fn models_elsewhere(&self) -> Vec<(String, String)> {
+        let mut models = Vec::new();
+        self.shared.mesh.look_at_peers(|peer| {
+            let answers = matches!(peer.state, PeerState::Connected | PeerState::Known);
+            let Some(said) = peer.announcement.filter(|said| answers && !said.accepts.is_empty())
+            else {
+                return;
+            };
+            let of_peer = said.models.iter().map(|model| (model.id.clone(), peer.name.to_owned()));
+            models.extend(of_peer.take(MODELS.saturating_sub(models.len())));
+        });
+        models
     }
 }
 
@@ -128,7 +92,7 @@ impl Workers for Fleet {
     }
 
     fn place(&self, wanted: &Wanted) -> (Vec<NodeView>, Placed) {
-        let nodes = self.nodes();
+        let nodes = self.look(wanted);
         let placed = place(wanted, &nodes, now_ms());
         (nodes, placed)
     }
@@ -153,13 +117,13 @@ impl Workers for Fleet {
             };
             let peer = self.shared.mesh.peer(&node).ok().and_then(|details| details.peer.path);
             let path = peer.map_or(TaskPath::Direct, TaskPath::from);
-            self.shared.remote.attach(key, path, offer).await
+            self.shared.remote.attach(key, path, &offer).await
         })
     }
 
     fn experience(&self, node: &NodeId, what: Experience) {
         if let Some(key) = NodeKey::from_id(node) {
-            self.shared.reputations.add(key, &what);
+            self.shared.reputations.add(key, &what, now_ms());
         }
     }
 
@@ -171,6 +135,6 @@ impl Workers for Fleet {
             Ok(()) => f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX),
             Err(_) => 0.0,
         };
-        verify::must_compare(self.shared.reputations.get(&key).agreed_in_a_row, roll)
+        verify::must_compare(self.shared.reputations.agreed_in_a_row(&key), roll)
     }
 }

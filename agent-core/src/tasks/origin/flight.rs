@@ -31,9 +31,9 @@ use crate::{
     storage::tasks::{AttemptRow, TaskRow},
     tasks::{
         job::{Job, Offer},
+        known::Underway,
         lifecycle::{Effect, Input, Life, Step},
         placement::{NodeView, Placed, Wanted, estimate_tokens},
-        shared::InFlightGuard,
     },
 };
 
@@ -243,7 +243,7 @@ impl Run {
                 first_text: None,
                 stop: stop.clone(),
                 hold: false,
-                _counted: self.inner.in_flight.begin(lease.node.clone()),
+                _counted: self.inner.in_flight.begin_for(&lease.node),
             };
             self.leases.insert(lease.fence, live);
             self.start(Begin::Attach(lease.node), offer, stop);
@@ -264,7 +264,7 @@ impl Run {
                 return Placing::Nobody(placed.explanation.summary);
             };
             let placement = chosen(placed, &node.id);
-            let counted = self.inner.in_flight.begin(node.id.clone());
+            let counted = self.inner.in_flight.begin_for(&node.id);
             let input = Input::Placed { node: node.id.clone(), name: node.name.clone() };
             let step = self.life.apply(input, now_ms());
             let Some(fence) = step.effects.iter().find_map(offered) else {
@@ -307,14 +307,14 @@ impl Run {
         placed.ranked.iter().enumerate().find_map(|(rank, index)| {
             let node = nodes.get(*index)?;
             let tried = self.tried.iter().any(|(id, _)| *id == node.id);
-            let has = self.inner.in_flight.of(&node.id);
+            let has = self.inner.in_flight.count_for(&node.id);
             let busy = book.is_busy(&node.id, self.row.need, has, now);
             let free = !tried && !busy && !not.contains(&node.id);
             free.then(|| (node.clone(), placed.models.get(rank).cloned().flatten()))
         })
     }
 
-    fn begin(&mut self, fence: u64, node: NodeView, model: Option<String>, counted: InFlightGuard) {
+    fn begin(&mut self, fence: u64, node: NodeView, model: Option<String>, counted: Underway) {
         let wanted = self.job.model().map(ToOwned::to_owned);
         let here = node.here;
         let bytes = model

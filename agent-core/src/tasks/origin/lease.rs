@@ -12,8 +12,8 @@ use tokio_util::sync::CancellationToken;
 use super::{outcome::Seen, workers::Workers};
 use crate::tasks::{
     job::{JobError, JobPiece, JobStream, Offer},
+    known::Underway,
     placement::NodeView,
-    shared::InFlightGuard,
 };
 
 /// After a restart the mesh needs a moment before a peer can be reached again.
@@ -43,7 +43,7 @@ pub(super) struct Live {
     pub(super) stop: CancellationToken,
     /// The node stops: the job goes on there, and its result is kept there.
     pub(super) hold: bool,
-    pub(super) _counted: InFlightGuard,
+    pub(super) _counted: Underway,
 }
 
 impl Drop for Live {

@@ -98,8 +98,16 @@ impl Elsewhere for Peers {
 struct InOrder(Vec<NodeView>);
 
 impl Known for InOrder {
-    fn nodes(&self) -> Vec<NodeView> {
+    fn nodes(&self, _wanted: &Wanted) -> Vec<NodeView> {
         self.0.clone()
+    }
+
+    fn models_elsewhere(&self) -> Vec<(String, String)> {
+        let models = |node: &NodeView| {
+            let name = node.name.clone();
+            node.models.iter().map(|model| (model.id.clone(), name.clone())).collect::<Vec<_>>()
+        };
+        self.0.iter().flat_map(models).collect()
     }
 
     fn place(&self, wanted: &Wanted, nodes: &[NodeView]) -> Placed {

@@ -156,7 +156,7 @@ impl Run {
         let (outcome, experience) = match &error {
             JobError::Refused { retry_after, .. } => {
                 let now = Instant::now();
-                let has = self.inner.in_flight.of(&node);
+                let has = self.inner.in_flight.count_for(&node);
                 let mut book = self.inner.book();
                 book.refused(node.clone(), self.row.need, (*retry_after, has), now);
                 (AttemptOutcome::Refused, None)

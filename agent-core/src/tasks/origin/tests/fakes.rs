@@ -23,10 +23,10 @@ use crate::tasks::{
         BoxFuture, GenerateJob, JOB_PIECES, Job, JobError, JobPiece, JobResult, JobStream, Offer,
         WasmJob,
     },
+    known::InFlight,
     origin::workers::Workers,
     placement::{NodeView, Placed, Wanted},
     reputation::Experience,
-    shared::InFlight,
 };
 
 /// What the next offers meet, in their order; afterwards all goes well.
