@@ -4,7 +4,7 @@
 //! parts (handshake, framing of packets, registry of clients), but knows whom a connection is of
 //! before it decides how fast it may be. One thing is lost: the status `RateLimited`, by which that
 //! server tells a client why it is slow, cannot be sent from outside of iroh-relay
-//! (`client::Config::rate_limited` is its own). Clients only log it.
+//! (`client::Config::rate_limited` is its own). Clients only log and count it.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
