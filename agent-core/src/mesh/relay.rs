@@ -4,41 +4,34 @@
 //! who talks to whom and how much, never what: QUIC's encryption ends at the nodes.
 
 mod frames;
+mod gate;
+mod opening;
 mod pace;
 mod server;
 
 use std::{
-    collections::{HashMap, HashSet},
     net::{IpAddr, SocketAddr},
     panic::AssertUnwindSafe,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
 use futures_util::FutureExt as _;
-use iroh_relay::server::{Access, AccessControl, ClientRequest, ConnectionId};
+use gate::Gate;
 use server::Server;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    NodeKey, SeedSetup,
+    SeedSetup,
     addr::is_local,
     sources::{KnownPeer, OwnInfo},
 };
 use crate::backoff::Backoff;
 
-/// Connected nodes: the directory's size. One more is refused.
-const MAX_CLIENTS: usize = 4_096;
-/// Of these, nodes that are not in the mesh's directory: those who join by ticket, and after a start
-/// those who were not heard of yet (they come again, until the directory knows them). So strangers,
-/// whose keys cost nothing, leave the mesh its places; their pace is lower, too.
-const STRANGERS: usize = 64;
 /// Between two lives, also attempts to open the port.
 const FIRST_RETRY: Duration = Duration::from_secs(10);
 const LAST_RETRY: Duration = Duration::from_secs(5 * 60);
-/// Open connections get so long to end; the rest is cut.
-const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Why the relay does not run; it is tried again. The owner reads it.
 #[derive(Debug, thiserror::Error)]
@@ -156,8 +149,7 @@ async fn live(
     say(Some(server.address()), None);
     let ended = stop.run_until_cancelled(server.ended()).await;
     say(None, None);
-    // What is still open then ends with its connections.
-    let _ = tokio::time::timeout(STOP_TIMEOUT, server.shutdown()).await;
+    server.shutdown().await;
     let reason = match ended {
         None => return Ok(()),
         Some(Ok(())) => "it ended by itself".to_owned(),
@@ -169,66 +161,6 @@ async fn live(
 async fn start(address: SocketAddr, gate: Gate) -> Result<Server, RelayError> {
     let started = Server::spawn(address, gate).await;
     started.map_err(|source| RelayError::Listen { address, source })
-}
-
-/// Lets the mesh's nodes in, and some others: those who join by ticket are not known yet. Never those
-/// that the owner blocked.
-#[derive(Debug)]
-struct Gate {
-    own: watch::Receiver<OwnInfo>,
-    directory: watch::Receiver<Arc<Vec<KnownPeer>>>,
-    /// Whom each open connection is of. A stranger becomes a member while it is connected.
-    clients: Mutex<HashMap<ConnectionId, NodeKey>>,
-}
-
-impl Gate {
-    fn new(own: watch::Receiver<OwnInfo>, directory: watch::Receiver<Arc<Vec<KnownPeer>>>) -> Self {
-        Self { own, directory, clients: Mutex::default() }
-    }
-
-    /// For a server that starts anew, with nobody connected.
-    fn again(&self) -> Self {
-        Self::new(self.own.clone(), self.directory.clone())
-    }
-
-    fn directory(&self) -> watch::Receiver<Arc<Vec<KnownPeer>>> {
-        self.directory.clone()
-    }
-
-    /// The error is a reason for people.
-    fn admit(&self, key: NodeKey, connection: ConnectionId) -> Result<(), &'static str> {
-        if self.own.borrow().blocked.contains(&key) {
-            return Err("this relay's owner blocked this node");
-        }
-        let directory = Arc::clone(&self.directory.borrow());
-        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        if clients.len() >= MAX_CLIENTS {
-            return Err("this relay is full");
-        }
-        if !directory.iter().any(|peer| peer.key == key) {
-            let members: HashSet<NodeKey> = directory.iter().map(|peer| peer.key).collect();
-            let strangers = clients.values().filter(|client| !members.contains(client)).count();
-            if strangers >= STRANGERS {
-                return Err("this relay has no room for nodes that are not in its mesh yet");
-            }
-        }
-        clients.insert(connection, key);
-        Ok(())
-    }
-}
-
-impl AccessControl for Gate {
-    async fn on_connect(&self, request: &ClientRequest) -> Access {
-        let key = NodeKey(*request.endpoint_id().as_bytes());
-        match self.admit(key, request.connection_id()) {
-            Ok(()) => Access::Allow,
-            Err(reason) => Access::Deny { reason: Some(reason.to_owned()) },
-        }
-    }
-
-    fn on_disconnect(&self, _endpoint: iroh::EndpointId, connection: ConnectionId) {
-        self.clients.lock().unwrap_or_else(PoisonError::into_inner).remove(&connection);
-    }
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ pub use place::{FileSource, Source};
 use place::{Place, authority};
 use reqwest::{StatusCode, Url, header};
 use token::Tokens;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use super::{
     manifest::{Digest, MAX_MANIFEST_BYTES, Manifest},
@@ -45,7 +45,11 @@ const MAX_ERROR_BYTES: usize = 16 << 10;
 #[derive(Clone, Debug)]
 pub struct RegistryClient {
     inner: Arc<Inner>,
+    heard: Option<Heard>,
 }
+
+/// When a server last said something: with the head of an answer, and with each part of its body.
+pub type Heard = watch::Sender<Instant>;
 
 #[derive(Debug)]
 struct Inner {
@@ -84,7 +88,12 @@ impl RegistryClient {
     pub fn new(settings: watch::Receiver<Settings>, credentials: Credentials) -> Self {
         let inner =
             Inner { settings, credentials, http: Http::default(), tokens: Tokens::default() };
-        Self { inner: Arc::new(inner) }
+        Self { inner: Arc::new(inner), heard: None }
+    }
+
+    /// The same, which says there whenever a server is heard.
+    pub fn heard_by(&self, heard: Heard) -> Self {
+        Self { inner: Arc::clone(&self.inner), heard: Some(heard) }
     }
 
     /// Fetches and checks a manifest.
@@ -182,7 +191,7 @@ impl RegistryClient {
 
     async fn follow(&self, ask: Ask) -> Result<Answer, RegistryError> {
         let registries = self.inner.settings.borrow().registries.clone();
-        let answer = self.inner.http.get(ask.clone(), &registries);
+        let answer = self.inner.http.get(ask.clone(), &registries, self.heard.clone());
         tokio::time::timeout(ANSWER_TIMEOUT, answer).await.unwrap_or_else(|_| {
             Err(RegistryError::Silent {
                 host: authority(&ask.url),
@@ -193,6 +202,12 @@ impl RegistryClient {
 }
 
 impl RemoteBlob {
+    /// The same, which says there whenever a server is heard.
+    pub fn heard_by(mut self, heard: Heard) -> Self {
+        self.client = self.client.heard_by(heard);
+        self
+    }
+
     /// The host, for messages.
     pub fn host(&self) -> String {
         match &self.what {

@@ -103,12 +103,10 @@ struct Held {
 /// A record that a neighbour told of.
 #[derive(Debug)]
 struct Awaited {
-    /// Who was asked last.
-    peer: NodeKey,
+    /// Who was asked, the last one last, and when the promise of each counts as broken.
+    asked: Vec<(NodeKey, Duration)>,
     /// When another one may be asked.
     next: Duration,
-    /// When the promise counts as broken.
-    until: Duration,
     /// Who else has it.
     others: Vec<NodeKey>,
 }
@@ -186,15 +184,15 @@ impl Broadcast {
         let asks = &mut self.asks;
         self.awaited.retain(|id, awaited| {
             awaited.others.retain(|holder| holder != peer);
-            if awaited.peer != *peer {
-                return true;
-            }
-            let has_others = !awaited.others.is_empty();
-            if has_others {
+            let was_last = awaited.asked.last().is_some_and(|(last, _)| last == peer);
+            awaited.asked.retain(|(asked, _)| asked != peer);
+            if was_last {
                 awaited.next = now;
-                asks.push_front((now, *id));
+                if !awaited.others.is_empty() {
+                    asks.push_front((now, *id));
+                }
             }
-            has_others
+            !awaited.asked.is_empty() || !awaited.others.is_empty()
         });
         self.ask_others(now);
     }
@@ -233,7 +231,8 @@ impl Broadcast {
         let sent = from.map_or(0, |peer| self.bit(&peer));
         let mut told = sent;
         if let Some(awaited) = self.awaited.remove(&id) {
-            let holders = awaited.others.iter().chain([&awaited.peer]);
+            let asked = awaited.asked.iter().map(|(peer, _)| peer);
+            let holders = awaited.others.iter().chain(asked);
             told |= holders.fold(0, |bits, peer| bits | self.bit(peer));
         }
         let urgent = urgent && self.urgent.take(URGENT, 1.0, now);
@@ -281,19 +280,19 @@ impl Broadcast {
             if let Some(held) = self.held.get_mut(id) {
                 held.told |= 1 << at;
             } else if let Some(awaited) = self.awaited.get_mut(id) {
-                if awaited.peer == peer || awaited.others.contains(&peer) {
+                let was_asked = awaited.asked.iter().any(|(asked, _)| *asked == peer);
+                if was_asked || awaited.others.contains(&peer) {
                     continue;
                 }
                 if awaited.next <= now {
                     // The one that was asked had its time, and until now nobody else had it.
-                    awaited.peer = peer;
                     self.ask(at, *id, now);
                 } else if awaited.others.len() < MOST_HOLDERS {
                     awaited.others.push(peer);
                 }
             } else if !self.refused.contains(id) && self.awaited.len() < MOST_AWAITED {
-                let (next, until) = (now, now + AWAIT);
-                self.awaited.insert(*id, Awaited { peer, next, until, others: Vec::new() });
+                let (asked, others) = (Vec::new(), Vec::new());
+                self.awaited.insert(*id, Awaited { asked, next: now, others });
                 self.ask(at, *id, now);
             }
         }
@@ -315,15 +314,19 @@ impl Broadcast {
         }
     }
 
-    /// Who promised records and did not have them.
+    /// Who promised records and did not have them. Each one that was asked has its own time, however
+    /// late it was asked; if the record comes from another one meanwhile, nobody is to blame.
     pub(super) fn broken_promises(&mut self, now: Duration) -> Vec<NodeKey> {
         let mut who = Vec::new();
         self.awaited.retain(|_, awaited| {
-            let waits = awaited.until > now;
-            if !waits {
-                who.push(awaited.peer);
-            }
-            waits
+            awaited.asked.retain(|(peer, until)| {
+                let waits = *until > now;
+                if !waits {
+                    who.push(*peer);
+                }
+                waits
+            });
+            !awaited.asked.is_empty()
         });
         who
     }
@@ -345,8 +348,7 @@ impl Broadcast {
             if awaited.others.is_empty() {
                 continue;
             }
-            awaited.peer = awaited.others.remove(0);
-            let peer = awaited.peer;
+            let peer = awaited.others.remove(0);
             if let Some(slot) = self.slot_of(&peer) {
                 self.ask(slot, id, now);
             }
@@ -386,6 +388,7 @@ impl Broadcast {
         let (Some(slot), Some(awaited)) = (&mut self.slots[at], self.awaited.get_mut(&id)) else {
             return;
         };
+        awaited.asked.push((slot.peer, now + AWAIT));
         awaited.next = now + ASK_NEXT;
         self.asks.push_back((awaited.next, id));
         slot.want.push(id);
@@ -406,6 +409,7 @@ impl Broadcast {
         assert!(self.held.len() <= MOST_HELD && self.held_order.len() <= MOST_HELD + 1);
         assert!(self.refused.len() <= MOST_HELD && self.awaited.len() <= MOST_AWAITED);
         assert!(self.awaited.values().all(|awaited| awaited.others.len() <= MOST_HOLDERS));
+        assert!(self.awaited.values().all(|awaited| awaited.asked.len() <= SLOTS));
         for slot in self.slots.iter().flatten() {
             assert!(slot.have.len() <= MOST_UNTOLD && slot.want.len() <= MOST_AWAITED);
         }

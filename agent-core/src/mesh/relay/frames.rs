@@ -1,4 +1,8 @@
 //! The relay's messages over one WebSocket, at the client's pace.
+//!
+//! A message is one binary frame or several. Whatever else a client may send by RFC 6455 ends the
+//! stream: iroh's clients send none of it (their pings are binary messages), and the socket would
+//! queue an answer to every ping, however many there are.
 
 use std::{
     pin::Pin,
@@ -6,30 +10,39 @@ use std::{
 };
 
 use bytes::Bytes;
-use iroh_relay::{ExportKeyingMaterial, protos::streams::StreamError};
+use iroh_relay::{ExportKeyingMaterial, MAX_PACKET_SIZE, protos::streams::StreamError};
 use n0_future::{Sink, Stream};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_websockets::{Limits, Message, Payload, ServerBuilder, WebSocketStream};
 
-use super::pace::Pace;
+use super::pace::{HANDSHAKE_BYTES, Pace, Paced};
+use crate::mesh::NodeKey;
 
-/// Longest message of a client: iroh-relay's own bound.
-const MESSAGE_BYTES: usize = 1 << 20;
+/// Longest message of a client: the packet that iroh-relay takes, and its type.
+const MESSAGE_BYTES: usize = MAX_PACKET_SIZE + 1;
 
-/// A stream and sink of messages; what the client sends is taken at its pace, so that it is slowed
-/// down by TCP.
+/// A stream and sink of messages.
 #[derive(Debug)]
 pub(super) struct Frames<T> {
-    socket: WebSocketStream<T>,
-    pub(super) pace: Pace,
+    socket: WebSocketStream<Paced<T>>,
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Frames<T> {
     /// Over a connection whose HTTP request was answered.
     pub(super) fn new(connection: T, pace: Pace) -> Self {
-        let limits = Limits::default().max_payload_len(Some(MESSAGE_BYTES));
-        Self { socket: ServerBuilder::new().limits(limits).serve(connection), pace }
+        let paced = Paced::new(connection, pace);
+        Self { socket: ServerBuilder::new().limits(limit(HANDSHAKE_BYTES)).serve(paced) }
     }
+
+    /// The client proved who it is: its messages may be long, and come at its own pace.
+    pub(super) fn is_of(&mut self, key: NodeKey) {
+        *self.socket.limits_mut() = limit(MESSAGE_BYTES);
+        self.socket.get_mut().pace.is_of(key);
+    }
+}
+
+fn limit(bytes: usize) -> Limits {
+    Limits::default().max_payload_len(Some(bytes))
 }
 
 impl<T> ExportKeyingMaterial for Frames<T> {
@@ -48,22 +61,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Stream for Frames<T> {
     type Item = Result<Bytes, StreamError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        loop {
-            ready!(self.pace.poll_ready(cx));
-            let message = match ready!(Pin::new(&mut self.socket).poll_next(cx)) {
-                None => return Poll::Ready(None),
-                Some(Err(error)) => return Poll::Ready(Some(Err(StreamError::from_std(error)))),
-                Some(Ok(message)) => message,
-            };
-            self.pace.took(message.as_payload().len());
-            if message.is_close() {
-                return Poll::Ready(None);
-            }
-            // Pings are answered by the socket; nothing else is part of the protocol.
-            if message.is_binary() {
-                return Poll::Ready(Some(Ok(message.into_payload().into())));
-            }
-        }
+        let message = match ready!(Pin::new(&mut self.socket).poll_next(cx)) {
+            None => return Poll::Ready(None),
+            Some(Err(error)) => return Poll::Ready(Some(Err(StreamError::from_std(error)))),
+            Some(Ok(message)) => message,
+        };
+        let message = message.is_binary().then(|| Ok(message.into_payload().into()));
+        Poll::Ready(message)
     }
 }
 
@@ -87,3 +91,6 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Sink<Bytes> for Frames<T> {
         Pin::new(&mut self.socket).poll_close(cx).map_err(StreamError::from_std)
     }
 }
+
+#[cfg(test)]
+mod tests;

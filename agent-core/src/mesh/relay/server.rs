@@ -2,7 +2,9 @@
 //!
 //! iroh-relay's own server has one rate for all clients. This one does the same with iroh-relay's
 //! parts (handshake, framing of packets, registry of clients), but knows whom a connection is of
-//! before it decides how fast it may be.
+//! before it decides how fast it may be. One thing is lost: the status `RateLimited`, by which that
+//! server tells a client why it is slow, cannot be sent from outside of iroh-relay
+//! (`client::Config::rate_limited` is its own). Clients only log and count it.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -12,8 +14,8 @@ use axum::{
     http::{
         HeaderMap, HeaderName, HeaderValue, StatusCode,
         header::{
-            ACCESS_CONTROL_ALLOW_ORIGIN, CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
-            SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
+            ACCESS_CONTROL_ALLOW_ORIGIN, CONNECTION, CONTENT_TYPE, SEC_WEBSOCKET_ACCEPT,
+            SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
         },
         request::Parts,
     },
@@ -37,28 +39,37 @@ use iroh_relay::{
 use sha1::{Digest as _, Sha1};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    runtime::Handle,
     task::{JoinError, JoinHandle},
     time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Gate, frames::Frames, pace::Pace};
+use super::{
+    frames::Frames,
+    gate::Gate,
+    opening::{Opening, Place},
+    pace::Pace,
+};
 use crate::mesh::NodeKey;
 
-/// Connections that are not a client's yet: an HTTP request, a handshake. Further ones wait in the
-/// kernel's queue.
-const OPENING: usize = 512;
-/// Until a connection is a client's. What is none by then, as one that asks for nothing, is cut.
-const OPENING_TIME: Duration = Duration::from_secs(30);
+/// Until the requests of a connection are answered, and until the handshake after that is done. What
+/// is no client's by then, as one that asks for nothing, is cut.
+const OPENING_TIME: Duration = Duration::from_secs(10);
 /// A head of a request takes no longer.
-const HEAD_TIME: Duration = Duration::from_secs(10);
+const HEAD_TIME: Duration = Duration::from_secs(5);
+/// Longest head of a request; browsers have a quarter of that.
+const HEAD_BYTES: usize = 16 << 10;
+/// Clients get so long to end; the rest is cut.
+const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 /// After an accept that failed: out of descriptors, or the client went away.
 const ACCEPT_WAIT: Duration = Duration::from_millis(100);
 /// Keys whose decoding is remembered: the directory's size.
 const KEY_CACHE: usize = 4_096;
 /// Longest challenge of a client that looks for a captive portal.
 const CHALLENGE_BYTES: usize = 64;
+/// For whoever watches the relay: the same as iroh-relay's own server says, without its version.
+const HEALTH: &str = r#"{"status":"ok"}"#;
 /// RFC 6455, section 1.3.
 const WEBSOCKET_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 const WEBSOCKET_VERSION: &str = "13";
@@ -66,29 +77,37 @@ const WEBSOCKET_VERSION: &str = "13";
 const CHALLENGE: HeaderName = HeaderName::from_static("x-iroh-challenge");
 const CHALLENGE_ANSWER: HeaderName = HeaderName::from_static("x-iroh-response");
 
-/// A relay that listens. Dropping it stops accepting; [`Server::shutdown`] also ends the clients.
+/// A relay that listens. Dropping it ends it, too, in the background.
 #[derive(Debug)]
 pub(super) struct Server {
     address: SocketAddr,
-    clients: Clients,
-    stop: CancellationToken,
+    door: Door,
     accepting: JoinHandle<()>,
 }
 
 impl Server {
     pub(super) async fn spawn(address: SocketAddr, gate: Gate) -> io::Result<Self> {
+        Self::with(address, Arc::new(gate), Opening::default()).await
+    }
+
+    pub(super) async fn with(
+        address: SocketAddr,
+        gate: Arc<Gate>,
+        opening: Opening,
+    ) -> io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
         let door = Door {
-            gate: Arc::new(gate),
+            gate,
+            opening,
             clients: Clients::default(),
             key_cache: KeyCache::new(KEY_CACHE),
             metrics: Arc::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         };
-        let (clients, stop) = (door.clients.clone(), door.stop.clone());
-        Ok(Self { address, clients, stop, accepting: tokio::spawn(door.accept(listener)) })
+        let accepting = door.tasks.spawn(door.clone().accept(listener));
+        Ok(Self { address, door, accepting })
     }
 
     pub(super) fn address(&self) -> SocketAddr {
@@ -102,14 +121,17 @@ impl Server {
 
     /// Ends every client and whatever is opening.
     pub(super) async fn shutdown(&self) {
-        self.stop.cancel();
-        self.clients.shutdown().await;
+        self.door.clone().end().await;
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.stop.cancel();
+        self.door.stop.cancel();
+        // Outside of a runtime its tasks are gone already.
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(self.door.clone().end());
+        }
     }
 }
 
@@ -117,6 +139,7 @@ impl Drop for Server {
 #[derive(Clone, Debug)]
 struct Door {
     gate: Arc<Gate>,
+    opening: Opening,
     clients: Clients,
     key_cache: KeyCache,
     metrics: Arc<Metrics>,
@@ -135,21 +158,11 @@ enum DoorError {
 
 impl Door {
     async fn accept(self, listener: TcpListener) {
-        let opening = Arc::new(Semaphore::new(OPENING));
-        let stop = self.stop.clone();
-        loop {
-            let next = async {
-                // Before accepting: whoever finds no slot waits in the kernel's queue.
-                let slot = Arc::clone(&opening).acquire_owned().await;
-                (slot, listener.accept().await)
-            };
-            let Some((slot, accepted)) = stop.run_until_cancelled(next).await else { break };
-            // The semaphore is never closed.
-            let Ok(slot) = slot else { break };
+        while let Some(accepted) = self.stop.run_until_cancelled(listener.accept()).await {
             match accepted {
-                Ok((stream, _)) => {
-                    let door = self.clone();
-                    self.tasks.spawn(async move { door.answer(stream, slot).await });
+                Ok((stream, from)) => {
+                    let place = self.opening.enter(from.ip(), &self.stop);
+                    self.tasks.spawn(self.clone().answer(stream, place));
                 }
                 Err(error) => {
                     tracing::warn!("the relay cannot accept a connection: {error}");
@@ -157,25 +170,33 @@ impl Door {
                 }
             }
         }
-        drop(listener);
-        self.tasks.close();
-        self.tasks.wait().await;
     }
 
     /// Answers the requests of one connection; it is at an end when it was handed over.
-    async fn answer(self, stream: TcpStream, slot: OwnedSemaphorePermit) {
+    async fn answer(self, stream: TcpStream, place: Place) {
         // Packets must not wait for each other.
         let _ = stream.set_nodelay(true);
-        let stop = self.stop.clone();
-        let slot = Arc::new(slot);
-        let service = TowerToHyperService::new(router(self).layer(Extension(slot)));
+        let cut = place.cut.clone();
+        let service = TowerToHyperService::new(router(self).layer(Extension(Arc::new(place))));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIME)
+            .max_buf_size(HEAD_BYTES)
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades();
         // Errors are clients that went away or did not speak HTTP.
-        let _ = stop.run_until_cancelled(timeout(OPENING_TIME, connection)).await;
+        let _ = cut.run_until_cancelled(timeout(OPENING_TIME, connection)).await;
+    }
+
+    /// In this order: until its task has ended, what is opening may become a client.
+    async fn end(self) {
+        self.stop.cancel();
+        self.tasks.close();
+        let ending = async {
+            self.tasks.wait().await;
+            self.clients.shutdown().await;
+        };
+        let _ = timeout(STOP_TIMEOUT, ending).await;
     }
 
     /// From the answered request to a client that sends and receives.
@@ -186,10 +207,10 @@ impl Door {
         version: ProtocolVersion,
     ) -> Result<(), DoorError> {
         let connection = TokioIo::new(upgrade.await?);
-        let mut frames = Frames::new(connection, Pace::new(self.gate.directory()));
+        let mut frames = Frames::new(connection, Pace::new(Arc::clone(&self.gate)));
         let signed = request.headers.get(CLIENT_AUTH_HEADER).cloned();
         let authenticated = handshake::serverside(&mut frames, signed).await?;
-        frames.pace.is_of(NodeKey(*authenticated.client_key.as_bytes()));
+        frames.is_of(NodeKey(*authenticated.client_key.as_bytes()));
         let request = ClientRequest::new(authenticated.client_key, version, request);
         let access: Arc<dyn DynAccessControl> = self.gate;
         let guard = authenticated.authorize_with(&request, &access, &mut frames).await?;
@@ -202,6 +223,7 @@ impl Door {
 fn router(door: Door) -> Router {
     Router::new()
         .route("/", get(async || "A relay of EdgeCoder. It cannot read what it passes on.\n"))
+        .route("/healthz", get(async || ([(CONTENT_TYPE, "application/json")], HEALTH)))
         .route(RELAY_PROBE_PATH, get(async || [(ACCESS_CONTROL_ALLOW_ORIGIN, "*")]))
         .route("/generate_204", get(no_content))
         .route(RELAY_PATH, get(relay))
@@ -226,7 +248,7 @@ async fn no_content(headers: HeaderMap) -> Response {
 /// A WebSocket (RFC 6455, section 4.2) with a version of the relay's protocol.
 async fn relay(
     State(door): State<Door>,
-    Extension(slot): Extension<Arc<OwnedSemaphorePermit>>,
+    Extension(place): Extension<Arc<Place>>,
     mut request: Request,
 ) -> Response {
     let wanted = match wanted(request.headers()) {
@@ -240,15 +262,14 @@ async fn relay(
         return StatusCode::UPGRADE_REQUIRED.into_response();
     };
     let (request, _) = request.into_parts();
-    let (stop, tasks) = (door.stop.clone(), door.tasks.clone());
+    let tasks = door.tasks.clone();
     tasks.spawn(async move {
         let entering = timeout(OPENING_TIME, door.enter(upgrade, request, wanted.version));
-        match stop.run_until_cancelled(entering).await {
+        match place.cut.run_until_cancelled(entering).await {
             Some(Ok(Err(error))) => tracing::debug!("no client of the relay: {error}"),
             Some(Err(_)) => tracing::debug!("no client of the relay: it took too long"),
             Some(Ok(Ok(()))) | None => {}
         }
-        drop(slot);
     });
     let headers = [
         (UPGRADE, HeaderValue::from_static("websocket")),

@@ -1,11 +1,17 @@
 //! The relay with real endpoints on this computer.
 
+mod bad_input;
+
 use std::{collections::HashSet, net::Ipv4Addr, sync::Arc};
 
 use iroh::{Endpoint, EndpointAddr, RelayMode, RelayUrl, TransportAddr, endpoint::presets};
+use iroh_relay::server::{Access, AccessControl as _, ClientRequest};
 
-use super::*;
-use crate::mesh::Addresses;
+use super::{
+    gate::{OF_ONE_NODE, STRANGERS},
+    *,
+};
+use crate::mesh::{Addresses, NodeKey};
 
 const ALPN: &[u8] = b"edgecoder/test/1";
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -46,7 +52,28 @@ impl Running {
     }
 }
 
-pub(super) fn member(key: NodeKey) -> KnownPeer {
+/// A gate and what it looks at.
+pub(super) struct Mesh {
+    _own: watch::Sender<OwnInfo>,
+    directory: watch::Sender<Arc<Vec<KnownPeer>>>,
+    pub(super) gate: Arc<Gate>,
+}
+
+impl Mesh {
+    pub(super) fn new() -> Self {
+        let (own, directory) = (watch::Sender::default(), watch::Sender::default());
+        let gate = Arc::new(Gate::new(own.subscribe(), directory.subscribe()));
+        Self { _own: own, directory, gate }
+    }
+
+    /// The nodes that the directory knows from now on.
+    pub(super) fn has(&self, keys: &[u8]) {
+        let members = keys.iter().map(|n| member(NodeKey([*n; 32])));
+        self.directory.send_replace(Arc::new(members.collect()));
+    }
+}
+
+fn member(key: NodeKey) -> KnownPeer {
     KnownPeer {
         key,
         addresses: Addresses::default(),
@@ -127,6 +154,9 @@ async fn nodes_can_tell_the_relay_from_a_captive_portal_and_measure_it() {
     assert_eq!(answer.headers()["x-iroh-response"], "response ts_relay.example");
     let no_socket = get("/relay").send().await.expect("answers");
     assert_eq!(no_socket.status(), 400);
+    let health = get("/healthz").send().await.expect("answers");
+    assert_eq!(health.headers()["content-type"], "application/json");
+    assert_eq!(health.text().await.expect("a body"), r#"{"status":"ok"}"#);
     assert_eq!(get("/else").send().await.expect("answers").status(), 404);
     relay.stop().await;
 }
@@ -154,29 +184,43 @@ async fn a_blocked_node_is_refused() {
     relay.stop().await;
 }
 
+fn client(n: u8) -> ClientRequest {
+    let (request, ()) = http_request().into_parts();
+    let key = iroh::SecretKey::from_bytes(&[n; 32]).public();
+    ClientRequest::new(key, Default::default(), request)
+}
+
 #[tokio::test]
 async fn strangers_leave_room_for_the_nodes_of_the_mesh() {
-    let own = watch::Sender::new(OwnInfo::default());
-    let directory = watch::Sender::new(Arc::default());
-    let gate = Gate::new(own.subscribe(), directory.subscribe());
-    let node = |n: u8| {
-        let (request, ()) = http_request().into_parts();
-        let key = iroh::SecretKey::from_bytes(&[n; 32]).public();
-        ClientRequest::new(key, Default::default(), request)
-    };
+    let Mesh { directory, gate, .. } = Mesh::new();
     let strangers = u8::try_from(STRANGERS).expect("fits");
-    let first = node(1);
+    let first = client(1);
     assert_eq!(gate.on_connect(&first).await, Access::Allow);
     for n in 2..=strangers {
-        assert_eq!(gate.on_connect(&node(n)).await, Access::Allow, "{n}");
+        assert_eq!(gate.on_connect(&client(n)).await, Access::Allow, "{n}");
     }
-    assert!(matches!(gate.on_connect(&node(200)).await, Access::Deny { .. }));
-    let member = member(NodeKey(*node(200).endpoint_id().as_bytes()));
+    assert!(matches!(gate.on_connect(&client(200)).await, Access::Deny { .. }));
+    let member = member(NodeKey(*client(200).endpoint_id().as_bytes()));
     directory.send_replace(Arc::new(vec![member]));
-    assert_eq!(gate.on_connect(&node(200)).await, Access::Allow, "it is in the mesh now");
-    assert!(matches!(gate.on_connect(&node(201)).await, Access::Deny { .. }));
+    assert_eq!(gate.on_connect(&client(200)).await, Access::Allow, "it is in the mesh now");
+    assert!(matches!(gate.on_connect(&client(201)).await, Access::Deny { .. }));
     gate.on_disconnect(first.endpoint_id(), first.connection_id());
-    assert_eq!(gate.on_connect(&node(201)).await, Access::Allow, "a stranger left");
+    assert_eq!(gate.on_connect(&client(201)).await, Access::Allow, "a stranger left");
+}
+
+#[tokio::test]
+async fn one_node_has_a_few_connections() {
+    let mesh = Mesh::new();
+    let first = client(1);
+    assert_eq!(mesh.gate.on_connect(&first).await, Access::Allow);
+    for _ in 1..OF_ONE_NODE {
+        assert_eq!(mesh.gate.on_connect(&client(1)).await, Access::Allow);
+    }
+    let refused = mesh.gate.on_connect(&client(1)).await;
+    assert!(matches!(refused, Access::Deny { reason: Some(reason) } if reason.contains("many")));
+    assert_eq!(mesh.gate.on_connect(&client(2)).await, Access::Allow, "another node");
+    mesh.gate.on_disconnect(first.endpoint_id(), first.connection_id());
+    assert_eq!(mesh.gate.on_connect(&client(1)).await, Access::Allow, "one ended");
 }
 
 #[tokio::test(start_paused = true)]

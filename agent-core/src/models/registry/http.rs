@@ -9,9 +9,10 @@ use std::{
 use agent_api::settings::Registry;
 use bytes::{Bytes, BytesMut};
 use reqwest::{Client, Response, StatusCode, Url, header};
+use tokio::time::Instant;
 
 use super::{
-    MAX_ERROR_BYTES, RegistryError,
+    Heard, MAX_ERROR_BYTES, RegistryError,
     place::{Place, authority, is_loopback},
 };
 use crate::{models::registry::ANSWER_TIMEOUT, tls::install_crypto};
@@ -72,6 +73,7 @@ pub struct ContentRange {
 pub struct Answer {
     response: Response,
     url: Url,
+    heard: Option<Heard>,
 }
 
 impl Http {
@@ -81,14 +83,16 @@ impl Http {
         &self,
         mut ask: Ask,
         registries: &[Registry],
+        heard: Option<Heard>,
     ) -> Result<Answer, RegistryError> {
         for _ in 0..=MAX_REDIRECTS {
             let host = authority(&ask.url);
             let client = self.client(&ask.url, registries)?;
             let sent = request(&client, &ask).send().await;
             let response = sent.map_err(|e| RegistryError::from_reqwest(host.clone(), &e))?;
+            tell(heard.as_ref());
             if !is_redirect(response.status()) {
-                return Ok(Answer { response, url: ask.url });
+                return Ok(Answer { response, url: ask.url, heard });
             }
             let location = response.headers().get(header::LOCATION);
             let location = location.and_then(|value| value.to_str().ok()).unwrap_or_default();
@@ -194,6 +198,13 @@ fn read_ca(path: &str) -> Result<Vec<reqwest::Certificate>, RegistryError> {
     Ok(found)
 }
 
+/// A server said something.
+fn tell(heard: Option<&Heard>) {
+    if let Some(heard) = heard {
+        heard.send_replace(Instant::now());
+    }
+}
+
 fn is_redirect(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
 }
@@ -254,7 +265,10 @@ impl Answer {
     /// The next bytes of the body, `None` at its end.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, RegistryError> {
         let host = authority(&self.url);
-        self.response.chunk().await.map_err(|e| RegistryError::from_reqwest(host, &e))
+        let chunk = self.response.chunk().await;
+        let chunk = chunk.map_err(|e| RegistryError::from_reqwest(host, &e))?;
+        tell(self.heard.as_ref());
+        Ok(chunk)
     }
 
     /// Passes a success on; anything else becomes an error with the server's own words.

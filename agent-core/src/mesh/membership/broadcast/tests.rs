@@ -75,6 +75,24 @@ fn when_the_asked_neighbour_leaves_another_holder_is_asked_at_once() {
 }
 
 #[test]
+fn who_is_asked_late_has_as_much_time_as_who_was_asked_first() {
+    let mut broadcast = with_neighbours(3);
+    broadcast.on_have(peer(1), &[ID], at(0));
+    broadcast.on_have(peer(2), &[ID], at(19_900));
+    assert!(broadcast.broken_promises(at(19_999)).is_empty());
+    assert_eq!(broadcast.broken_promises(at(20_000)), [peer(1)], "it did not have the record");
+    // One that left is not blamed, nor is anybody when the record came.
+    broadcast.on_have(peer(3), &[ID], at(39_000));
+    broadcast.neighbour_down(&peer(3), at(39_500));
+    assert!(broadcast.broken_promises(at(39_899)).is_empty());
+    assert_eq!(broadcast.broken_promises(at(60_000)), [peer(2)]);
+    broadcast.on_have(peer(1), &[ID], at(60_000));
+    let record = Spread { id: ID, bytes: Bytes::from_static(b"record"), hops: 1, urgent: true };
+    broadcast.spread(record, Some(peer(2)), 100, at(61_000));
+    assert!(broadcast.broken_promises(at(90_000)).is_empty());
+}
+
+#[test]
 fn a_record_that_came_is_not_asked_for_again() {
     let mut broadcast = with_neighbours(2);
     broadcast.on_have(peer(1), &[ID], at(0));

@@ -13,6 +13,7 @@ use agent_api::{
 };
 use bytes::Bytes;
 use futures_util::{StreamExt as _, future::BoxFuture, stream};
+use tokio::sync::watch;
 
 use super::{
     Bench, MIB,
@@ -23,6 +24,7 @@ use crate::models::{
     manifest::{Digest, Manifest},
     name::ModelRef,
     pull::{Chunks, Holder, OtherPlaces, PeerManifest, PlaceError, Tuning, Wanted, record::Record},
+    registry::{RegistryClient, credentials::Credentials},
 };
 
 const PIECE: usize = 256 << 10;
@@ -331,6 +333,27 @@ async fn a_model_is_had_from_a_peer_while_its_registry_swallows_what_it_is_sent(
     assert_eq!(done.state, PullState::Done, "{}", done.reason);
     assert_eq!(bench.installed(&name), Some(manifest.clone()));
     assert_eq!(from(&done), [(PullSourceKind::Peer, "attic-mini", true, manifest.size())]);
+}
+
+#[tokio::test]
+async fn a_registry_is_heard_with_the_head_of_an_answer_and_with_each_part() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let weights = model_bytes(MIB);
+    let mock = Mock::start().await;
+    mock.add("demo", &[("model", &weights)]);
+    let credentials = Credentials::new(dir.path().join("credentials.json"));
+    let (_settings, settings) = watch::channel(Settings::default());
+    let (heard, mut hears) = watch::channel(tokio::time::Instant::now());
+    let client = RegistryClient::new(settings, credentials).heard_by(heard);
+    let name = ModelRef::parse(&mock.name("demo"), "registry.example").expect("a name");
+    client.manifest(&name).await.expect("a manifest");
+    assert!(hears.has_changed().expect("open"));
+    hears.mark_unchanged();
+    let mut answer = client.layer(&name, Digest::of(&weights)).open(None).await.expect("a layer");
+    assert!(hears.has_changed().expect("open"), "the head");
+    hears.mark_unchanged();
+    answer.chunk().await.expect("comes").expect("bytes");
+    assert!(hears.has_changed().expect("open"), "a part");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
