@@ -57,6 +57,10 @@ pub enum InferenceError {
         "There is no model {0:?} on this node. GET /v1/models names those that are; the Models panel pulls others."
     )]
     NoSuchModel(String),
+    #[error(
+        "The model {model:?} is not on this node but on {nodes}, and this request stays here: its privacy says so. Allow more in Settings, Work for others, or with the header x-edgecoder-privacy."
+    )]
+    OnlyElsewhere { model: String, nodes: String },
     #[error("{} requests are waiting already. Try again in a moment.", limits::WAITING_REQUESTS)]
     QueueFull,
     #[error(

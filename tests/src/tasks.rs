@@ -4,7 +4,8 @@ use std::time::Instant;
 
 use agent_api::{
     TaskId,
-    tasks::{Submitted, Task, TaskDetails, TaskList, TaskOutput, TaskState},
+    mesh::{AnnouncedServing, Peer},
+    tasks::{Submitted, Task, TaskDetails, TaskKind, TaskList, TaskOutput, TaskState},
 };
 use anyhow::{Result, bail};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -110,13 +111,40 @@ pub async fn all(http: &Http) -> Result<Vec<Task>> {
     }
 }
 
-/// Waits until a node knows that another one has a model for it.
+/// Waits until a node knows that all its peers, which are so many, take tasks of this kind.
+pub async fn peers_take(cluster: &Cluster, at: usize, kind: TaskKind, peers: usize) -> Result<()> {
+    let takes =
+        |peer: &Peer| peer.announcement.as_ref().is_some_and(|said| said.accepts.contains(&kind));
+    let what = "the others announce that they take such tasks";
+    cluster.until(at, what, |view| view.peers.iter().filter(|p| takes(p)).count() == peers).await?;
+    Ok(())
+}
+
+/// The newest of a node's tasks, once there is one: what somebody waited for is written behind.
+pub async fn newest(http: &Http, query: &str, what: impl Fn(&Task) -> bool) -> Result<Task> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let page: TaskList = http.get(&format!("/tasks{query}")).await?;
+        if let Some(task) = page.tasks.into_iter().next().filter(&what) {
+            return Ok(task);
+        }
+        if Instant::now() > deadline {
+            bail!("there is no such task in /tasks{query}");
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// Waits until a node knows that another one has a model for it, ready to answer.
 pub async fn sees_model(cluster: &Cluster, at: usize, of: usize, model: &str) -> Result<()> {
     let id = cluster.id(of);
     cluster
         .until(at, "the other's model is announced", |view| {
             let said = view.peer(&id).and_then(|peer| peer.announcement.as_ref());
-            said.is_some_and(|said| said.models.iter().any(|known| known.id == model))
+            said.is_some_and(|said| {
+                said.serving == AnnouncedServing::Ready
+                    && said.models.iter().any(|known| known.id == model)
+            })
         })
         .await?;
     Ok(())

@@ -25,8 +25,9 @@ use crate::{
 };
 
 pub(crate) const TARGET: &str = "wasm32-unknown-unknown";
-/// The page is loaded on every start, from the disk: this is the limit that the project set itself.
-const MAX_RELEASE_BYTES: u64 = 2_400_000;
+/// The page is loaded on every start, from the disk: this is the limit that the project set itself (2.0 MB with four
+/// panels, 2.4 with the Mesh panel, 2.8 with Tasks).
+const MAX_RELEASE_BYTES: u64 = 2_800_000;
 /// How often `--watch` looks for changes: below what a person notices, and no load to speak of.
 const WATCH_INTERVAL: Duration = Duration::from_millis(400);
 /// Bump when the steps after cargo change what comes out.

@@ -123,7 +123,9 @@ fn mesh_code(error: &MeshError) -> ErrorCode {
 
 pub(super) fn inference_code(error: &InferenceError) -> ErrorCode {
     match error {
-        InferenceError::NotActive { .. } | InferenceError::NoSuchModel(_) => ErrorCode::NotFound,
+        InferenceError::NotActive { .. }
+        | InferenceError::NoSuchModel(_)
+        | InferenceError::OnlyElsewhere { .. } => ErrorCode::NotFound,
         InferenceError::QueueFull => ErrorCode::Busy,
         InferenceError::BadRequest(_) | InferenceError::ContextOverflow(_) => ErrorCode::BadRequest,
         InferenceError::Engine(_) | InferenceError::SlowClient => ErrorCode::Internal,

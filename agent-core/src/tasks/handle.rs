@@ -24,9 +24,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     board::Board,
     job::SharedHost,
-    kinds::Problems,
+    kinds::{Problems, check},
     modules::{ModuleError, Modules},
-    origin::{Cancelled, Ended, Origin, OriginSetup},
+    origin::{Cancelled, Ended, Origin, OriginSetup, workers::Workers as _},
+    placement::Wanted,
     remote::Remote,
     reputations::Reputations,
     route::{Router, RouterSetup},
@@ -106,6 +107,7 @@ pub struct Tasks {
     shared: Arc<Shared>,
     origin: Origin,
     router: Router,
+    fleet: Arc<Fleet>,
 }
 
 impl Tasks {
@@ -158,7 +160,7 @@ impl Tasks {
         let router = Router::new(RouterSetup {
             host: Arc::clone(&shared.here.host),
             elsewhere: Arc::new(shared.remote.clone()),
-            known: fleet,
+            known: Arc::clone(&fleet) as _,
             settings: shared.settings.clone(),
             board: shared.board.clone(),
             around,
@@ -166,7 +168,7 @@ impl Tasks {
         worker.serve_on(&shared.mesh);
         // Set here and nowhere else.
         let _ = shared.worker.set(worker);
-        let tasks = Self { shared, origin, router };
+        let tasks = Self { shared, origin, router, fleet };
         tasks.spawn_followers();
         Ok(tasks)
     }
@@ -233,6 +235,7 @@ impl Tasks {
             task_placement(pool, id),
             task_words(pool, id),
         )?;
+        let placement = placement.or_else(|| self.placement_now(&task, words.submitted.as_deref()));
         let submitted = words.submitted.as_deref().and_then(parse_submitted);
         Ok(TaskDetails {
             task,
@@ -262,11 +265,25 @@ impl Tasks {
         })
     }
 
-    /// Empty for a task that was never placed.
+    /// Of the newest attempt; for a task that waits, as it would be placed now.
     pub async fn placement(&self, id: &TaskId) -> Result<Placement, TaskError> {
-        self.known(id).await?;
-        let placement = task_placement(self.shared.storage.readers(), id).await?;
-        Ok(placement.unwrap_or_default())
+        let task = self.known(id).await?;
+        let pool = self.shared.storage.readers();
+        if let Some(kept) = task_placement(pool, id).await? {
+            return Ok(kept);
+        }
+        let words = task_words(pool, id).await?;
+        Ok(self.placement_now(&task, words.submitted.as_deref()).unwrap_or_default())
+    }
+
+    /// `None`: it does not wait for a node.
+    fn placement_now(&self, task: &Task, submitted: Option<&str>) -> Option<Placement> {
+        let waits = task.state == TaskState::Queued;
+        let submitted = submitted.filter(|_| waits).and_then(parse_submitted)?;
+        let checked = check(&submitted).ok()?;
+        let wanted =
+            Wanted { node: checked.node, privacy: task.privacy, ..Wanted::of(&checked.job) };
+        Some(self.fleet.place(&wanted).1.explanation)
     }
 
     /// Stops a task, wherever it is. One that is over stays as it is.

@@ -241,6 +241,7 @@ impl From<InferenceError> for JobError {
             InferenceError::NoModel
             | InferenceError::NotActive { .. }
             | InferenceError::NoSuchModel(_)
+            | InferenceError::OnlyElsewhere { .. }
             | InferenceError::QueueFull
             | InferenceError::Unavailable(_)
             | InferenceError::ShuttingDown => Self::Refused { reason: text, retry_after: None },

@@ -326,6 +326,10 @@ impl Life {
             let fence = self.results.last().map_or(0, |result| result.fence);
             return self.settle(fence, "Done.".to_owned(), step);
         };
+        if self.replicas && self.results.len() < self.wanted {
+            // So many were asked for; two that agree are not three.
+            return self.wait_for_more(step);
+        }
         match verdict {
             Verdict::Agreed { majority, others } => {
                 let winner = self.results.iter().find(|r| majority.contains(&r.node)).cloned();
@@ -339,13 +343,7 @@ impl Life {
                 }
                 self.settle(winner.fence, format!("Done: {text}"), step);
             }
-            Verdict::More(_) => {
-                let node = self.results.last().map(|result| result.node.clone());
-                self.look(node, "A result came; another node's is awaited.".to_owned(), step);
-                if self.openings() > 0 {
-                    step.effects.push(Effect::Place { pause: false });
-                }
-            }
+            Verdict::More(_) => self.wait_for_more(step),
             Verdict::Inconclusive => {
                 let text = format!(
                     "The results of {} nodes differ and no majority is possible. Submit it again, or with more replicas.",
@@ -353,6 +351,14 @@ impl Life {
                 );
                 self.end(TaskState::Failed, text, step);
             }
+        }
+    }
+
+    fn wait_for_more(&mut self, step: &mut Step) {
+        let node = self.results.last().map(|result| result.node.clone());
+        self.look(node, "A result came; another node's is awaited.".to_owned(), step);
+        if self.openings() > 0 {
+            step.effects.push(Effect::Place { pause: false });
         }
     }
 

@@ -172,6 +172,9 @@ impl Router {
         if local || stays {
             let again = if stays { None } else { Some(request.work.clone()) };
             let full = match self.here(&request, options).await {
+                Err(InferenceError::NoSuchModel(name)) if stays => {
+                    return Err(self.only_elsewhere(name));
+                }
                 Err(full @ (InferenceError::QueueFull | InferenceError::Unavailable(_))) => full,
                 done => return done,
             };
@@ -186,6 +189,22 @@ impl Router {
             }
             Err(Nowhere::Unknown { .. }) => Err(InferenceError::NoSuchModel(model.to_owned())),
         }
+    }
+
+    /// Why a request that may not leave is not answered.
+    fn only_elsewhere(&self, model: String) -> InferenceError {
+        let known = self.setup.known.models_elsewhere();
+        let mut nodes: Vec<String> = known
+            .into_iter()
+            .filter(|(id, _)| same_model(&model, id))
+            .map(|(_, node)| node)
+            .take(TRIES)
+            .collect();
+        nodes.sort();
+        if nodes.is_empty() {
+            return InferenceError::NoSuchModel(model);
+        }
+        InferenceError::OnlyElsewhere { model, nodes: nodes.join(", ") }
     }
 
     /// How a model writes tool calls; `None`: it is a model of this node, which knows by itself.

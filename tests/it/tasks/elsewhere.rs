@@ -1,10 +1,10 @@
 //! A model that is not here but on a peer just works, through every door.
 
-use agent_api::tasks::{Role, TaskKind, TaskList, TaskPath, TaskState};
+use agent_api::tasks::{Role, Task, TaskKind, TaskPath, TaskState};
 use anyhow::Result;
 use edgecoder_tests::{
     cluster::{Cluster, member},
-    tasks::{sees_model, with_demo},
+    tasks::{newest, sees_model, with_demo},
 };
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
@@ -54,16 +54,15 @@ async fn a_model_that_only_peers_have_answers_and_the_answer_names_the_node() ->
     assert_eq!(answer["usage"]["completion_tokens"], own["usage"]["completion_tokens"]);
 
     // Both sides show it, neither with its words.
-    let asked: TaskList = cluster.http(0).get("/tasks").await?;
-    let task = &asked.tasks[0];
+    let task = newest(cluster.http(0), "", |task| task.state.is_final()).await?;
     assert_eq!((task.kind, task.state), (TaskKind::Chat, TaskState::Done));
     assert_eq!((task.role, task.interactive), (Role::Asked, true));
     assert_eq!(task.path, Some(TaskPath::Lan));
     let worker = workers.iter().position(|id| Some(id) == task.worker.as_ref().map(|id| &id.0));
     let worker = worker.expect("one of the two") + 1;
-    let served: TaskList = cluster.http(worker).get("/tasks?role=served").await?;
-    assert_eq!(served.tasks.len(), 1, "{served:#?}");
-    assert_eq!(served.tasks[0].origin, cluster.id(0));
+    let ended = |task: &Task| task.state.is_final();
+    let served = newest(cluster.http(worker), "?role=served", ended).await?;
+    assert_eq!(served.origin, cluster.id(0));
     Ok(())
 }
 
@@ -79,8 +78,8 @@ async fn a_node_is_chosen_by_name_and_streams_token_by_token() -> Result<()> {
             pieces += usize::from(data?.contains("\"content\""));
         }
         assert!(pieces > 10, "{pieces} pieces");
-        let tasks: TaskList = cluster.http(0).get("/tasks?limit=1").await?;
-        assert_eq!(tasks.tasks[0].worker, Some(cluster.id(to)));
+        let worker = Some(cluster.id(to));
+        newest(cluster.http(0), "?limit=1", |task| task.worker == worker).await?;
     }
     let list: Value = cluster.http(0).get("/v1/models").await?;
     assert!(list.to_string().contains(&format!("{model}@node-1")), "{list}");
@@ -111,14 +110,14 @@ async fn a_request_that_must_stay_here_is_not_sent_away() -> Result<()> {
     assert!(said.contains("node-1") || said.contains("privacy"), "it says why: {said}");
     cluster.http(0).patch::<Value>("/settings", &json!({"tasks": {"privacy": "my_nodes"}})).await?;
     let (status, _) = cluster.http(0).try_post("/v1/chat/completions", &question(&model)).await?;
-    assert_eq!(status, 404, "nobody is marked as the owner's own");
+    assert!(status >= 400, "nobody is marked as the owner's own");
     let mark = json!({"node_id": cluster.id(2), "on": true, "own": true});
     cluster.http(0).post::<Value>("/mesh/trust", &mark).await?;
     let (status, answer) =
         cluster.http(0).try_post("/v1/chat/completions", &question(&model)).await?;
     assert_eq!(status, 200, "{answer}");
-    let tasks: TaskList = cluster.http(0).get("/tasks?limit=1").await?;
-    assert_eq!(tasks.tasks[0].worker, Some(cluster.id(2)));
+    let worker = Some(cluster.id(2));
+    newest(cluster.http(0), "?limit=1", |task| task.worker == worker).await?;
     Ok(())
 }
 

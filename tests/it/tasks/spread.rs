@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use agent_api::tasks::{TaskEvents, TaskState, WasmOutput};
+use agent_api::tasks::{TaskEvents, TaskKind, TaskState, WasmOutput};
 use anyhow::{Context as _, Result};
 use edgecoder_tests::{
     cluster::Cluster,
-    tasks::{all, bars, done, output, rsi_task, submit},
+    tasks::{all, bars, done, output, peers_take, rsi_task, submit},
 };
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use serde_json::{Value, json};
 
 #[path = "../../examples/rsi/indicator.rs"]
 #[allow(
@@ -27,11 +28,17 @@ async fn work_is_spread_and_every_task_is_done_once_while_nodes_come_and_go() ->
     const TASKS: u64 = 150;
     let mut cluster = Cluster::of(5).await?;
     let http = cluster.http(0).clone();
+    peers_take(&cluster, 0, TaskKind::Wasm, 4).await?;
+    // All of it waits before any of it begins: more than one node can do at once.
+    let drain =
+        async |on: bool| http.post::<Value>("/orchestration/drain", &json!({"on": on})).await;
+    drain(true).await?;
     let submitting = stream::iter(0..TASKS).map(|n| {
         let http = http.clone();
         async move { submit(&http, &rsi_task(&bars(n, 40))?).await }
     });
     let ids: Vec<_> = submitting.buffered(AT_ONCE).try_collect().await?;
+    drain(false).await?;
     // One dies with what it was working on, one says goodbye, one joins.
     cluster.kill(1)?;
     cluster.add_with_ticket(0).await?;

@@ -80,9 +80,9 @@ impl From<InferenceError> for OpenAiError {
     fn from(error: InferenceError) -> Self {
         let status = inference_code(&error).status();
         let (kind, code) = match &error {
-            InferenceError::NotActive { .. } | InferenceError::NoSuchModel(_) => {
-                ("invalid_request_error", "model_not_found")
-            }
+            InferenceError::NotActive { .. }
+            | InferenceError::NoSuchModel(_)
+            | InferenceError::OnlyElsewhere { .. } => ("invalid_request_error", "model_not_found"),
             InferenceError::BadRequest(_) => ("invalid_request_error", "invalid_value"),
             InferenceError::ContextOverflow(_) => {
                 ("invalid_request_error", "context_length_exceeded")

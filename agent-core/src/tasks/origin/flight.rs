@@ -419,13 +419,19 @@ impl Run {
     }
 
     fn tell(&mut self, event: TaskEvent) {
-        self.inner.listeners.tell(&self.row.task.id, || News::Event(event.clone()));
+        // An end is told once it is on disk.
+        if !event.state.is_final() {
+            self.inner.listeners.tell(&self.row.task.id, || News::Event(event.clone()));
+        }
         self.events.push(event);
         self.flush_at.get_or_insert_with(|| Instant::now() + FLUSH);
     }
 
     fn show(&self) {
         let task = &self.row.task;
+        if task.state.is_final() {
+            return;
+        }
         self.inner.board.update(&task.id, |shown| task.clone_into(shown));
         self.inner.listeners.tell(&task.id, || News::Task(Box::new(task.clone())));
     }
@@ -439,6 +445,7 @@ impl Run {
             return After::Ended;
         }
         self.inner.board.end(&task.id, |shown| task.clone_into(shown));
+        self.inner.listeners.tell(&task.id, || News::Task(Box::new(task.clone())));
         self.inner.listeners.tell(&task.id, || News::End);
         self.inner.told_end(&self.row);
         After::Ended

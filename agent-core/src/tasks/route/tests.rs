@@ -143,6 +143,7 @@ fn view(key: NodeKey, name: &str, model: &str) -> NodeView {
         serving: AnnouncedServing::Ready,
         accepts: TaskKind::ALL.to_vec(),
         models: vec![ModelView {
+            digest: None,
             id: model.to_owned(),
             resident: true,
             context: 4096,
