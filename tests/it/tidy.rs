@@ -245,6 +245,9 @@ fn published_migrations_are_never_edited() {
         ("0002_models.sql", 1_010),
         ("0003_pulls.sql", 565),
         ("0004_mesh.sql", 541),
+        ("0005_tasks.sql", 5_760),
+        ("0006_schedules.sql", 1_493),
+        ("0007_reputation.sql", 406),
     ];
     for (name, bytes) in known {
         let path = root().join("agent-core/migrations").join(name);

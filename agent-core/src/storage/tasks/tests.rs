@@ -1,3 +1,5 @@
+//! The tables of tasks against a real database file.
+
 use agent_api::{
     NodeId, TaskId,
     tasks::{Privacy, Role, ScheduleId, Task, TaskEvent, TaskKind, TaskState},

@@ -1,3 +1,5 @@
+//! What each kind accepts, and that everything wrong is named.
+
 use agent_api::{
     runner::{Constraint, Prompt, TextInput},
     tasks::{Language, Webhook},

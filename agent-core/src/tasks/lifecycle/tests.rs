@@ -1,3 +1,5 @@
+//! Lives made up at random: one settlement at most, fences that grow, an end for each.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! The origin with nodes that exist only in memory: they die, refuse, come back and answer late.
+
 mod fakes;
 
 use agent_api::tasks::{AttemptOutcome, Privacy, Role, TaskEvent, TaskKind};
@@ -240,10 +242,12 @@ async fn two_thousand_tasks_are_done_exactly_once() {
 #[tokio::test]
 async fn a_restart_in_any_state_loses_nothing_and_takes_up_what_peers_have() {
     let mut bench = Bench::start(2).await;
-    bench.fakes.script(&[Script::Silent, Script::SilentRunning]);
+    bench.fakes.script(&[Script::Silent]);
     let placed = bench.add(1, &job()).await;
-    let running = bench.add(2, &job()).await;
+    bench.fakes.began_all().await;
     bench.reaches(&placed, &[TaskState::Placed]).await;
+    bench.fakes.script(&[Script::SilentRunning]);
+    let running = bench.add(2, &job()).await;
     bench.reaches(&running, &[TaskState::Running]).await;
     bench.drain.send_replace(true);
     let queued = bench.add(3, &job()).await;

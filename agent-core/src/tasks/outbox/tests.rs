@@ -1,3 +1,5 @@
+//! Deliveries to a server of the test that fails, hangs and refuses.
+
 use std::{
     path::Path,
     sync::atomic::{AtomicUsize, Ordering},

@@ -1,3 +1,5 @@
+//! Who is chosen, and what is said about the others.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Runs by a clock of the test: summer time, crashes, missed runs.
+
 use std::path::Path;
 
 use agent_api::tasks::{TaskState, Webhook};

@@ -1,3 +1,5 @@
+//! Frames from a peer that lies.
+
 use agent_api::runner::{Generate, Prompt, Sampling, TextInput};
 use proptest::prelude::*;
 

@@ -124,8 +124,12 @@ fn a_mesh_survives_churn_loss_wrong_clocks_and_strange_streams() {
         } else {
             sim.restart(index);
             let friends: Vec<_> = sim.alive().into_iter().filter(|&other| other != index).collect();
-            let friend = friends[sim.rng.random_range(0..friends.len())];
-            sim.found(index, friend, SourceKind::Saved);
+            // A node saves every peer that it was connected with. With a single one, which may die
+            // a moment later, it would be alone until that one is back.
+            for _ in 0..4 {
+                let friend = friends[sim.rng.random_range(0..friends.len())];
+                sim.found(index, friend, SourceKind::Saved);
+            }
         }
         let pause = sim.rng.next_u64() % 4_000;
         sim.run_for(Duration::from_millis(pause));

@@ -100,6 +100,13 @@ impl Fakes {
         self.scripts.lock().expect("lock").extend(scripts);
     }
 
+    /// Waits until as many scripts as were given have been begun.
+    pub(super) async fn began_all(&self) {
+        while !self.scripts.lock().expect("lock").is_empty() {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    }
+
     pub(super) fn remember(&self, task: &TaskId, fence: u64) {
         self.kept.lock().expect("lock").insert((task.clone(), fence));
     }
