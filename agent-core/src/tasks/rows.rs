@@ -1,7 +1,11 @@
 //! Rows of the panel for work that no database has to know while it runs: requests whose client
 //! waits, and other nodes' tasks.
 
-use std::{fmt, time::Instant};
+use std::{
+    fmt,
+    sync::{Mutex, PoisonError},
+    time::Instant,
+};
 
 use agent_api::{
     NodeId, TaskId,
@@ -27,9 +31,17 @@ pub trait Around: fmt::Debug + Send + Sync + 'static {
 /// Digits of ULIDs (Crockford's base 32), lower case.
 const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 
+/// The last id of this process: the next one is larger, so that tasks go in the order in which they
+/// came, also within a millisecond.
+static LAST: Mutex<u128> = Mutex::new(0);
+
 /// A new id: the time and 74 random bits of a UUID of version 7, written as a ULID.
 pub fn new_task_id() -> TaskId {
-    let mut bits = uuid::Uuid::now_v7().as_u128();
+    let mut bits = {
+        let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+        *last = uuid::Uuid::now_v7().as_u128().max(last.saturating_add(1));
+        *last
+    };
     let mut text = [b'0'; 26];
     for digit in text.iter_mut().rev() {
         *digit = DIGITS[usize::try_from(bits % 32).unwrap_or(0)];

@@ -1,7 +1,5 @@
 //! From a submission to a row.
 
-use std::sync::{Mutex, PoisonError};
-
 use agent_api::{
     TaskId,
     tasks::{Role, ScheduleId, SubmitTask, Submitted, Task, TaskEvent, TaskKind, TaskState},
@@ -18,6 +16,7 @@ use crate::{
         kinds::{Checked, Problems, check},
         lifecycle::Life,
         outbox,
+        rows::new_task_id,
         schedule::Submit,
     },
     text::sentence,
@@ -26,27 +25,6 @@ use crate::{
 const PRIORITY: u8 = 5;
 const EXPIRES_S: u64 = 24 * 60 * 60;
 const MAX_ATTEMPTS: u8 = 3;
-
-/// Digits of ULIDs (Crockford's base 32), lower case.
-const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
-/// The last id of this process: the next one is larger, so that tasks go in the order in which they
-/// came, also within a millisecond.
-static LAST: Mutex<u128> = Mutex::new(0);
-
-/// A new id: the time in milliseconds (48 bits) and random bits, as a ULID.
-fn new_id() -> TaskId {
-    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
-    let fresh = uuid::Uuid::now_v7().as_u128();
-    let bits = fresh.max(last.saturating_add(1));
-    *last = bits;
-    drop(last);
-    let digit = |shift: u32| {
-        let at = usize::try_from((bits >> shift) & 31).unwrap_or(0);
-        char::from(DIGITS[at])
-    };
-    let text: String = (0..26_u32).rev().map(|n| digit(n * 5)).collect();
-    TaskId(format!("t_{text}"))
-}
 
 impl Tasks {
     /// Everything that is wrong with a submission.
@@ -120,7 +98,7 @@ impl Tasks {
         let webhook = submit.webhook.take();
         let text = "Waits for a node.".to_owned();
         let task = Task {
-            id: new_id(),
+            id: new_task_id(),
             kind: submit.kind,
             state: TaskState::Queued,
             reason: text,
@@ -297,18 +275,14 @@ mod tests {
 
     #[test]
     fn ids_grow_and_have_the_contracts_form() {
-        let mut last = new_id();
+        let mut last = new_task_id();
         for _ in 0..10_000 {
-            let next = new_id();
+            let next = new_task_id();
             assert!(next > last, "{next} after {last}");
             last = next;
         }
         assert_eq!(last.0.len(), 28);
-        assert!(
-            last.0
-                .strip_prefix("t_")
-                .is_some_and(|text| { text.bytes().all(|byte| DIGITS.contains(&byte)) })
-        );
+        assert!(crate::tasks::rows::is_task_id(&last), "{last}");
     }
 
     #[test]
