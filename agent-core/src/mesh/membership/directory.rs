@@ -170,7 +170,8 @@ impl Directory {
             btree_map::Entry::Occupied(mut occupied) => {
                 let entry = occupied.get_mut();
                 let old = std::mem::replace(&mut entry.record, record);
-                entry.heard = heard;
+                // By wrong clocks a newer record may seem older than the one that was here.
+                entry.heard = entry.heard.max(heard);
                 self.present -= usize::from(counts && !old.body.goodbye);
                 self.take_from_sums(&old);
             }
@@ -284,6 +285,8 @@ fn first_u64(bytes: &[u8; 32]) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use agent_api::mesh::Announcement;
+
     use super::*;
     use crate::mesh::{
         Addresses, MeshId,
@@ -292,13 +295,14 @@ mod tests {
     };
 
     fn record(n: usize, goodbye: bool) -> Arc<Record> {
+        record_at(n, 0, goodbye)
+    }
+
+    fn record_at(n: usize, at_ms: i64, goodbye: bool) -> Arc<Record> {
         let mut author = NodeKey([0; 32]);
         author.0[..8].copy_from_slice(&n.to_be_bytes());
-        let about = About {
-            goodbye,
-            addresses: Addresses::default(),
-            announcement: announcement("somebody"),
-        };
+        let says = Announcement { at_ms, ..announcement("somebody") };
+        let about = About { goodbye, addresses: Addresses::default(), announcement: says };
         let body = Body::new(MeshId([7; 32]), author, 1, 1, about);
         Arc::new(Record { body, bytes: bytes::Bytes::new(), hash: author.0 })
     }
@@ -315,5 +319,16 @@ mod tests {
         // Three announcements later they are all swept out, and the other one is only stale.
         assert_eq!(directory.sweep(now + Duration::from_secs(31)).len(), MOST_NODES - 1);
         assert_eq!(directory.len(), 1);
+    }
+
+    #[test]
+    fn who_was_just_heard_is_not_stale_because_its_clock_is_behind() {
+        let now = Duration::from_secs(100);
+        let mut directory = Directory::new(NodeKey([255; 32]));
+        assert_eq!(directory.insert(record_at(1, 1, false), now, now, |_| true), Ok(None));
+        // The next record comes by anti-entropy and is half a minute old by this node's clock.
+        let by_its_clock = now - Duration::from_secs(31);
+        assert_eq!(directory.insert(record_at(1, 2, false), by_its_clock, now, |_| true), Ok(None));
+        assert!(directory.others().all(|(_, entry)| !entry.is_stale(now)));
     }
 }

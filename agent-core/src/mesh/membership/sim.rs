@@ -50,6 +50,8 @@ pub(super) struct Node {
     started: Duration,
     tick_at: Option<Duration>,
     dials: BTreeSet<NodeKey>,
+    /// What its driver keeps for the next start.
+    saved: BTreeSet<NodeKey>,
     pub(super) events: Vec<MeshEvent>,
     pub(super) frames_sent: u64,
     pub(super) bytes_sent: u64,
@@ -176,6 +178,7 @@ impl Sim {
             started: self.now,
             tick_at: None,
             dials: BTreeSet::new(),
+            saved: BTreeSet::new(),
             events: Vec::new(),
             frames_sent: 0,
             bytes_sent: 0,
@@ -221,6 +224,20 @@ impl Sim {
         node.tick_at = None;
         node.dials.clear();
         self.input(index, Input::Tick);
+    }
+
+    /// Starts a node again with the peers that it saved.
+    fn restart_with_saved(&mut self, index: usize) {
+        self.restart(index);
+        for peer in self.nodes[index].saved.clone() {
+            self.found(index, self.by_key[&peer], SourceKind::Saved);
+        }
+    }
+
+    /// As a driver keeps the peers that a ticket names, before any of them answered.
+    fn keep(&mut self, index: usize, peer: usize) {
+        let peer = self.nodes[peer].key;
+        self.nodes[index].saved.insert(peer);
     }
 
     /// As kill -9: nobody is told.
@@ -308,9 +325,12 @@ impl Sim {
                 watch.arrived.entry(index).or_insert(self.now);
             }
         }
-        let keep = !matches!(event, MeshEvent::PeerChanged { .. } | MeshEvent::Save { .. });
-        if keep {
-            self.nodes[index].events.push(event);
+        match event {
+            MeshEvent::Save { peer, .. } => {
+                self.nodes[index].saved.insert(peer);
+            }
+            MeshEvent::PeerChanged { .. } => {}
+            event => self.nodes[index].events.push(event),
         }
     }
 
@@ -381,6 +401,29 @@ impl Sim {
 
     pub(super) fn alive(&self) -> Vec<usize> {
         (0..self.nodes.len()).filter(|&index| self.nodes[index].alive).collect()
+    }
+
+    /// Who lacks whom, for the message of a test that failed.
+    pub(super) fn missing(&self) -> Vec<String> {
+        let alive = self.alive();
+        let mut lines = Vec::new();
+        for &index in &alive {
+            let membership = &self.nodes[index].membership;
+            let now = self.clock(index).mono;
+            for &other in alive.iter().filter(|&&other| other != index) {
+                let entry = membership.directory.get(&self.nodes[other].key);
+                let seen = match entry {
+                    None => "not in the table".to_owned(),
+                    Some(entry) if entry.record.body.goodbye => "said goodbye".to_owned(),
+                    Some(entry) if entry.is_stale(now) => {
+                        format!("stale, heard {:?} ago", now - entry.heard)
+                    }
+                    Some(_) => continue,
+                };
+                lines.push(format!("{other} at {index}: {seen}"));
+            }
+        }
+        lines
     }
 
     /// Every living node has every other living node in its table, and not as a stale one.
