@@ -25,7 +25,12 @@ pub(crate) fn desktop(port: u16) -> Result<Option<Desktop>> {
         return Ok(None);
     }
     let desktop = Desktop::start()?;
-    let settings = json!({"version": 1, "listen": format!("127.0.0.1:{port}")}).to_string();
+    let settings = json!({
+        "version": 1,
+        "listen": format!("127.0.0.1:{port}"),
+        "mesh": { "lan": false, "port_mapping": false },
+    })
+    .to_string();
     desktop.file("settings.json", settings.as_bytes())?;
     Ok(Some(desktop))
 }

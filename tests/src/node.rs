@@ -13,6 +13,7 @@ use std::{
 use agent_api::{models::ModelState, node::Status};
 use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
@@ -119,6 +120,28 @@ impl Options {
         self
     }
 
+    /// Tests run side by side on one network: their nodes must not find each other there and give
+    /// each other work. In a network of its own a node is started as its owner would start it.
+    fn keep_to_itself(&self) -> Result<()> {
+        let path = self.data_dir().join("settings.json");
+        let written = std::fs::read(&path).ok();
+        let settings = written.as_deref().map_or_else(
+            || Some(json!({ "version": 1 })),
+            |bytes| serde_json::from_slice::<Value>(bytes).ok(),
+        );
+        // What the test says itself stays, also what a node has to refuse.
+        if let Some(mut settings) = settings
+            && self.place.is_none()
+            && settings["version"] == 1
+            && settings["mesh"].is_null()
+        {
+            settings["mesh"] = json!({ "lan": false, "port_mapping": false });
+            std::fs::create_dir_all(self.data_dir())?;
+            std::fs::write(&path, settings.to_string())?;
+        }
+        Ok(())
+    }
+
     fn command(&self) -> Command {
         let mut line = self.place.as_ref().map(|place| place.prefix()).unwrap_or_default();
         line.push(programs::node().display().to_string());
@@ -176,6 +199,7 @@ pub struct TestNode {
 
 impl TestNode {
     fn start(options: Options) -> Result<Self> {
+        options.keep_to_itself()?;
         let log = options.home.path().join("stderr.log");
         let started = Instant::now();
         let mut child = options

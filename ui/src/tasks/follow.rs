@@ -68,6 +68,7 @@ impl Live {
                 let room = MAX_TEXT.saturating_sub(self.text.len());
                 self.text.push_str(&text[..text.floor_char_boundary(room)]);
             }
+            TaskNews::Restart {} => self.text.clear(),
             TaskNews::End { output } => {
                 self.output = Some(*output);
                 self.ended = true;
@@ -89,6 +90,7 @@ pub fn news(line: &str) -> Option<TaskNews> {
         "task" => TaskNews::Task { task: Box::new(read(field("task")?)?) },
         "event" => TaskNews::Event { event: read(field("event")?)? },
         "text" => TaskNews::Text { text: read(field("text")?)? },
+        "restart" => TaskNews::Restart {},
         "end" => TaskNews::End { output: Box::new(read(field("output")?)?) },
         _ => return None,
     })
@@ -149,6 +151,7 @@ mod tests {
             TaskNews::Task { task: Box::new(it) },
             TaskNews::Event { event },
             TaskNews::Text { text: "Hi".into() },
+            TaskNews::Restart {},
             TaskNews::End { output: Box::new(output) },
         ] {
             let line = serde_json::to_string(&written).expect("news is JSON");
@@ -162,6 +165,8 @@ mod tests {
     fn text_grows_and_the_last_line_ends_it() {
         let mut live = Live::default();
         live.take(TaskNews::Task { task: Box::new(task(1, TaskState::Running)) });
+        live.take(TaskNews::Text { text: "A hoax".into() });
+        live.take(TaskNews::Restart {});
         live.take(TaskNews::Text { text: "A lease".into() });
         live.take(TaskNews::Text { text: " gives".into() });
         assert_eq!((live.text.as_str(), live.ended), ("A lease gives", false));

@@ -152,6 +152,8 @@ pub enum TaskNews {
     Text {
         text: String,
     },
+    /// What was told of the answer does not count: another node begins it again.
+    Restart {},
     /// The last line.
     End {
         output: Box<TaskOutput>,

@@ -85,6 +85,12 @@ impl Shown {
                 self.text = true;
                 print(&text)?;
             }
+            TaskNews::Restart {} => {
+                if std::mem::take(&mut self.text) {
+                    print("\n")?;
+                }
+                self.note("Another node begins the answer again; the text so far does not count");
+            }
         }
         Ok(None)
     }

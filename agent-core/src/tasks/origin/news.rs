@@ -21,11 +21,13 @@ const BACKLOG: usize = 256;
 pub enum News {
     Task(Box<Task>),
     Event(TaskEvent),
-    /// Text of the answer from this byte on. From 0: it begins again.
+    /// Text of the answer from this byte on.
     Text {
         at: usize,
         text: String,
     },
+    /// The answer begins again; its text so far does not count.
+    Restart,
     /// It ended, and that is on disk.
     End,
 }

@@ -328,7 +328,7 @@ async fn a_follower_hears_of_the_end() {
         match news.recv().await.expect("news") {
             News::Text { text: more, .. } => text.push_str(&more),
             News::End => break,
-            News::Task(_) | News::Event(_) => {}
+            News::Task(_) | News::Event(_) | News::Restart => {}
         }
     }
     assert_eq!(text, "one two three");

@@ -200,9 +200,7 @@ impl Run {
             JobError::Misbehaved(_) => {
                 self.continued = Default::default();
                 self.partial.lock().clear();
-                self.inner
-                    .listeners
-                    .tell(&self.row.task.id, || News::Text { at: 0, text: String::new() });
+                self.inner.listeners.tell(&self.row.task.id, || News::Restart);
             }
             JobError::Refused { .. } | JobError::Failed(_) => {}
         }
