@@ -102,10 +102,9 @@ fn task_code(error: &TaskError) -> ErrorCode {
         TaskError::Module(ModuleError::TooLarge(_)) => ErrorCode::TooLarge,
         TaskError::Module(ModuleError::NotWasm(_)) => ErrorCode::BadRequest,
         TaskError::NotFound(_) => ErrorCode::NotFound,
-        TaskError::Conflict(_)
-        | TaskError::NotOwn(_)
-        | TaskError::NotOver(..)
-        | TaskError::NoWords(_) => ErrorCode::Conflict,
+        TaskError::Conflict(_) | TaskError::NotOver(..) | TaskError::NoWords(_) => {
+            ErrorCode::Conflict
+        }
         TaskError::QueueFull | TaskError::TooManyFollowers => ErrorCode::Busy,
         TaskError::Module(_) | TaskError::Storage(_) => ErrorCode::Unavailable,
     }

@@ -7,14 +7,22 @@ use std::{
 
 use agent_api::{TaskId, tasks::Task};
 use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
 
 /// Changes that wait for the node to announce them; it asks again when it missed some.
 const CHANGES: usize = 1_024;
 
+#[derive(Debug)]
+struct Living {
+    task: Task,
+    /// Cancelled when the owner does not want it to go on.
+    stop: CancellationToken,
+}
+
 /// Tasks that have not ended, by id. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Board {
-    tasks: Arc<Mutex<HashMap<TaskId, Task>>>,
+    tasks: Arc<Mutex<HashMap<TaskId, Living>>>,
     changes: broadcast::Sender<Task>,
 }
 
@@ -26,23 +34,32 @@ impl Default for Board {
 }
 
 impl Board {
-    /// Shows a task from now on.
-    pub fn begin(&self, task: Task) {
+    /// Shows a task from now on. What is returned is cancelled by [`stop`](Self::stop).
+    pub fn begin(&self, task: Task) -> CancellationToken {
         let _ = self.changes.send(task.clone());
-        self.lock().insert(task.id.clone(), task);
+        let stop = CancellationToken::new();
+        let living = Living { stop: stop.clone(), task };
+        self.lock().insert(living.task.id.clone(), living);
+        stop
+    }
+
+    /// Asks whoever works on it to stop; false: it does not live.
+    pub fn stop(&self, id: &TaskId) -> bool {
+        let tasks = self.lock();
+        tasks.get(id).inspect(|living| living.stop.cancel()).is_some()
     }
 
     /// Changes a task that is shown; nothing happens for others.
     pub fn update(&self, id: &TaskId, change: impl FnOnce(&mut Task)) {
         let mut tasks = self.lock();
-        let Some(task) = tasks.get_mut(id) else { return };
-        change(task);
-        let _ = self.changes.send(task.clone());
+        let Some(living) = tasks.get_mut(id) else { return };
+        change(&mut living.task);
+        let _ = self.changes.send(living.task.clone());
     }
 
     /// Changes it a last time and shows it no more as living; returns it.
     pub fn end(&self, id: &TaskId, change: impl FnOnce(&mut Task)) -> Option<Task> {
-        let mut task = self.lock().remove(id)?;
+        let mut task = self.lock().remove(id)?.task;
         change(&mut task);
         let _ = self.changes.send(task.clone());
         Some(task)
@@ -60,18 +77,18 @@ impl Board {
 
     /// All that live, by id.
     pub fn tasks(&self) -> BTreeMap<TaskId, Task> {
-        self.lock().clone().into_iter().collect()
+        self.lock().iter().map(|(id, living)| (id.clone(), living.task.clone())).collect()
     }
 
     pub fn get(&self, id: &TaskId) -> Option<Task> {
-        self.lock().get(id).cloned()
+        self.lock().get(id).map(|living| living.task.clone())
     }
 
     pub fn changes(&self) -> broadcast::Receiver<Task> {
         self.changes.subscribe()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<TaskId, Task>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<TaskId, Living>> {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -76,10 +76,6 @@ pub enum TaskError {
     NotFound(TaskId),
     #[error("{} tasks wait already. Wait until some are done, or cancel some", QUEUED_TASKS)]
     QueueFull,
-    #[error(
-        "the task {0} is not this node's own: who asked for it ends it, by closing its request"
-    )]
-    NotOwn(TaskId),
     #[error("the task {0} {1}. Only a task that failed, expired or was cancelled can be retried")]
     NotOver(TaskId, &'static str),
     #[error("the words of the task {0} are not kept, so that it cannot be submitted again")]
@@ -293,7 +289,9 @@ impl Tasks {
             return Ok(task);
         }
         if task.role == Role::Served || task.interactive {
-            return Err(TaskError::NotOwn(id.clone()));
+            // Whoever works on it hears of it, says so to whoever asked, and ends the row.
+            self.shared.board.stop(id);
+            return Ok(task);
         }
         match self.origin.cancel(id).await? {
             Cancelled::Over | Cancelled::Unknown => self.known(id).await,

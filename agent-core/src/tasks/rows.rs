@@ -11,6 +11,7 @@ use agent_api::{
     NodeId, TaskId,
     tasks::{Privacy, Role, Task, TaskKind, TaskPath, TaskState},
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{board::Board, reputation::Experience};
 use crate::{clock::now_ms, mesh::NodeKey, storage::RequestKind};
@@ -104,6 +105,7 @@ pub struct Row {
     begun: Instant,
     first_text: Option<Instant>,
     ended: bool,
+    stop: CancellationToken,
     /// Another task has this id here: nothing is shown of this one.
     hidden: bool,
 }
@@ -112,10 +114,14 @@ impl Row {
     pub fn begin(board: Board, around: std::sync::Arc<dyn Around>, task: Task) -> Self {
         let id = task.id.clone();
         let hidden = board.get(&id).is_some();
-        if !hidden {
-            board.begin(task);
-        }
-        Self { board, around, id, begun: Instant::now(), first_text: None, ended: false, hidden }
+        let stop = if hidden { CancellationToken::new() } else { board.begin(task) };
+        let begun = Instant::now();
+        Self { board, around, id, begun, first_text: None, ended: false, stop, hidden }
+    }
+
+    /// Cancelled when the owner of this node stops the task.
+    pub fn stop(&self) -> &CancellationToken {
+        &self.stop
     }
 
     pub fn id(&self) -> &TaskId {
