@@ -69,6 +69,7 @@ async fn list(client: &Client, args: args::List) -> anyhow::Result<()> {
         kind: args.kind.map(Into::into),
         search: args.search,
         limit: Some(args.limit),
+        before: args.before.map(TaskId),
         ..TaskQuery::default()
     };
     let list = client.call::<ListTasks>(&query).await?;

@@ -193,6 +193,9 @@ pub(crate) struct List {
     /// At most so many
     #[arg(long, short = 'n', value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=500))]
     pub(crate) limit: u32,
+    /// Only older ones: go on where a list ended
+    #[arg(long, value_name = "CURSOR")]
+    pub(crate) before: Option<String>,
     #[command(flatten)]
     pub(crate) output: Json,
 }

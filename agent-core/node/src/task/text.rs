@@ -25,8 +25,8 @@ pub(super) fn list(list: &TaskList, now_ms: i64) -> String {
     let rows: Vec<_> = list.tasks.iter().map(|task| row(task, now_ms)).collect();
     let heading = ["TASK", "KIND", "STATE", "MODEL", "NODE", "TOKENS", "SUBMITTED", "LABEL"];
     let mut text = table(&heading, &rows);
-    if list.next.is_some() {
-        text.push_str("There are more; --limit shows up to 500.\n");
+    if let Some(next) = &list.next {
+        text.push_str(&format!("There are more: --before {next} shows those before these.\n"));
     }
     text + &summary
 }
@@ -232,7 +232,7 @@ mod tests {
         (waiting.worker, waiting.worker_name, waiting.completion_tokens) = (None, None, None);
         let counts = TaskCounts { queued: 1, active: 1, ..TaskCounts::default() };
         let tasks = vec![task("t_00000000000000000000runnin"), waiting];
-        let text = list(&TaskList { tasks, next: None, counts }, 75_000);
+        let text = list(&TaskList { tasks, next: None, counts: counts.clone() }, 75_000);
         assert_eq!(
             text,
             "TASK      KIND  STATE            MODEL  NODE    TOKENS  SUBMITTED      LABEL\n\
@@ -240,6 +240,9 @@ mod tests {
              t_queued  chat  queued, place 2  m      -       -       1 min 5 s ago  -\n\
              1 waiting, 1 active; today 0 done, 0 failed\n"
         );
+        let older = Some(TaskId("t_older".to_owned()));
+        let text = self::list(&TaskList { tasks: vec![task("t_1")], next: older, counts }, 75_000);
+        assert!(text.contains("--before t_older"), "{text}");
     }
 
     #[test]
