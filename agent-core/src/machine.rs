@@ -14,7 +14,7 @@ use sysinfo::{MemoryRefreshKind, System};
 
 pub use bandwidth::memory_bandwidth;
 pub use gpu::gpu_bandwidth;
-pub use hardware::read_hardware;
+pub use hardware::{battery, read_hardware};
 pub use meters::Meters;
 pub use tier::{Overrides, tier_report};
 

@@ -3,18 +3,18 @@
 use std::process::Command;
 
 use anyhow::Result;
-use edgecoder_tests::{node::Options, programs};
+use edgecoder_tests::{node::Options, programs, skipped};
 
 use crate::support::{journey::first_visit, page::Page, process::free_port};
 
 /// `false` (and a line that says why) where there is no browser or no page.
 pub(crate) fn possible() -> bool {
     if !programs::ui().join("index.html").exists() {
-        eprintln!("skipped: the page is not built (cargo xtask ui)");
+        skipped("the page is not built (cargo xtask ui)");
         return false;
     }
     if Command::new("chromedriver").arg("--version").output().is_err() {
-        eprintln!("skipped: chromedriver is not installed (cargo xtask setup --tests)");
+        skipped("chromedriver is not installed (cargo xtask setup --tests)");
         return false;
     }
     true

@@ -4,7 +4,7 @@ use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt as _, process::Comm
 
 use agent_api::node::ActivityList;
 use anyhow::Result;
-use edgecoder_tests::node::Options;
+use edgecoder_tests::{node::Options, skipped};
 use serde_json::{Value, json};
 
 #[tokio::test]
@@ -134,7 +134,7 @@ impl SmallDisk {
         let mount = ["-t", "tmpfs", "-o", flags, "tmpfs"];
         let mounted = Command::new("mount").args(mount).arg(&at).output().ok()?;
         if !mounted.status.success() {
-            eprintln!("skipped: mounting is not allowed here (it needs root)");
+            skipped("mounting is not allowed here (it needs root)");
             return None;
         }
         Some(Self { at })

@@ -6,6 +6,7 @@ use edgecoder_tests::{
     http::client,
     http::{Then, raw},
     node::{Options, TestNode},
+    skipped,
 };
 use serde_json::{Value, json};
 
@@ -97,7 +98,7 @@ async fn an_exposed_node_asks_other_computers_for_the_key() -> Result<()> {
     let settings = json!({"version": 1, "api_key": key}).to_string();
     let options = Options::default().without_model().file("settings.json", settings.as_bytes());
     let Some(ip) = own_address() else {
-        eprintln!("skipped: this machine has no address but loopback");
+        skipped("this machine has no address but loopback");
         return Ok(());
     };
     let node = options.listen("0.0.0.0:0").start()?;

@@ -48,6 +48,8 @@ async fn browser_two_thousand_peers_scroll_sort_and_filter() -> Result<()> {
         page.text_when("#peers-title", |text| text.contains("1 of 2")).await?;
         page.text_when("#peers tbody", |text| text.contains("sakura-m4") && text.contains("Relay")).await?;
         page.script("const f = document.getElementById('peer-filter'); f.value = ''; f.dispatchEvent(new Event('input', {bubbles: true})); return null").await?;
+        page.click("[data-sort=\"Rep.\"]").await?;
+        page.text_when("#peers tr[aria-rowindex=\"2\"] .p-rep", |text| text == "98").await?;
         page.click("[data-sort=\"Peer\"]").await?;
         page.text_when("#peers tr[aria-rowindex=\"2\"]", |text| text.starts_with("attic-mini")).await?;
         page.click("[data-sort=\"Peer\"]").await?;
@@ -69,6 +71,7 @@ async fn browser_a_peer_is_opened_by_its_address_marked_and_blocked() -> Result<
         page.click(".peers tbody tr[aria-rowindex=\"3\"] .rowlink").await?;
         page.text_when("dialog[open]", |text| text.contains("kanal") && text.contains("Attempts"))
             .await?;
+        page.text_when("#peer-standing", |text| text.contains("Reputation 97 of 100")).await?;
         let address = page.script("return location.hash").await?;
         ensure!(address.as_str().is_some_and(|a| a.starts_with("#/mesh/peer/")), "{address}");
         page.screenshot("drawer").await?;

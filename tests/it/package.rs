@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use edgecoder_tests::skipped;
 use tempfile::TempDir;
 
 use crate::support::{desktop::Desktop, journey::first_visit, page::Page, process::free_port};
@@ -97,7 +98,7 @@ fn run(command: &mut Command) -> Result<()> {
 async fn package_installs_works_and_goes_away() -> Result<()> {
     let deb = std::env::var_os("EDGECODER_DEB").map(PathBuf::from);
     if let Some(why) = missing(deb.as_deref()) {
-        eprintln!("skipped: {why}");
+        skipped(why);
         return Ok(());
     }
     let deb = deb.context("a package")?;

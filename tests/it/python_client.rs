@@ -4,7 +4,7 @@
 use std::{path::Path, process::Command};
 
 use anyhow::Result;
-use edgecoder_tests::{node::Options, programs};
+use edgecoder_tests::{node::Options, programs, skipped};
 
 /// Runs a script of this folder; skips it where there is no Python for tests.
 pub(crate) fn run(script: &str, args: &[&str]) -> Result<()> {
@@ -13,7 +13,7 @@ pub(crate) fn run(script: &str, args: &[&str]) -> Result<()> {
             std::env::var_os("EDGECODER_TEST_PYTHON").is_none(),
             "the Python of EDGECODER_TEST_PYTHON is missing; run: cargo xtask setup --tests"
         );
-        eprintln!("skipped: no Python with the openai package; cargo xtask test sets one up");
+        skipped("no Python with the openai package; cargo xtask test sets one up");
         return Ok(());
     };
     let output = Command::new(python)

@@ -6,7 +6,7 @@ use agent_api::models::ModelState;
 use anyhow::Result;
 use edgecoder_tests::{
     node::{Options, eventually, signal},
-    programs,
+    programs, skipped,
 };
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
@@ -145,7 +145,7 @@ async fn a_model_larger_than_memory_is_refused_before_it_is_read() -> Result<()>
     let elements: u64 = 1 << 43;
     let reason = match refusal(&head_of(elements), Some(elements * 2 + 4096)).await {
         Err(e) if e.to_string().contains("File too large") => {
-            eprintln!("skipped: this file system has no sparse files of 16 TB");
+            skipped("this file system has no sparse files of 16 TB");
             return Ok(());
         }
         reason => reason?,

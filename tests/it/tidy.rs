@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use edgecoder_tests::programs::root;
+use edgecoder_tests::{programs::root, skipped};
 
 /// Longest file. Longer ones want splitting; tests and generated files too.
 const MAX_LINES: usize = 640;
@@ -219,7 +219,7 @@ fn every_module_says_what_it_is_for() {
 fn the_repository_names_no_machine_and_no_registry() {
     let git = std::process::Command::new("git").arg("ls-files").current_dir(root()).output();
     let Ok(listed) = git else {
-        eprintln!("skipped: git is not installed");
+        skipped("git is not installed");
         return;
     };
     let mut wrong = Vec::new();

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use edgecoder_tests::{
     http::client,
     node::{is_alive, signal, wait},
-    programs,
+    programs, skipped,
 };
 use serde_json::json;
 
@@ -21,7 +21,7 @@ use crate::support::{
 /// there cannot be one.
 pub(crate) fn desktop(port: u16) -> Result<Option<Desktop>> {
     if let Some(what) = missing() {
-        eprintln!("skipped: {what}");
+        skipped(&what);
         return Ok(None);
     }
     let desktop = Desktop::start()?;
@@ -112,7 +112,10 @@ pub(crate) async fn wait_for_token(desktop: &Desktop) -> Result<()> {
 
 #[test]
 fn window_the_app_explains_itself_on_the_command_line() -> Result<()> {
-    let Some(app) = programs::desktop() else { return Ok(()) };
+    let Some(app) = programs::desktop() else {
+        skipped("the desktop app is not built");
+        return Ok(());
+    };
     let help = Command::new(app).arg("--help").output()?;
     let help = String::from_utf8_lossy(&help.stdout).into_owned();
     anyhow::ensure!(help.contains("--data-dir"), "{help}");

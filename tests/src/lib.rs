@@ -16,5 +16,8 @@ pub mod programs;
 pub mod pulls;
 pub mod registry;
 pub mod scripted_model;
+mod skipped;
 pub mod tasks;
 pub mod tasks_page;
+
+pub use skipped::skipped;

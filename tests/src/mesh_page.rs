@@ -245,6 +245,7 @@ async fn answer(State(world): State<Shared>, uri: Uri, body: Bytes) -> Response 
     let path = uri.path();
     match path {
         "/status" => json_of(&status()),
+        "/orchestration/status" => json_of(&peers::orchestration(&world.peers)),
         "/mesh/peers" => {
             let total = world.peers.len() as u32;
             json_of(&PeerList { peers: world.peers.clone(), total })

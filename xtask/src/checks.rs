@@ -3,7 +3,7 @@
 //! Cold on two cores this has to stay well under an hour, so nothing may be built twice: `compile` says
 //! how.
 
-use std::io::Write;
+use std::{fs, io::Write, path::PathBuf};
 
 use anyhow::Result;
 
@@ -136,6 +136,9 @@ fn run_tests(workspace: &Workspace, options: &TestOptions) -> Result<()> {
     let program = with_test_environment(workspace, options, program)
         .fix("correct the tests that failed above; to run one again: cargo xtask test --only NAME");
     let mut closing = Closing::new(runner);
+    let skipped = skipped_tests(workspace);
+    // Of an earlier run; there may be none.
+    let _ = fs::remove_file(&skipped);
     let mut out = std::io::stdout();
     let outcome = program.run_reading(runner.stream(), |line| {
         closing.read(line);
@@ -145,10 +148,32 @@ fn run_tests(workspace: &Workspace, options: &TestOptions) -> Result<()> {
     if let Err(error) = &outcome {
         let _ = writeln!(out, "\nerror: {error:#}");
     }
-    if let Some(line) = closing.to_repeat(outcome.is_err()) {
+    let skipped = skipped_lines(&fs::read_to_string(&skipped).unwrap_or_default());
+    for line in &skipped {
+        let _ = writeln!(out, "{line}");
+    }
+    if let Some(line) = closing.to_repeat(outcome.is_err() || !skipped.is_empty()) {
         let _ = writeln!(out, "{line}");
     }
     outcome.map_err(|_| AlreadyReported.into())
+}
+
+/// Where tests write that they were skipped and why.
+fn skipped_tests(workspace: &Workspace) -> PathBuf {
+    workspace.target.join("skipped-tests.txt")
+}
+
+/// What to print of it. Such tests pass, so the test runner's own count of skipped ones is without
+/// them.
+fn skipped_lines(text: &str) -> Vec<String> {
+    let mut tests: Vec<&str> = text.lines().collect();
+    tests.sort_unstable();
+    tests.dedup();
+    if tests.is_empty() {
+        return Vec::new();
+    }
+    let title = format!("\n{} counted as passed, but could not run here:", tests.len());
+    [title].into_iter().chain(tests.into_iter().map(|test| format!("    {test}"))).collect()
 }
 
 /// What makes the test runner include the tests that are marked `#[ignore]` because they take long.
@@ -177,6 +202,7 @@ fn with_test_environment(
         .env("EDGECODER_ASSETS_DIR", workspace.assets())
         .env("EDGECODER_TEST_PYTHON", setup::test_python(workspace))
         .env("EDGECODER_SCREENSHOT_DIR", workspace.target.join("screenshots"))
+        .env("EDGECODER_SKIPPED", skipped_tests(workspace))
         .env_remove("EDGECODER_LONG")
         .env_remove("EDGECODER_DEB");
     if let Ok(deb) = bundle::packed(workspace, Profile::Dev) {
@@ -217,7 +243,7 @@ impl Closing {
 
 #[cfg(test)]
 mod tests {
-    use super::{Closing, Runner, long_switch};
+    use super::{Closing, Runner, long_switch, skipped_lines};
 
     #[test]
     fn only_long_runs_include_what_is_ignored() {
@@ -225,6 +251,15 @@ mod tests {
             assert!(long_switch(runner, false).is_empty());
             assert!(!long_switch(runner, true).is_empty());
         }
+    }
+
+    #[test]
+    fn tests_that_could_not_run_are_named_once_in_order() {
+        let lines =
+            skipped_lines("tray::b: no display\nbrowser::a: no browser\ntray::b: no display\n");
+        assert_eq!(lines[1..], ["    browser::a: no browser", "    tray::b: no display"]);
+        assert!(lines[0].contains('2'));
+        assert!(skipped_lines("").is_empty());
     }
 
     #[test]

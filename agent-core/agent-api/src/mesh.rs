@@ -41,6 +41,9 @@ pub struct Mesh {
     pub refused: Vec<Refused>,
     /// Present when another computer uses this node's key.
     pub duplicate_identity: bool,
+    /// How far this node's clock is probably ahead of the others' (negative: behind), milliseconds,
+    /// in whole minutes; `None`: less than the two minutes from which on records are refused.
+    pub clock_off_ms: Option<i64>,
     /// Blocked nodes; they stay blocked over restarts and meshes.
     pub blocked: Vec<BlockedNode>,
 }

@@ -112,7 +112,7 @@ fn disks(models_dir: &Path) -> Vec<Disk> {
 }
 
 /// The first battery; laptops with two drain them together.
-fn battery() -> Option<Battery> {
+pub fn battery() -> Option<Battery> {
     let batteries = starship_battery::Manager::new().ok()?.batteries().ok()?;
     let battery = batteries.filter_map(Result::ok).next()?;
     Some(Battery {

@@ -67,6 +67,20 @@ pub(in crate::mesh::files) enum Answer {
     Manifest(Vec<u8>),
 }
 
+impl Question {
+    /// `None`: it is none.
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        postcard::from_bytes(bytes).ok()
+    }
+}
+
+impl Answer {
+    /// `None`: it is none.
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        postcard::from_bytes(bytes).ok()
+    }
+}
+
 /// A blob that a peer has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Offer {

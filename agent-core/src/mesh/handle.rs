@@ -177,8 +177,7 @@ impl Mesh {
     }
 
     pub fn topology(&self) -> Topology {
-        let name = self.inner.announcement.borrow().name.clone();
-        view::topology(&self.snapshot(), self.inner.key, &name)
+        view::topology(&self.snapshot(), self.inner.key, &self.inner.announcement.borrow())
     }
 
     /// Makes a ticket; from then on the mesh is settled.

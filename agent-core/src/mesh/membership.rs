@@ -15,10 +15,12 @@
 //! | `liveness` | Pings, dead connections, a changed network |
 //! | `merge` | Nodes of other meshes on the same network |
 //! | `limits` | Token buckets, memories that forget |
+//! | `clocks` | Whose clock is wrong |
 //! | `view` | What the API shows |
 
 mod announce;
 mod broadcast;
+mod clocks;
 mod directory;
 mod gossip;
 mod handshake;
@@ -40,7 +42,7 @@ mod one_node;
 #[cfg(test)]
 mod pair;
 #[cfg(test)]
-mod sim;
+pub(in crate::mesh) mod sim;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -55,6 +57,7 @@ pub(crate) use self::wire::PROTOCOL;
 use self::{
     announce::Announcer,
     broadcast::{Broadcast, RecordId, Spread},
+    clocks::Clocks,
     directory::Directory,
     io::{Command, Input, MeshEvent, Now, Output},
     limits::{Rate, Recent, TokenBucket},
@@ -173,6 +176,7 @@ pub struct Membership {
     links: Links,
     sync: Sync,
     visitors: Visitors,
+    clocks: Clocks,
     refused: BTreeMap<Refusal, u64>,
     /// When another computer with this node's key was last heard.
     duplicate: Option<Duration>,
@@ -215,6 +219,7 @@ impl Membership {
             links: Links::default(),
             sync: Sync::new(now.mono),
             visitors: Visitors::default(),
+            clocks: Clocks::default(),
             refused: BTreeMap::new(),
             duplicate: None,
             own_until_ms: now.unix_ms,
@@ -304,6 +309,7 @@ impl Membership {
         let quiet = self.announce_every() * directory::GONE_AFTER;
         self.duplicate.take_if(|heard| now.saturating_sub(*heard) > quiet);
         self.tidy_visitors();
+        self.tidy_clocks();
         self.look_for_neighbours();
         for peer in self.broadcast.broken_promises(now) {
             self.offence(peer, 1.0);
@@ -480,6 +486,7 @@ impl Membership {
         self.card = card;
         self.sync = Sync::new(self.now.mono);
         self.visitors = Visitors::default();
+        self.clocks = Clocks::default();
         self.links.start_over(self.now.mono);
         self.announcer.soon(self.now.mono);
         self.replan = true;

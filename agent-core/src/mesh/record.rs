@@ -6,7 +6,10 @@
 
 use std::{fmt, sync::Arc};
 
-use agent_api::{mesh::Announcement, tasks::TaskKind};
+use agent_api::{
+    mesh::{Announcement, Power},
+    tasks::TaskKind,
+};
 use bytes::Bytes;
 use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize};
@@ -20,7 +23,7 @@ use super::{
 pub const DOMAIN: &[u8] = b"edgecoder/announce/v1\0";
 /// Longest record: 32 models with names of 60 bytes fit.
 pub const RECORD_BYTES: usize = 3 << 10;
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 const SIGNATURE_BYTES: usize = 64;
 /// Bounds of what a node may say; see [`Announcement`].
 const NAME_BYTES: usize = 64;
@@ -196,6 +199,7 @@ fn within_bounds(body: &Body) -> bool {
         && says.links.len() <= LINKS
         && says.accepts.len() <= ACCEPTS
         && rate(says.tokens_per_s)
+        && !matches!(says.power, Some(Power::Battery { percent: 101.. }))
         && EVERY_S.contains(&says.every_s)
         && says.at_ms >= 0
         && cleaned.direct.len() <= Addresses::MAX_DIRECT

@@ -271,14 +271,18 @@ fn read(path: &Path) -> Result<Content, StateFileError> {
     }
     let bytes = fs::read(path)
         .map_err(|source| StateFileError::Read { path: path.to_path_buf(), source })?;
-    match serde_json::from_slice::<VersionOnly>(&bytes) {
+    decode(path, &bytes)
+}
+
+fn decode(path: &Path, bytes: &[u8]) -> Result<Content, StateFileError> {
+    match serde_json::from_slice::<VersionOnly>(bytes) {
         Ok(VersionOnly { version }) if version > VERSION => {
             return Err(StateFileError::Newer { path: path.to_path_buf(), version });
         }
         Ok(_) => {}
         Err(e) => return Ok(Content::Damaged(e.to_string())),
     }
-    match serde_json::from_slice::<OnDisk>(&bytes) {
+    match serde_json::from_slice::<OnDisk>(bytes) {
         Ok(disk) => {
             Ok(from_disk(disk).map_or_else(|what| Content::Damaged(what.into()), Content::Good))
         }
@@ -370,6 +374,8 @@ fn bytes_32(text: &str) -> Option<[u8; 32]> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn open(dir: &Path) -> OpenedState {
@@ -504,5 +510,55 @@ mod tests {
         let error = file.change(|memory| memory.card.settled = true).expect_err("no folder");
         assert!(matches!(error, StateFileError::Write { .. }));
         assert_eq!(file.memory(), &before);
+    }
+
+    /// What is good can be written and read again.
+    fn read_back(bytes: &[u8]) {
+        let path = Path::new("mesh.json");
+        let Ok(Content::Good(memory)) = decode(path, bytes) else { return };
+        let again = serde_json::to_vec(&to_disk(&memory)).expect("serializes");
+        let Ok(Content::Good(read)) = decode(path, &again) else { panic!("it is good") };
+        assert_eq!(read, memory);
+        assert!(memory.ticket.len() <= TICKET_PEERS + 1 && memory.trusted.len() <= MARKED_NODES);
+    }
+
+    fn full() -> Vec<u8> {
+        let card = new_card("home".to_owned(), true).expect("random");
+        let key = NodeKey([3; 32]);
+        let addresses = Addresses {
+            direct: vec!["10.0.0.1:4302".parse().expect("an address")],
+            relays: vec!["https://relay.example".to_owned()],
+        };
+        let mark = Mark { key, name: "desk".to_owned(), since_ms: 7 };
+        let memory = MeshMemory {
+            card,
+            ticket: vec![TicketPeer { key, addresses, name: None }],
+            blocked: vec![mark.clone()],
+            trusted: vec![mark],
+            own: BTreeSet::from([key]),
+        };
+        serde_json::to_vec_pretty(&to_disk(&memory)).expect("serializes")
+    }
+
+    proptest! {
+        #[test]
+        fn random_bytes_are_no_memory(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            prop_assert!(!matches!(decode(Path::new("mesh.json"), &bytes), Ok(Content::Good(_))));
+        }
+
+        #[test]
+        fn a_changed_file_is_damaged_or_read_whole(
+            changes in proptest::collection::vec(any::<(usize, u8)>(), 0..4),
+            cut in 0_usize..50,
+        ) {
+            let mut bytes = full();
+            for (at, byte) in changes {
+                let at = at % bytes.len();
+                bytes[at] = byte;
+            }
+            read_back(&bytes);
+            bytes.truncate(bytes.len() - cut);
+            read_back(&bytes);
+        }
     }
 }

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use agent_api::{
     Settings,
-    hardware::{Tier, WorkerClass},
-    mesh::{AnnouncedModel, AnnouncedServing, Announcement},
+    hardware::{Battery, Tier, WorkerClass},
+    mesh::{AnnouncedModel, AnnouncedServing, Announcement, Power},
     models::ModelSource,
     node::ServingState,
     tasks::TaskKind,
@@ -40,6 +40,7 @@ pub(super) struct Facts<'a> {
     /// As computed from the hardware.
     pub(super) tier: Tier,
     pub(super) class: WorkerClass,
+    pub(super) power: Option<Power>,
     pub(super) seed: bool,
     pub(super) serving: ServingState,
     pub(super) inference: &'a InferenceState,
@@ -78,7 +79,19 @@ pub(super) fn announcement(facts: &Facts<'_>) -> Announcement {
         at_ms: 0,
         every_s: 0,
         accepts: accepts(facts),
+        power: facts.power,
     }
+}
+
+/// What a computer with this battery runs on, or with none; `None` where it does not say.
+pub(super) fn power(battery: Option<&Battery>) -> Option<Power> {
+    let Some(battery) = battery else { return Some(Power::Mains) };
+    if battery.on_mains? {
+        return Some(Power::Mains);
+    }
+    let tens = (battery.percent? / 10.0).round().clamp(0.0, 10.0);
+    // Between 0 and 10.
+    Some(Power::Battery { percent: tens as u8 * 10 })
 }
 
 /// Kinds of tasks that others may send, as its owner wants and this computer can. A pause is told
@@ -247,6 +260,7 @@ mod tests {
             zone: Some("Europe/Berlin"),
             tier: Tier::MiniStandard,
             class: WorkerClass::Cpu,
+            power: None,
             seed: false,
             serving: ServingState::Idle,
             inference,
@@ -254,6 +268,19 @@ mod tests {
             uses,
             able: &TaskKind::ALL,
         }
+    }
+
+    #[test]
+    fn a_battery_is_told_in_tens_and_only_while_it_is_used() {
+        let battery = |percent, on_mains| Battery { percent, on_mains };
+        let told = |battery: Battery| power(Some(&battery));
+        assert_eq!(power(None), Some(Power::Mains), "a computer without one");
+        assert_eq!(told(battery(Some(40.0), Some(true))), Some(Power::Mains));
+        let on_battery = told(battery(Some(86.4), Some(false)));
+        assert_eq!(on_battery, Some(Power::Battery { percent: 90 }));
+        assert_eq!(told(battery(Some(104.0), Some(false))), Some(Power::Battery { percent: 100 }));
+        assert_eq!(told(battery(Some(50.0), None)), None);
+        assert_eq!(told(battery(None, Some(false))), None);
     }
 
     #[test]

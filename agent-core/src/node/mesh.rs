@@ -17,7 +17,7 @@ use agent_api::{
     ActivityKind, Event, NodeId, Settings,
     mesh::{
         AdmitNode, Announcement, Coordinators, CreateMesh, DhtStats, Invite, InviteRequest,
-        MarkNode, Mesh as MeshView, MeshState, PeerDetails, PeerList, PeerQuery, TicketInfo,
+        MarkNode, Mesh as MeshView, MeshState, PeerDetails, PeerList, PeerQuery, Power, TicketInfo,
         TicketText, Topology,
     },
     node::ServingState,
@@ -32,13 +32,14 @@ use tokio::{
 
 use super::{
     Node, NodeError,
-    announce::{Facts, announcement},
+    announce::{Facts, announcement, power},
     fitting::Measured,
 };
 use crate::{
     config::{Config, SeedConfig},
     identity::Identity,
     inference::InferenceState,
+    machine,
     mesh::{Mesh, MeshError, MeshSetup, NodeKey, SeedSetup, membership::io::MeshEvent},
     storage::{Storage, model_use},
     tasks::job::Own,
@@ -102,12 +103,13 @@ fn time_zone() -> Option<String> {
 struct Looked {
     own: Own,
     zone: Option<String>,
+    power: Option<Power>,
 }
 
 impl Looked {
     /// Before anybody looked.
     fn nothing() -> Self {
-        Self { own: Own::default(), zone: time_zone() }
+        Self { own: Own::default(), zone: time_zone(), power: None }
     }
 
     fn announcement(
@@ -124,6 +126,7 @@ impl Looked {
             zone: self.zone.as_deref(),
             tier: tier.computed,
             class: tier.computed_class,
+            power: self.power,
             seed,
             serving,
             inference,
@@ -298,10 +301,12 @@ impl Node {
     async fn look(&self) -> Looked {
         let files = self.model_files().await.into();
         let uses = model_use(self.inner.storage.readers()).await.unwrap_or_default();
+        // A read of a few small files, but of devices.
+        let battery = tokio::task::spawn_blocking(machine::battery).await.ok().flatten();
         let mut own = self.inner.own.write().unwrap_or_else(PoisonError::into_inner);
         own.files = files;
         own.uses = Arc::new(uses);
-        Looked { own: own.clone(), zone: time_zone() }
+        Looked { own: own.clone(), zone: time_zone(), power: power(battery.as_ref()) }
     }
 
     fn announcement_of(
@@ -489,7 +494,7 @@ impl Follower {
 }
 
 /// What the owner should know, by id; `None`: not now.
-fn notices(view: &MeshView) -> [(&'static str, Option<String>); 3] {
+fn notices(view: &MeshView) -> [(&'static str, Option<String>); 4] {
     let asking: Vec<&str> = view
         .nearby
         .iter()
@@ -503,6 +508,7 @@ fn notices(view: &MeshView) -> [(&'static str, Option<String>); 3] {
                 "Another computer uses this node's key, so that others take the two for one. If its data directory was copied: stop one of them, move its node.key away, and start it again; it then gets a key of its own.".to_owned()
             }),
         ),
+        ("wrong_clock", view.clock_off_ms.map(wrong_clock)),
         (
             "mesh_failed",
             (view.state == MeshState::Failed)
@@ -516,6 +522,14 @@ fn notices(view: &MeshView) -> [(&'static str, Option<String>); 3] {
             }),
         ),
     ]
+}
+
+fn wrong_clock(off_ms: i64) -> String {
+    let way = if off_ms > 0 { "ahead" } else { "behind" };
+    format!(
+        "This computer's clock is probably {} minutes {way}, so that other nodes do not believe what this one says of itself, and it does not believe them. Let the system set its time automatically (on Linux: timedatectl set-ntp true); the mesh then recovers by itself.",
+        off_ms.abs() / 60_000
+    )
 }
 
 #[cfg(test)]
@@ -539,6 +553,7 @@ mod tests {
             nearby: Vec::new(),
             refused: Vec::new(),
             duplicate_identity: false,
+            clock_off_ms: None,
             blocked: Vec::new(),
         }
     }
@@ -565,14 +580,16 @@ mod tests {
             state: MeshState::Failed,
             reason: "UDP cannot be opened.".into(),
             duplicate_identity: true,
+            clock_off_ms: Some(-300_000),
             nearby: vec![near("tablet", true), near("printer", false)],
             ..view()
         };
         let standing = standing(&view);
         let ids: Vec<_> = standing.iter().map(|(id, _)| *id).collect();
-        assert_eq!(ids, ["duplicate_identity", "mesh_failed", "asks_to_join"]);
+        assert_eq!(ids, ["duplicate_identity", "wrong_clock", "mesh_failed", "asks_to_join"]);
         assert!(standing[0].1.contains("node.key"));
-        assert!(standing[1].1.contains("UDP cannot be opened."));
-        assert!(standing[2].1.contains("tablet") && !standing[2].1.contains("printer"));
+        assert!(standing[1].1.contains("5 minutes behind"));
+        assert!(standing[2].1.contains("UDP cannot be opened."));
+        assert!(standing[3].1.contains("tablet") && !standing[3].1.contains("printer"));
     }
 }

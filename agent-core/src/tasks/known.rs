@@ -330,6 +330,7 @@ mod tests {
             at_ms: 0,
             every_s: 60,
             accepts: TaskKind::ALL.to_vec(),
+            power: None,
         }
     }
 

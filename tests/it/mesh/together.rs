@@ -1,17 +1,29 @@
 //! Nodes of one mesh see each other: what they have, what they do, that they are gone and back.
 
+use std::time::Duration;
+
 use agent_api::{
-    NodeId,
+    ActivityKind, Event, NodeId,
     mesh::{AnnouncedServing, Link, PathKind, Topology},
+    node::ActivityList,
 };
 use anyhow::{Context as _, Result};
 use edgecoder_tests::{
     cluster::{self, Cluster, View},
-    node::Options,
-    programs,
+    node::{Options, signal},
+    programs, skipped,
 };
+use futures_util::StreamExt as _;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use serde_json::{Value, json};
+use tokio::time::{Instant, timeout};
+
+/// As long as anything else is waited for.
+const HEARD: Duration = Duration::from_secs(30);
+/// Longer than a connection lives without a word.
+const SLEEP: Duration = Duration::from_secs(20);
+/// For a node that wakes: twice an anti-entropy period, after the longest wait between two dials.
+const AWAKE: Duration = Duration::from_secs(90);
 
 /// How it serves, by its own word as this node has it.
 fn serving(view: &View, id: &NodeId) -> Option<AnnouncedServing> {
@@ -26,7 +38,7 @@ fn with_model(name: &str) -> Options {
 #[tokio::test]
 async fn five_nodes_see_each_others_names_models_and_slots() -> Result<()> {
     if !programs::runner().exists() {
-        eprintln!("skipped: there is no runner at {}", programs::runner().display());
+        skipped(&format!("there is no runner at {}", programs::runner().display()));
         return Ok(());
     }
     let change = |n: usize, options| if n < 2 { with_model(&format!("node-{n}")) } else { options };
@@ -165,6 +177,16 @@ async fn who_leaves_says_goodbye() -> Result<()> {
     let cluster = Cluster::of(4).await?;
     let gone = cluster.id(3);
     let before = cluster.view(3).await?.mesh.mesh_id;
+    let mut events = cluster.http(0).events().await?;
+    let told = |list: &ActivityList, kind| {
+        list.items.iter().any(|line| line.kind == kind && line.text.contains("node-3"))
+    };
+    cluster
+        .eventually("the feed says that it joined", async || {
+            let list: ActivityList = cluster.http(0).get("/activity").await?;
+            Ok(told(&list, ActivityKind::PeerJoined))
+        })
+        .await?;
     cluster.http(3).post::<Value>("/mesh/leave", &json!({})).await?;
     // Without the goodbye it would stay in the list as overdue for longer than this waits.
     for at in 0..3 {
@@ -176,7 +198,50 @@ async fn who_leaves_says_goodbye() -> Result<()> {
     }
     let alone = cluster.until(3, "it is alone", |view| view.peers.is_empty()).await?;
     assert_ne!(alone.mesh.mesh_id, before, "in a new mesh of its own");
+    cluster
+        .eventually("the feed says that it left", async || {
+            let list: ActivityList = cluster.http(0).get("/activity").await?;
+            Ok(told(&list, ActivityKind::PeerLeft))
+        })
+        .await?;
+    // Listeners hear both: the line, and that the peer is not in the list any more.
+    let (mut line, mut out) = (false, false);
+    let heard = async {
+        while !(line && out) {
+            match events.next().await.context("the stream goes on")?? {
+                Event::Activity { item } => {
+                    line |= item.kind == ActivityKind::PeerLeft && item.text.contains("node-3");
+                }
+                Event::Peers { gone: ids, .. } => out |= ids.contains(&gone),
+                _ => {}
+            }
+        }
+        anyhow::Ok(())
+    };
+    timeout(HEARD, heard).await.context("the events tell that it left")??;
     Ok(())
+}
+
+#[tokio::test]
+async fn a_node_that_slept_is_missed_and_back_when_it_wakes() -> Result<()> {
+    let cluster = Cluster::of(3).await?.patient(AWAKE);
+    let sleeper = cluster.id(1);
+    let pid = cluster.node(1).pid();
+    let asleep = Instant::now();
+    signal(pid, "STOP")?;
+    let missed = async {
+        for at in [0, 2] {
+            cluster.until(at, "the sleeper is missed", |view| !view.is_connected(&sleeper)).await?;
+        }
+        // Longer than any connection lives without a word.
+        tokio::time::sleep_until(asleep + SLEEP).await;
+        anyhow::Ok(())
+    };
+    let missed = missed.await;
+    // Whatever was seen: a stopped process could not be ended in order.
+    signal(pid, "CONT")?;
+    missed?;
+    cluster.until_whole().await
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use std::{
 
 use agent_api::pull::{Pull, PullPreview, PullState};
 use anyhow::Result;
-use edgecoder_tests::{node::Options, pulls};
+use edgecoder_tests::{node::Options, pulls, skipped};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -59,7 +59,7 @@ impl Drop for SmallDisk {
 #[tokio::test]
 async fn a_disk_that_fills_half_way_pauses_the_pull_and_nothing_else() -> Result<()> {
     let Some(disk) = SmallDisk::mount(640)? else {
-        eprintln!("skipped: this user may not mount a small disk");
+        skipped("this user may not mount a small disk");
         return Ok(());
     };
     let bench = Bench::new().await?;
@@ -89,7 +89,7 @@ async fn a_disk_that_fills_half_way_pauses_the_pull_and_nothing_else() -> Result
 #[tokio::test]
 async fn a_model_larger_than_the_free_disk_is_said_so_before_it_is_fetched() -> Result<()> {
     let Some(disk) = SmallDisk::mount(16)? else {
-        eprintln!("skipped: this user may not mount a small disk");
+        skipped("this user may not mount a small disk");
         return Ok(());
     };
     let bench = Bench::new().await?;

@@ -9,7 +9,7 @@ use agent_api::{
         AnnouncedModel, AnnouncedServing, Announcement, Mesh, MeshState, Nearby, OwnNode, PathKind,
         Peer, PeerCounts, PeerState, Refused, Source, SourceKind, SourceState,
     },
-    tasks::TaskKind,
+    tasks::{Orchestration, TaskCounts, TaskKind, Worker},
 };
 
 /// Names and time zones of the first ones, with round-trip times from Hamburg.
@@ -157,6 +157,7 @@ fn announcement(n: usize, name: &str, zone: &str) -> Announcement {
         at_ms: now_ms(),
         every_s: 30,
         accepts: TaskKind::ALL.to_vec(),
+        power: None,
     }
 }
 
@@ -196,6 +197,7 @@ pub(crate) fn mesh(peers: &[Peer]) -> Mesh {
             Refused { reason: "clock_skew".into(), count: 2 },
         ],
         duplicate_identity: false,
+        clock_off_ms: None,
         blocked: Vec::new(),
     }
 }
@@ -220,6 +222,30 @@ fn sources(peers: &[Peer]) -> Vec<Source> {
         source(K::Gossip, S::Working, peers.len(), &[], "Peers tell of each other."),
         source(K::Incoming, S::Working, 4, &["kanal", "fjord-01"], "Peers connect to this node."),
     ]
+}
+
+/// This node as it shares work: the first peers did some of it.
+pub(super) fn orchestration(peers: &[Peer]) -> Orchestration {
+    let worker = |(n, peer): (usize, &Peer)| Worker {
+        node: peer.node_id.clone(),
+        name: peer.name.clone(),
+        reputation: 0.98 - n as f64 / 100.0,
+        done: 1_204,
+        failed: 3,
+        agreed: 12,
+        disagreed: 0,
+        agreed_in_a_row: 12,
+        problem: None,
+    };
+    Orchestration {
+        draining: false,
+        counts: TaskCounts::default(),
+        concurrency: 4,
+        served_running: 0,
+        served_waiting: 0,
+        kinds: Vec::new(),
+        workers: peers.iter().take(12).enumerate().map(worker).collect(),
+    }
 }
 
 /// A node on this network that asks to join, and one that does not.

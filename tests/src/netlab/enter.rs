@@ -100,7 +100,7 @@ pub fn run_inside(name: &str, work: impl AsyncFnOnce(Lab) -> Result<()>) -> Opti
 }
 
 /// Runs a test in a lab. `name` is its full name as the test runner says it. Where there can be no
-/// lab, it says why and counts as skipped.
+/// lab, it says why ([`crate::skipped`]) and passes.
 ///
 /// # Errors
 /// The test failed; what it printed is printed.
@@ -109,7 +109,7 @@ pub fn test(name: &str, needs: Needs, body: impl AsyncFnOnce(Lab) -> Result<()>)
         return run_inside(name, body).context("another test was asked for")?;
     }
     if let Err(reason) = is_possible(needs) {
-        eprintln!("skipped: {reason}");
+        crate::skipped(&reason);
         return Ok(());
     }
     let folder = tempfile::tempdir()?;

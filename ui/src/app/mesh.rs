@@ -3,8 +3,8 @@
 use agent_api::{
     Endpoint, NodeId,
     endpoint::{
-        GetMeshPeers, Nothing, PatchSettings, PostMeshAdmit, PostMeshBlock, PostMeshCreate,
-        PostMeshJoin, PostMeshLeave, PostMeshRefresh, PostMeshTrust,
+        GetMeshPeers, GetOrchestration, Nothing, PatchSettings, PostMeshAdmit, PostMeshBlock,
+        PostMeshCreate, PostMeshJoin, PostMeshLeave, PostMeshRefresh, PostMeshTrust,
     },
     mesh::{
         AdmitNode, CreateMesh, MarkNode, Mesh, MeshSettingsPatch, MeshState, PeerQuery, TicketText,
@@ -17,6 +17,7 @@ use super::App;
 use crate::{
     backend,
     derived::{Derived, derived},
+    mesh::order::Workers,
     route,
 };
 
@@ -39,6 +40,8 @@ pub struct MeshView {
     pub block: RwSignal<Option<Who>>,
     /// The rows of the table, in order: the drawer steps through them.
     pub rows: RwSignal<Vec<NodeId>>,
+    /// What this node thinks of those it shared work with.
+    pub workers: RwSignal<Workers>,
     /// Why there is no list of peers.
     pub problem: RwSignal<Option<String>>,
     /// Why the last change was refused, for the dialog that asked for it.
@@ -57,6 +60,7 @@ impl Default for MeshView {
             leave: RwSignal::new(false),
             block: RwSignal::new(None),
             rows: RwSignal::new(Vec::new()),
+            workers: RwSignal::new(Workers::new()),
             problem: RwSignal::new(None),
             refusal: RwSignal::new(None),
             busy: RwSignal::new(false),
@@ -97,6 +101,18 @@ impl App {
                     self.mesh.problem.set(Some(error.to_string()));
                     self.state.update(|s| s.peers.give_up());
                 }
+            }
+        });
+    }
+
+    /// Asks what this node thinks of those it shared work with. Without an answer nothing is shown
+    /// of it.
+    pub fn load_workers(self) {
+        spawn_local(async move {
+            let Ok(answer) = backend::call(GetOrchestration, &Nothing {}).await else { return };
+            let workers = answer.workers.into_iter().map(|w| (w.node.clone(), w)).collect();
+            if self.mesh.workers.with_untracked(|old| *old != workers) {
+                self.mesh.workers.set(workers);
             }
         });
     }

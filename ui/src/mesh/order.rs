@@ -1,11 +1,15 @@
 //! Which peers the table shows, and in which order.
 
-use std::{cmp::Ordering, collections::HashSet};
+use std::{
+    cmp::Ordering,
+    collections::{HashMap, HashSet},
+};
 
 use agent_api::{
     NodeId,
     hardware::Tier,
     mesh::{Peer, PeerState},
+    tasks::Worker,
 };
 
 use super::{Kind, in_order};
@@ -20,11 +24,15 @@ pub enum Column {
     Tier,
     Models,
     Load,
+    Reputation,
     Seen,
 }
 
+/// What this node's experience says of others it shared work with.
+pub type Workers = HashMap<NodeId, Worker>;
+
 impl Column {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Name,
         Self::Place,
         Self::Path,
@@ -32,6 +40,7 @@ impl Column {
         Self::Tier,
         Self::Models,
         Self::Load,
+        Self::Reputation,
         Self::Seen,
     ];
 
@@ -44,6 +53,7 @@ impl Column {
             Self::Tier => "Tier",
             Self::Models => "Models",
             Self::Load => "Load",
+            Self::Reputation => "Rep.",
             Self::Seen => "Last seen",
         }
     }
@@ -58,13 +68,14 @@ impl Column {
             Self::Tier => "tier",
             Self::Models => "number of models",
             Self::Load => "load",
+            Self::Reputation => "reputation",
             Self::Seen => "last sign of life",
         }
     }
 
     /// Where most people want the large values first.
     fn starts_descending(self) -> bool {
-        matches!(self, Self::Tier | Self::Models | Self::Seen)
+        matches!(self, Self::Tier | Self::Models | Self::Reputation | Self::Seen)
     }
 }
 
@@ -103,12 +114,14 @@ pub enum PathFilter {
     All,
     Connected,
     Only(Kind),
-    /// Marked by the owner.
+    /// Marked as the owner's own.
     Yours,
+    /// Of other owners that this one trusts.
+    Trusted,
 }
 
 impl PathFilter {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::All,
         Self::Connected,
         Self::Only(Kind::Lan),
@@ -117,6 +130,7 @@ impl PathFilter {
         Self::Only(Kind::Known),
         Self::Only(Kind::Unreachable),
         Self::Yours,
+        Self::Trusted,
     ];
 
     pub fn title(self) -> &'static str {
@@ -125,6 +139,7 @@ impl PathFilter {
             Self::Connected => "Connected",
             Self::Only(kind) => kind.title(),
             Self::Yours => "Yours",
+            Self::Trusted => "Trusted",
         }
     }
 
@@ -133,7 +148,8 @@ impl PathFilter {
             Self::All => true,
             Self::Connected => peer.state == PeerState::Connected,
             Self::Only(kind) => Kind::of(peer) == kind,
-            Self::Yours => peer.trusted,
+            Self::Yours => peer.own,
+            Self::Trusted => peer.trusted && !peer.own,
         }
     }
 }
@@ -145,7 +161,7 @@ enum Key {
     Number(f64),
 }
 
-fn key(peer: &Peer, column: Column) -> Option<Key> {
+fn key(peer: &Peer, workers: &Workers, column: Column) -> Option<Key> {
     let announced = peer.announcement.as_ref();
     Some(match column {
         Column::Name => Key::Text(peer.name.to_lowercase()),
@@ -159,6 +175,7 @@ fn key(peer: &Peer, column: Column) -> Option<Key> {
         }),
         Column::Models => Key::Number(announced?.models.len() as f64),
         Column::Load => Key::Number(words::load(announced?)?.share),
+        Column::Reputation => Key::Number(workers.get(&peer.node_id)?.reputation),
         Column::Seen => Key::Number(peer.last_seen_ms? as f64),
     })
 }
@@ -178,7 +195,8 @@ fn matches(peer: &Peer, words: &[String]) -> bool {
         text.push(' ');
         text.push_str(&model.id);
     }
-    for (mark, on) in [(" yours", peer.trusted), (" seed", peer.seed)] {
+    let trusted = peer.trusted && !peer.own;
+    for (mark, on) in [(" yours", peer.own), (" trusted", trusted), (" seed", peer.seed)] {
         text.push_str(if on { mark } else { "" });
     }
     let text = text.to_lowercase();
@@ -188,6 +206,7 @@ fn matches(peer: &Peer, words: &[String]) -> bool {
 /// The rows of the table.
 pub fn rows<'a>(
     peers: impl Iterator<Item = &'a Peer>,
+    workers: &Workers,
     sort: Sort,
     filter: PathFilter,
     typed: &str,
@@ -195,7 +214,7 @@ pub fn rows<'a>(
     let typed: Vec<String> = typed.split_whitespace().map(str::to_lowercase).collect();
     let rows: Vec<_> = peers
         .filter(|p| filter.lets(p) && matches(p, &typed))
-        .map(|p| (key(p, sort.column), p))
+        .map(|p| (key(p, workers, sort.column), p))
         .collect();
     let rows = in_order(rows, |(a, p), (b, q)| {
         compare(a.as_ref(), b.as_ref(), sort.descending)
@@ -212,6 +231,34 @@ pub fn kept(before: &[NodeId], fresh: Vec<NodeId>) -> Vec<NodeId> {
     let mut rows: Vec<NodeId> = before.iter().filter(|id| left.remove(id)).cloned().collect();
     rows.extend(fresh.iter().filter(|id| left.contains(id)).cloned());
     rows
+}
+
+/// The rows as they were shown last.
+#[derive(Debug, PartialEq)]
+pub struct Shown<Q> {
+    query: Q,
+    /// When they were put in order.
+    turn: i64,
+    pub rows: Vec<NodeId>,
+}
+
+impl<Q: PartialEq> Shown<Q> {
+    /// In the order of `fresh` if something else is asked for, or in a new turn unless somebody
+    /// is at them; otherwise rows only come and go.
+    pub fn next(
+        before: Option<&Self>,
+        query: Q,
+        turn: i64,
+        held: bool,
+        fresh: Vec<NodeId>,
+    ) -> Self {
+        match before {
+            Some(b) if b.query == query && (held || b.turn == turn) => {
+                Self { query, turn: b.turn, rows: kept(&b.rows, fresh) }
+            }
+            _ => Self { query, turn, rows: fresh },
+        }
+    }
 }
 
 fn compare(a: Option<&Key>, b: Option<&Key>, descending: bool) -> Ordering {
@@ -234,7 +281,7 @@ mod tests {
     use crate::mesh::peers::tests::{announcement, model, peer};
 
     fn shown(peers: &[Peer], sort: Sort, filter: PathFilter, typed: &str) -> Vec<String> {
-        let rows = rows(peers.iter(), sort, filter, typed);
+        let rows = rows(peers.iter(), &Workers::new(), sort, filter, typed);
         rows.iter()
             .map(|id| {
                 peers.iter().find(|p| p.node_id == *id).expect("a row of a peer").name.clone()
@@ -270,6 +317,7 @@ mod tests {
         let mut said = announcement("Asia/Tokyo");
         said.models = vec![model("gemma3:4b")];
         (special.announcement, special.trusted, special.seed) = (Some(said), true, true);
+        special.own = true;
         let peers = [peer(1), special, peer(2)];
         for typed in ["tokyo", "GEMMA", "yours seed", "peer-5", "peer-5 tokyo"] {
             assert_eq!(
@@ -279,6 +327,12 @@ mod tests {
             );
         }
         assert!(shown(&peers, Sort::default(), PathFilter::All, "nothing like it").is_empty());
+        assert_eq!(shown(&peers, Sort::default(), PathFilter::Yours, ""), ["peer-5"]);
+        let friend = Peer { trusted: true, ..peer(6) };
+        let peers = [&peers[..], &[friend]].concat();
+        for typed in ["", "trusted"] {
+            assert_eq!(shown(&peers, Sort::default(), PathFilter::Trusted, typed), ["peer-6"]);
+        }
         assert_eq!(shown(&peers, Sort::default(), PathFilter::Yours, ""), ["peer-5"]);
     }
 
@@ -301,11 +355,55 @@ mod tests {
     }
 
     #[test]
+    fn rows_change_places_in_a_new_turn_or_when_asked_and_not_when_somebody_joins() {
+        let id = |n| peer(n).node_id;
+        let next = |before: &Shown<_>, query, turn, held, fresh| {
+            Shown::next(Some(before), query, turn, held, fresh)
+        };
+        let first = Shown::next(None, "rtt", 0, false, vec![id(1), id(2)]);
+        let joined = next(&first, "rtt", 0, false, vec![id(3), id(2), id(1)]);
+        assert_eq!(joined.rows, [id(1), id(2), id(3)]);
+        let left = next(&joined, "rtt", 0, false, vec![id(3), id(2)]);
+        assert_eq!(left.rows, [id(2), id(3)]);
+        let held = next(&left, "rtt", 1, true, vec![id(3), id(2)]);
+        assert_eq!(held.rows, [id(2), id(3)], "under the pointer");
+        let released = next(&held, "rtt", 1, false, vec![id(3), id(2)]);
+        assert_eq!(released.rows, [id(3), id(2)]);
+        let clicked = next(&held, "name", 1, true, vec![id(3), id(2)]);
+        assert_eq!(clicked.rows, [id(3), id(2)]);
+    }
+
+    #[test]
+    fn the_best_reputation_comes_first_and_who_has_none_last() {
+        let worker = |n, reputation| {
+            let node = peer(n).node_id;
+            let worker = Worker {
+                node: node.clone(),
+                name: String::new(),
+                reputation,
+                done: 0,
+                failed: 0,
+                agreed: 0,
+                disagreed: 0,
+                agreed_in_a_row: 0,
+                problem: None,
+            };
+            (node, worker)
+        };
+        let workers = Workers::from([worker(1, 0.4), worker(3, 0.9)]);
+        let peers = [peer(1), peer(2), peer(3)];
+        let sort = Sort::default().clicked(Column::Reputation);
+        let rows = rows(peers.iter(), &workers, sort, PathFilter::All, "");
+        assert_eq!(rows, [peer(3).node_id, peer(1).node_id, peer(2).node_id]);
+    }
+
+    #[test]
     fn every_column_orders_all_rows() {
         let peers: Vec<_> = (0..40).map(peer).chain([lost(50)]).collect();
         for column in Column::ALL {
             for descending in [false, true] {
-                let rows = rows(peers.iter(), Sort { column, descending }, PathFilter::All, "");
+                let sort = Sort { column, descending };
+                let rows = rows(peers.iter(), &Workers::new(), sort, PathFilter::All, "");
                 assert_eq!(rows.len(), 41, "{column:?}");
             }
         }

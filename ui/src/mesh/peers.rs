@@ -160,6 +160,7 @@ pub(crate) mod tests {
             at_ms: 0,
             every_s: 10,
             accepts: Vec::new(),
+            power: None,
         }
     }
 

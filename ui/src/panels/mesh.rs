@@ -23,6 +23,9 @@ use crate::{
     words::mesh as words,
 };
 
+/// What is thought of peers changes with every task; it is looked at this often.
+const WORKERS_MS: i64 = 10_000;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Shape {
     Loading,
@@ -95,6 +98,14 @@ fn On() -> impl IntoView {
                 s.mesh.as_ref().is_some_and(|m| m.counts.known > 0 || m.counts.connected > 0);
             counted || s.peers.iter().next().is_some()
         })
+    });
+    let live = app.live();
+    let beat = derived(move || app.now.get() / WORKERS_MS);
+    Effect::new(move |_| {
+        beat.track();
+        if live.get() {
+            app.load_workers();
+        }
     });
     view! {
         <div class="page">

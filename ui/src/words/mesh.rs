@@ -188,9 +188,18 @@ pub fn expiry(at_ms: i64, now_ms: i64, offset_ms: i64) -> (bool, String) {
 /// Who can come in with a ticket, and what that means.
 pub fn ticket_warning(private: bool) -> &'static str {
     if private {
-        "Treat it like a password: whoever has it can join until it expires, because it carries the secret of this mesh. It is never sent over LAN discovery."
+        "Treat it like a password: it carries the lasting secret of this mesh. The date only keeps a forgotten ticket from being used late; it does not stop somebody who took the secret out of a copy. If one got into wrong hands, make a new mesh and invite your computers there."
     } else {
-        "This mesh is public: whoever has the ticket, or learns the mesh’s id, can join."
+        "This mesh is public: whoever gets the ticket can join and hand it on. The date only keeps a forgotten ticket from being used late; with the mesh’s id anybody can make another."
+    }
+}
+
+/// Who is let in, for who makes a mesh or is about to join one.
+pub fn joining(private: bool) -> &'static str {
+    if private {
+        "Joining takes a ticket: it carries a secret that the members prove to each other."
+    } else {
+        "Joining takes a ticket, but there is no secret in it: whoever learns the mesh’s id can make one. Nothing in this mesh is kept from strangers."
     }
 }
 
@@ -217,6 +226,16 @@ pub fn banner(mesh: &Mesh, paused: bool) -> Option<(&'static str, String)> {
         return Some((
             "danger",
             "Another computer uses this node’s key, so peers cannot tell the two apart. Stop one of them, or give it a data folder of its own.".into(),
+        ));
+    }
+    if let Some(off_ms) = mesh.clock_off_ms {
+        let way = if off_ms > 0 { "ahead" } else { "behind" };
+        return Some((
+            "warn",
+            format!(
+                "This computer’s clock is probably {} minutes {way}, so that peers do not believe what it says of itself. Let the system set its time automatically.",
+                off_ms.abs() / 60_000
+            ),
         ));
     }
     match mesh.state {
@@ -277,6 +296,7 @@ pub(crate) mod tests {
             nearby: Vec::new(),
             refused: Vec::new(),
             duplicate_identity: false,
+            clock_off_ms: None,
             blocked: Vec::new(),
         }
     }
@@ -329,6 +349,15 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_ticket_promises_no_more_than_it_keeps() {
+        assert!(ticket_warning(true).contains("make a new mesh"));
+        for private in [true, false] {
+            assert!(!ticket_warning(private).contains("until it expires"));
+            assert!(joining(private).starts_with("Joining takes a ticket"));
+        }
+    }
+
+    #[test]
     fn leaving_says_what_is_lost() {
         let mut mesh = mesh();
         let mut ticket = TicketInfo {
@@ -355,6 +384,9 @@ pub(crate) mod tests {
         let mut mesh = mesh();
         assert_eq!(banner(&mesh, false), None);
         assert_eq!(banner(&mesh, true).map(|b| b.0), Some("info"));
+        mesh.clock_off_ms = Some(240_000);
+        assert!(banner(&mesh, true).is_some_and(|b| b.1.contains("4 minutes ahead")));
+        mesh.clock_off_ms = None;
         mesh.state = MeshState::Failed;
         assert_eq!(banner(&mesh, true), Some(("danger", mesh.reason.clone())));
         mesh.duplicate_identity = true;

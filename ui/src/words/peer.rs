@@ -2,7 +2,7 @@
 
 use agent_api::{
     hardware::Tier,
-    mesh::{AnnouncedServing, Announcement, PathKind, Peer, PeerState, SourceKind},
+    mesh::{AnnouncedServing, Announcement, PathKind, Peer, PeerState, Power, SourceKind},
 };
 
 use super::Tone;
@@ -79,6 +79,18 @@ pub fn reached(peer: &Peer) -> String {
 pub fn place(peer: &Peer) -> Option<String> {
     let zone = peer.announcement.as_ref()?.region.as_deref()?;
     Some(places::name(zone))
+}
+
+pub fn power(power: Power) -> String {
+    match power {
+        Power::Mains => "mains".into(),
+        Power::Battery { percent } => format!("battery, about {percent}\u{202f}%"),
+    }
+}
+
+/// Of 100.
+pub fn reputation(of_one: f64) -> String {
+    format!("{:.0}", of_one * 100.0)
 }
 
 /// Whether it can be reached, as a dot in the drawer's head would say it.

@@ -50,7 +50,7 @@ pub struct Peer {
     /// Its last sign of life: a frame on its connection, or an announcement.
     pub last_seen_ms: Option<i64>,
     pub connected_since_ms: Option<i64>,
-    /// Why it is not connected, where an attempt failed.
+    /// Why it is not connected, where an attempt failed; or that its clock is wrong.
     pub problem: Option<String>,
     /// The last it said of itself, signed by it; `None` until it spoke.
     pub announcement: Option<Announcement>,
@@ -122,6 +122,21 @@ pub struct Announcement {
     pub every_s: u32,
     /// Kinds of tasks that it takes from other nodes; empty: none.
     pub accepts: Vec<TaskKind>,
+    /// `None`: not readable there.
+    pub power: Option<Power>,
+}
+
+/// What a node runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Power {
+    /// Plugged in, or a computer in which no battery is found.
+    Mains,
+    Battery {
+        /// 0 to 100, in steps of ten: finer ones would be news all the time.
+        percent: u8,
+    },
 }
 
 /// Whether it takes work from the mesh.

@@ -126,7 +126,7 @@ pub(crate) struct Sure {
 pub(crate) struct Create {
     /// Its name for people, 1 to 40 characters
     pub(crate) name: String,
-    /// Let in anyone who knows its id, not only holders of a ticket
+    /// Tickets without a secret: whoever learns its id can make one and join
     #[arg(long)]
     pub(crate) public: bool,
     #[command(flatten)]

@@ -71,7 +71,7 @@ pub(super) fn status(mesh: &Mesh, now_ms: i64) -> String {
     let kind = if mesh.private {
         "private: a ticket is needed to join"
     } else {
-        "public: anyone may join who knows its id"
+        "public: its tickets have no secret, and who knows its id can make one"
     };
     line("Kind:", kind.to_owned());
     let own = &mesh.own;
@@ -115,6 +115,11 @@ pub(super) fn status(mesh: &Mesh, now_ms: i64) -> String {
     line("Refused:", refused.join(", "));
     if mesh.duplicate_identity {
         line("Notice:", "another computer uses this node's key".to_owned());
+    }
+    if let Some(off_ms) = mesh.clock_off_ms {
+        let way = if off_ms > 0 { "ahead" } else { "behind" };
+        let minutes = off_ms.abs() / 60_000;
+        line("Notice:", format!("this computer's clock is probably {minutes} minutes {way}"));
     }
     text
 }
@@ -313,8 +318,11 @@ pub(super) fn ticket(info: &TicketInfo, now_ms: i64) -> String {
 }
 
 pub(super) fn invite(invite: &Invite, now_ms: i64) -> String {
-    let secret =
-        if invite.mesh.private { " Whoever has it can join: give it to nobody else." } else { "" };
+    let secret = if invite.mesh.private {
+        " It carries the mesh's lasting secret: give it to nobody else, and if it leaks, make a new mesh."
+    } else {
+        ""
+    };
     format!(
         "Ticket for the mesh {}, good for {}.{secret}\nOn the other computer: edgecoder-node mesh join TICKET, or the Mesh panel.\n\n{}\n\n",
         invite.mesh.name,
@@ -361,6 +369,7 @@ mod tests {
             nearby: Vec::new(),
             refused: Vec::new(),
             duplicate_identity: false,
+            clock_off_ms: None,
             blocked: Vec::new(),
         }
     }

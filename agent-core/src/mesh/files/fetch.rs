@@ -80,7 +80,7 @@ async fn ask(mut stream: BiStream, question: &Question) -> Result<Answer, FetchE
     stream.send.write_all(&bytes).await.map_err(|e| broken(&e))?;
     stream.send.finish().map_err(|e| broken(&e))?;
     let answer = stream.recv.read_to_end(MAX_ANSWER_BYTES).await.map_err(|e| broken(&e))?;
-    postcard::from_bytes(&answer).map_err(|_| FetchError::Lied("its answer makes no sense".into()))
+    Answer::decode(&answer).ok_or_else(|| FetchError::Lied("its answer makes no sense".into()))
 }
 
 /// Bytes of a blob in order; every one fits the offer's root. The peer learns that nothing more is

@@ -186,6 +186,7 @@ pub(crate) fn peer(name: &str, key: NodeKey, models: Vec<AnnouncedModel>) -> Pee
             at_ms: 0,
             every_s: 10,
             accepts: Vec::new(),
+            power: None,
         }),
     }
 }

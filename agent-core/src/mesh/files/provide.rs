@@ -224,7 +224,7 @@ impl Inner {
     async fn question(self: &Arc<Self>, peer: NodeKey, stream: BiStream) {
         let BiStream { mut send, mut recv, in_use: _in_use } = stream;
         let question = match timeout(ASK_TIME, recv.read_to_end(MAX_QUESTION_BYTES)).await {
-            Ok(Ok(bytes)) => postcard::from_bytes(&bytes).ok(),
+            Ok(Ok(bytes)) => Question::decode(&bytes),
             _ => None,
         };
         let Some(question) = question else {

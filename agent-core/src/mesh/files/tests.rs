@@ -1,6 +1,7 @@
 //! Real endpoints on this computer; shelves in temporary folders.
 
 mod bench;
+mod decoders;
 
 use std::sync::atomic::Ordering;
 

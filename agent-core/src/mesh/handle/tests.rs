@@ -153,6 +153,7 @@ fn announcement(name: &str) -> Announcement {
         at_ms: 0,
         every_s: 0,
         accepts: Vec::new(),
+        power: None,
     }
 }
 

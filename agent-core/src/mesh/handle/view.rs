@@ -9,8 +9,8 @@ use std::{
 use agent_api::{
     NodeId,
     mesh::{
-        Link, Mesh as MeshView, MeshState, PathKind, PeerCounts, PeerList, PeerQuery, PeerState,
-        Source, SourceKind, SourceState, Topology, TopologyNode,
+        Announcement, Link, Mesh as MeshView, MeshState, PathKind, PeerCounts, PeerList, PeerQuery,
+        PeerState, Source, SourceKind, SourceState, Topology, TopologyNode,
     },
 };
 
@@ -46,6 +46,7 @@ pub(super) fn mesh(snapshot: &Snapshot, mut sources: Vec<Source>) -> MeshView {
         nearby: snapshot.nearby.clone(),
         refused: snapshot.refused.clone(),
         duplicate_identity: snapshot.duplicate_identity,
+        clock_off_ms: snapshot.clock_off_ms,
         blocked: snapshot.blocked.clone(),
     }
 }
@@ -175,14 +176,15 @@ fn compare(a: &Row, b: &Row) -> Ordering {
     connected.then(nearer).then_with(|| a.name.cmp(&b.name)).then_with(|| a.key.cmp(&b.key))
 }
 
-pub(super) fn topology(snapshot: &Snapshot, own: NodeKey, own_name: &str) -> Topology {
+/// `said`: this node's own announcement.
+pub(super) fn topology(snapshot: &Snapshot, own: NodeKey, said: &Announcement) -> Topology {
     let own_id = own.to_id();
     let mut nodes = vec![TopologyNode {
         node_id: own_id.clone(),
-        name: own_name.to_owned(),
+        name: said.name.clone(),
         region: snapshot.own.region.clone(),
         seed: snapshot.own.seed,
-        tier: None,
+        tier: Some(said.tier),
     }];
     nodes.extend(snapshot.rows.values().map(|row| TopologyNode {
         node_id: row.key.to_id(),
@@ -238,8 +240,10 @@ fn reported(from: NodeId, to: NodeId) -> Link {
 mod tests {
     use std::time::Duration;
 
+    use agent_api::hardware::Tier;
+
     use super::*;
-    use crate::mesh::{Addresses, net::session::empty_snapshot};
+    use crate::mesh::{Addresses, membership::sim::announcement, net::session::empty_snapshot};
 
     fn row(byte: u8, name: &str, rtt_ms: Option<u64>) -> Arc<Row> {
         let state = if rtt_ms.is_some() { PeerState::Connected } else { PeerState::Unreachable };
@@ -299,9 +303,11 @@ mod tests {
     #[test]
     fn a_link_that_both_ends_see_is_drawn_once() {
         let own = NodeKey([9; 32]);
-        let topology = topology(&snapshot(&[row(1, "a", Some(1)), row(2, "b", None)]), own, "me");
+        let me = Announcement { tier: Tier::StudioPremium, ..announcement("me") };
+        let topology = topology(&snapshot(&[row(1, "a", Some(1)), row(2, "b", None)]), own, &me);
         assert_eq!(topology.nodes.len(), 3);
-        assert_eq!(topology.nodes[0].name, "me");
+        let first = &topology.nodes[0];
+        assert_eq!((first.name.as_str(), first.tier), ("me", Some(Tier::StudioPremium)));
         assert_eq!(topology.links.len(), 1);
         assert_eq!(topology.links[0].path, Some(PathKind::Direct));
     }

@@ -148,7 +148,7 @@ impl Membership {
         let now = self.now.mono;
         let record = self.crypto.open(bytes)?;
         let author = record.author();
-        self.check(&record, Route::Broadcast)?;
+        self.check_and_note(&record, Route::Broadcast)?;
         let nonce = (key_prefix(&author), record.body.nonce);
         self.nonces.expire(now);
         if self.nonces.contains(&nonce) {
@@ -179,7 +179,16 @@ impl Membership {
             return Err(Refusal::RateLimited);
         }
         self.nonces.insert(nonce, now);
+        self.note_right_clock(author);
         Ok(record)
+    }
+
+    fn check_and_note(&mut self, record: &Record, route: Route) -> Result<(), Refusal> {
+        let outcome = self.check(record, route);
+        if outcome == Err(Refusal::ClockSkew) {
+            self.note_wrong_clock(record);
+        }
+        outcome
     }
 
     /// What holds for every record, however it came.
@@ -246,6 +255,7 @@ impl Membership {
             Ok(None) => {}
         }
         if goodbye {
+            self.links.is_elsewhere(&author);
             if was_there {
                 self.event(MeshEvent::PeerGone { peer: author, said_goodbye: true });
             }
@@ -266,7 +276,7 @@ impl Membership {
     pub(super) fn learn(&mut self, bytes: &[u8]) -> Result<bool, Refusal> {
         let now = self.now.mono;
         let record = self.crypto.open(bytes)?;
-        self.check(&record, Route::Sync)?;
+        self.check_and_note(&record, Route::Sync)?;
         if record.author() == self.me {
             self.on_own_record(&record)?;
             return Ok(false);

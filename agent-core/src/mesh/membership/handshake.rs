@@ -89,6 +89,7 @@ impl Membership {
             mesh_name: shows.then(|| shown(&self.card.name)),
             settled: self.card.settled,
             lan_join: self.lan_join,
+            at_ms: self.now.unix_ms,
         }
     }
 
@@ -147,12 +148,14 @@ impl Membership {
 
     fn admit_connection(&mut self, peer: NodeKey, id: ConnId, hello: Hello) {
         self.end_earlier_life(peer, &hello);
+        self.note_clock(peer, hello.at_ms);
         let was_up = self.links.is_up(&peer);
         let superseded = self.links.greet(&peer, id, hello, self.me, self.now);
         for old in superseded {
             self.close(peer, old, "another connection between the same two nodes is used");
         }
         self.visitors.forget(&peer);
+        self.tell_path(peer);
         if was_up {
             return;
         }

@@ -92,6 +92,11 @@ impl<K: Hash + Eq + Copy> Recent<K> {
         }
     }
 
+    /// Oldest first.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &K> {
+        self.order.iter().map(|(_, key)| key)
+    }
+
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.order.len()

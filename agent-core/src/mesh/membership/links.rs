@@ -50,6 +50,9 @@ const MOST_QUEUED: usize = 8;
 /// How long a peer that nobody has an address of is waited for: its record may be on its way.
 const ADDRESS_WAIT: Duration = Duration::from_secs(3);
 const MOST_ATTEMPTS: usize = 10;
+/// How long a peer that cannot be reached any more stays in the list, from its last sign of life or
+/// the first attempt.
+const MISSED_FOR: Duration = Duration::from_secs(15 * 60);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
@@ -122,8 +125,12 @@ pub(super) struct Link {
     pub(super) failures: u32,
     not_before: Duration,
     pub(super) problem: Option<String>,
-    /// It said last that it is in another mesh.
+    /// It said last that it is in another mesh, or goodbye.
     elsewhere: bool,
+    /// Since when it is not reached, although it was tried.
+    missed_since: Option<Duration>,
+    /// The path that listeners were told of last; `None` while it is not connected.
+    told_path: Option<PathKind>,
     pub(super) attempts: VecDeque<Attempt>,
     /// Last use of this row; the oldest leave a full table.
     touched: Duration,
@@ -143,9 +150,14 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// It did not go to another mesh.
-    pub(super) fn is_missed(&self) -> bool {
-        !self.elsewhere
+    /// It was here or somebody named it, it cannot be reached, and it did not say that it left.
+    /// Not for ever: what was true long ago is of no use to the owner.
+    pub(super) fn is_missed(&self, now: Duration) -> bool {
+        let stranger = self.last_up.is_none()
+            && self.sources.len() == 1
+            && self.sources.contains(&SourceKind::Incoming);
+        let recent = |since: Duration| now.saturating_sub(since) < MISSED_FOR;
+        !self.elsewhere && !stranger && self.missed_since.is_some_and(recent)
     }
 
     fn new(now: Duration) -> Self {
@@ -159,6 +171,8 @@ impl Link {
             not_before: now,
             problem: None,
             elsewhere: false,
+            missed_since: None,
+            told_path: None,
             attempts: VecDeque::new(),
             touched: now,
             last_up: None,
@@ -290,6 +304,7 @@ impl Links {
         link.failures = 0;
         link.problem = None;
         link.elsewhere = false;
+        link.missed_since = None;
         link.wanted = false;
         link.last_up = Some(now.mono);
         link.not_before = now.mono;
@@ -339,6 +354,7 @@ impl Links {
     pub(super) fn failed(&mut self, peer: &NodeKey, why: String, now: Now, rng: &mut StdRng) {
         let link = self.row(*peer, now.mono);
         link.failures = link.failures.saturating_add(1);
+        link.missed_since.get_or_insert(now.mono);
         let recent = link.last_up.is_some_and(|up| now.mono.saturating_sub(up) < RECENTLY);
         let longest = if recent { LONGEST_WAIT_RECENT } else { LONGEST_WAIT };
         let doublings = (link.failures - 1).min(16);
@@ -375,6 +391,7 @@ impl Links {
         self.table.retain(|_, link| {
             link.not_before = now;
             link.failures = 0;
+            link.missed_since = None;
             link.in_use = false;
             link.wanted = false;
             link.queued.clear();
@@ -409,6 +426,10 @@ impl Membership {
             link.name = name.map(|name| name.chars().take(64).collect());
         }
         let is_new = link.sources.insert(source);
+        if source == SourceKind::Ticket {
+            // The owner asks for it, perhaps again.
+            link.missed_since = None;
+        }
         // News of where it is are worth a try sooner than the backoff says.
         if is_new && !clean.is_empty() && link.failures > 0 {
             link.not_before = link.not_before.min(now.mono + FIRST_WAIT);
@@ -453,6 +474,8 @@ impl Membership {
         } else if conn.phase == Phase::Greeting && !self.links.is_up(&peer) {
             self.give_up_gossip(peer);
         }
+        // Of two connections the other one is in use now.
+        self.tell_path(peer);
         self.replan = true;
     }
 
@@ -461,6 +484,7 @@ impl Membership {
         self.sync.forget(&peer);
         if let Some(link) = self.links.get_mut(&peer) {
             link.last_up = Some(self.now.mono);
+            link.told_path = None;
         }
         self.give_up_gossip(peer);
     }
@@ -555,13 +579,22 @@ impl Membership {
 
     pub(super) fn on_path(&mut self, peer: NodeKey, id: ConnId, kind: PathKind, rtt: Duration) {
         let Some(conn) = self.links.conn_mut(&peer, id) else { return };
-        let before = conn.path.replace((kind, rtt));
-        match before {
-            Some((from, _)) if from != kind && conn.is_up() => {
-                self.event(MeshEvent::PathChanged { peer, from, to: kind });
-            }
-            _ => self.event(MeshEvent::PeerChanged { peer }),
+        conn.path = Some((kind, rtt));
+        if !self.tell_path(peer) {
+            self.event(MeshEvent::PeerChanged { peer });
         }
+    }
+
+    /// Tells if the path of the connection in use is of another kind than the last one, whichever
+    /// connection that was. True: it was told.
+    pub(super) fn tell_path(&mut self, peer: NodeKey) -> bool {
+        let Some(link) = self.links.get_mut(&peer) else { return false };
+        let Some((to, _)) = link.up().and_then(|conn| conn.path) else { return false };
+        let from = link.told_path.replace(to).filter(|from| *from != to);
+        if let Some(from) = from {
+            self.event(MeshEvent::PathChanged { peer, from, to });
+        }
+        from.is_some()
     }
 
     /// Marks a peer to be dialed although there may be a connection.

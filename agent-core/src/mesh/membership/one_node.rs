@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use agent_api::mesh::{AnnouncedModel, SourceKind};
+use agent_api::mesh::{AnnouncedModel, PathKind, SourceKind};
 use bytes::Bytes;
 use ed25519_dalek::SigningKey;
 
@@ -165,6 +165,93 @@ fn a_blocked_peer_that_was_not_reached_is_not_in_the_list() {
     assert_eq!(ours.peers().count(), 1);
     ours.handle(at(4), Input::Command(Command::Block(peer)));
     assert_eq!(ours.peers().count(), 0);
+}
+
+#[test]
+fn a_peer_that_is_lost_stays_in_the_list_for_a_quarter_of_an_hour_however_it_was_found() {
+    let minutes = |minutes: u64| minutes * 60_000;
+    for source in [SourceKind::Lan, SourceKind::Gossip, SourceKind::Saved, SourceKind::Dht] {
+        let mut ours = node(1);
+        let peer = key(2).key();
+        ours.handle(at(1), found(2, source));
+        assert_eq!(ours.peers().count(), 0, "not before it was tried");
+        for n in 0..20 {
+            let reason = "no answer".to_owned();
+            ours.handle(at(2 + minutes(n)), Input::DialFailed { peer, reason });
+            assert_eq!(ours.lists(&peer), n < 15, "{source:?} after {n} minutes");
+        }
+    }
+    // It was connected, by itself.
+    let (mut ours, mut theirs) = (node(1), node(2));
+    introduce(&mut theirs, &mut ours, 1, 1);
+    let (peer, conn) = (theirs.key(), ConnId(1));
+    let lost = Input::Disconnected { peer, conn, reason: "connection reset".to_owned() };
+    ours.handle(at(minutes(1)), lost);
+    ours.handle(at(minutes(15)), Input::Tick);
+    assert!(ours.record(&peer).is_none() && ours.lists(&peer));
+    ours.handle(at(minutes(17)), Input::Tick);
+    assert!(!ours.lists(&peer));
+}
+
+#[test]
+fn strangers_and_those_who_said_goodbye_are_not_missed() {
+    let (mut ours, mut theirs) = (node(1), node(2));
+    introduce(&mut ours, &mut theirs, 1, 1);
+    let (peer, conn) = (theirs.key(), ConnId(1));
+    let goodbye = theirs.handle(at(1_000), Input::Command(Command::Shutdown));
+    for bytes in frames_to(ours.key(), goodbye) {
+        ours.handle(at(1_001), Input::Frame { peer, conn, bytes });
+    }
+    let lost = Input::Disconnected { peer, conn, reason: "it left the mesh".to_owned() };
+    ours.handle(at(1_002), lost);
+    assert!(!ours.lists(&peer), "it left");
+
+    let stranger = key(9).key();
+    ours.handle(at(2_000), connect(stranger, 9, Side::Accepted));
+    let reason = "no hello".to_owned();
+    ours.handle(at(2_001), Input::Disconnected { peer: stranger, conn: ConnId(9), reason });
+    assert!(!ours.lists(&stranger), "it never was in the mesh");
+}
+
+/// What was told of paths.
+fn paths(outputs: &[Output]) -> Vec<(PathKind, PathKind)> {
+    let told = outputs.iter().filter_map(|output| match output {
+        Output::Event(MeshEvent::PathChanged { from, to, .. }) => Some((*from, *to)),
+        _ => None,
+    });
+    told.collect()
+}
+
+#[test]
+fn a_connection_that_is_replaced_by_one_on_another_path_is_told() {
+    for path_first in [false, true] {
+        let (mut ours, mut theirs) = (node(1), node(2));
+        introduce(&mut ours, &mut theirs, 1, 1);
+        let (us, peer) = (ours.key(), theirs.key());
+        let path = |conn, kind| {
+            let rtt = Duration::from_millis(20);
+            Input::Path { peer, conn: ConnId(conn), kind, rtt }
+        };
+        assert!(paths(&ours.handle(at(1_000), path(1, PathKind::Relay))).is_empty());
+        ours.handle(at(2_000), connect(peer, 2, Side::Dialed));
+        let hello = frames_to(us, theirs.handle(at(2_000), connect(us, 2, Side::Accepted)));
+        let mut outputs = Vec::new();
+        if path_first {
+            outputs.extend(ours.handle(at(2_001), path(2, PathKind::Direct)));
+            assert!(paths(&outputs).is_empty(), "it is not in use yet");
+        }
+        for bytes in hello {
+            let frame = Input::Frame { peer, conn: ConnId(2), bytes };
+            outputs.extend(ours.handle(at(2_002), frame));
+        }
+        if !path_first {
+            outputs.extend(ours.handle(at(2_003), path(2, PathKind::Direct)));
+        }
+        let ended = Input::Disconnected { peer, conn: ConnId(1), reason: String::new() };
+        outputs.extend(ours.handle(at(2_004), ended));
+        outputs.extend(ours.handle(at(2_005), path(2, PathKind::Direct)));
+        assert_eq!(paths(&outputs), [(PathKind::Relay, PathKind::Direct)], "once");
+    }
 }
 
 #[test]

@@ -108,7 +108,7 @@ pub(super) fn card() -> MeshCard {
     MeshCard { id: MeshId([7; 32]), name: "home".to_owned(), secret: Some([9; 32]), settled: true }
 }
 
-pub(super) fn announcement(name: &str) -> Announcement {
+pub(in crate::mesh) fn announcement(name: &str) -> Announcement {
     Announcement {
         name: name.to_owned(),
         version: "0.1.0".to_owned(),
@@ -131,6 +131,7 @@ pub(super) fn announcement(name: &str) -> Announcement {
         at_ms: 0,
         every_s: 10,
         accepts: Vec::new(),
+        power: None,
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the API and the panel show. Read-only.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::BTreeSet, sync::Arc, time::Duration};
 
 use agent_api::mesh::{PathKind, PeerState, Refused, SourceKind};
 
@@ -32,8 +32,8 @@ pub struct PeerView<'a> {
     pub connections: Vec<ConnectionView>,
     /// Its last sign of life, milliseconds since 1970 by this node's clock.
     pub last_seen_ms: Option<i64>,
-    /// Why it is not connected, where an attempt failed.
-    pub problem: Option<&'a str>,
+    /// Why it is not connected, where an attempt failed; or that its clock is wrong.
+    pub problem: Option<Cow<'a, str>>,
     pub dialing: bool,
     /// At most ten, newest first.
     pub attempts: Vec<AttemptView<'a>>,
@@ -156,8 +156,8 @@ impl Membership {
         counts
     }
 
-    /// Everyone in the directory and everyone connected, by key; also those that a ticket, a seed
-    /// or the last start named, once an attempt to reach them failed.
+    /// Everyone in the directory and everyone connected, by key; also those that were connected, or
+    /// that a source named, and that could not be reached for a while.
     pub fn peers(&self) -> impl Iterator<Item = PeerView<'_>> {
         let mut keys: BTreeSet<NodeKey> = self.directory.others().map(|(key, _)| *key).collect();
         // Whom the owner blocked is in a list of its own.
@@ -169,12 +169,9 @@ impl Membership {
     /// Whether [`peers`](Self::peers) has it.
     pub fn lists(&self, key: &NodeKey) -> bool {
         let said = self.directory.get(key).is_some_and(|entry| !entry.record.body.goodbye);
-        let named = [SourceKind::Saved, SourceKind::Ticket, SourceKind::Seed];
         let blocked = self.blocked.contains(key);
-        said || self.links.get(key).filter(|_| !blocked).is_some_and(|link| {
-            let tried = link.failures > 0 && link.is_missed();
-            link.up().is_some() || tried && named.iter().any(|kind| link.sources.contains(kind))
-        })
+        let link = self.links.get(key).filter(|_| !blocked);
+        said || link.is_some_and(|link| link.up().is_some() || link.is_missed(self.now.mono))
     }
 
     /// `None`: never heard of.
@@ -206,7 +203,8 @@ impl Membership {
             last_seen_ms: self.last_seen_ms(entry, link),
             problem: link
                 .filter(|link| link.up().is_none())
-                .and_then(|link| link.problem.as_deref()),
+                .and_then(|link| link.problem.as_deref().map(Cow::Borrowed))
+                .or_else(|| self.clock_problem(key).map(Cow::Owned)),
             dialing: link.is_some_and(|link| link.dialing),
             attempts: link.map(attempts).unwrap_or_default(),
             trusted: self.trusted.contains(key),

@@ -8,7 +8,7 @@ use super::{broadcast::RecordId, io::FRAME_BYTES};
 use crate::mesh::{MeshCard, record::RECORD_BYTES};
 
 /// Lowest and highest version of what is inside frames that this node speaks.
-pub(crate) const PROTOCOL: (u16, u16) = (1, 1);
+pub(crate) const PROTOCOL: (u16, u16) = (2, 2);
 
 const TALK: u8 = 0;
 const OVERLAY: u8 = 1;
@@ -99,6 +99,9 @@ pub(super) struct Hello {
     pub(super) mesh_name: Option<String>,
     pub(super) settled: bool,
     pub(super) lan_join: LanJoin,
+    /// What time it is, milliseconds since 1970: a node whose clock is wrong learns it at once, and
+    /// its peers know why its records are refused.
+    pub(super) at_ms: i64,
 }
 
 /// Sums over all records by the first bits of their authors' keys.
@@ -275,6 +278,7 @@ mod tests {
             mesh_name: None,
             settled: true,
             lan_join: LanJoin::Automatic,
+            at_ms: 1_800_000_000_000,
         })
         .encode()
     }

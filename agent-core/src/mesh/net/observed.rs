@@ -61,11 +61,16 @@ impl StreamHandler for Observed {
         Box::pin(async move {
             let read = timeout(WAIT, stream.recv.read_to_end(BYTES)).await;
             let Ok(Ok(bytes)) = read else { return };
-            if let Ok(address) = postcard::from_bytes(&bytes) {
+            if let Some(address) = decode(&bytes) {
                 let _ = reports.try_send(Report { by: stream.peer, address });
             }
         })
     }
+}
+
+/// `None`: it is no address.
+fn decode(bytes: &[u8]) -> Option<SocketAddr> {
+    postcard::from_bytes(bytes).ok()
 }
 
 /// The address that the other end has for us, where it is one of the internet.
@@ -141,6 +146,8 @@ impl Reports {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const START: Duration = Duration::ZERO;
@@ -203,5 +210,40 @@ mod tests {
             reports.take(Report { by: NodeKey(key), address }, START);
         }
         assert!(reports.changes.len() <= REPORTERS);
+    }
+
+    proptest! {
+        #[test]
+        fn what_peers_say_is_no_address_or_one_that_can_be_dialed(
+            said in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..BYTES), 0..20),
+        ) {
+            let mut reports = Reports::default();
+            for (by, bytes) in said.iter().enumerate() {
+                let by = NodeKey([u8::try_from(by).expect("few"); 32]);
+                if let Some(address) = decode(bytes) {
+                    reports.take(Report { by, address }, START);
+                }
+            }
+            for address in reports.addresses() {
+                let ip = address.ip();
+                prop_assert!(!ip.is_loopback() && !ip.is_unspecified() && address.port() != 0);
+            }
+            prop_assert!(reports.held.len() <= REPORTS);
+        }
+
+        #[test]
+        fn a_changed_address_never_panics(
+            v6 in any::<bool>(),
+            change in any::<(usize, u8, usize)>(),
+        ) {
+            let address = at(if v6 { "[2001:db8::7]:4302" } else { "203.0.113.7:4302" });
+            let mut bytes = postcard::to_stdvec(&address).expect("serializes");
+            prop_assert!(bytes.len() <= BYTES);
+            prop_assert_eq!(decode(&bytes), Some(address));
+            let (length, (place, byte, cut)) = (bytes.len(), change);
+            bytes[place % length] = byte;
+            bytes.truncate(length - cut % length);
+            let _ = decode(&bytes);
+        }
     }
 }

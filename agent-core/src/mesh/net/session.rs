@@ -140,6 +140,7 @@ pub(in crate::mesh) fn empty_snapshot(state: MeshState) -> Snapshot {
         nearby: Vec::new(),
         refused: Vec::new(),
         duplicate_identity: false,
+        clock_off_ms: None,
         blocked: Vec::new(),
         found: super::snapshot::Found::default(),
         ranges: Vec::new(),

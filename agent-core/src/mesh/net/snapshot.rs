@@ -27,6 +27,7 @@ pub(in crate::mesh) struct Snapshot {
     pub(in crate::mesh) nearby: Vec<Nearby>,
     pub(in crate::mesh) refused: Vec<Refused>,
     pub(in crate::mesh) duplicate_identity: bool,
+    pub(in crate::mesh) clock_off_ms: Option<i64>,
     pub(in crate::mesh) blocked: Vec<BlockedNode>,
     /// The driver's own share of the sources: tickets, other peers, incoming connections.
     pub(in crate::mesh) found: Found,

@@ -89,7 +89,12 @@ pub(super) async fn read_header(stream: &mut RecvStream) -> Option<String> {
     }
     let mut bytes = vec![0; length];
     stream.read_exact(&mut bytes).await.ok()?;
-    let header: Header = postcard::from_bytes(&bytes).ok()?;
+    read_kind(&bytes)
+}
+
+/// From what follows the length.
+fn read_kind(header: &[u8]) -> Option<String> {
+    let header: Header = postcard::from_bytes(header).ok()?;
     (header.kind.len() <= KIND_BYTES).then_some(header.kind)
 }
 
@@ -111,4 +116,40 @@ fn header(kind: &str) -> Option<Vec<u8>> {
     let body = (kind.len() <= KIND_BYTES).then(|| postcard::to_stdvec(&Header { kind }).ok())??;
     let length = u16::try_from(body.len()).ok()?;
     Some([&length.to_le_bytes()[..], &body].concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_kind_comes_back_and_one_that_is_too_long_is_none() {
+        let bytes = header("files/1").expect("short");
+        assert_eq!(usize::from(bytes[0]) + 2, bytes.len());
+        assert_eq!(read_kind(&bytes[2..]).as_deref(), Some("files/1"));
+        assert_eq!(header(&"k".repeat(KIND_BYTES + 1)), None);
+        let kind = "k".repeat(KIND_BYTES + 1);
+        let long = postcard::to_stdvec(&Header { kind }).expect("serializes");
+        assert_eq!(read_kind(&long), None);
+    }
+
+    proptest! {
+        #[test]
+        fn random_headers_are_no_kind_or_a_short_one(
+            bytes in proptest::collection::vec(any::<u8>(), 0..HEADER_BYTES),
+        ) {
+            prop_assert!(read_kind(&bytes).is_none_or(|kind| kind.len() <= KIND_BYTES));
+        }
+
+        #[test]
+        fn a_changed_header_never_panics(at in any::<usize>(), byte in any::<u8>(), cut in 0..10_usize) {
+            let mut bytes = header("observed/1").expect("short").split_off(2);
+            let at = at % bytes.len();
+            bytes[at] = byte;
+            bytes.truncate(bytes.len() - cut.min(bytes.len()));
+            prop_assert!(read_kind(&bytes).is_none_or(|kind| kind.len() <= KIND_BYTES));
+        }
+    }
 }

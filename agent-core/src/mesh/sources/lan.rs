@@ -228,31 +228,46 @@ fn interfaces(addresses: &[SocketAddr]) -> Vec<Ipv4Addr> {
 
 /// Called by the discovery for each answer it hears, also this node's own.
 fn hear(turn: &Turn, neighbours: &Neighbours, label: &str, peer: &Peer) {
-    let Some(key) = key_of(label) else { return };
-    if key == turn.own_key {
-        return;
-    }
+    let Some(key) = key_of(label).filter(|key| *key != turn.own_key) else { return };
     if peer.is_expiry() {
         neighbours.lost(key);
         return;
     }
-    let text = |name: &str| peer.txt_attribute(name).flatten().unwrap_or_default();
-    if text(TXT_VERSION) != VERSION {
-        return;
-    }
-    let direct = peer.addrs().iter().map(|(ip, port)| SocketAddr::new(*ip, *port)).collect();
-    let addresses = Addresses { direct, relays: Vec::new() }.cleaned(Loopback::Allowed);
-    if addresses.direct.is_empty() {
-        return;
-    }
-    let name = text(TXT_NAME);
-    let name = &name[..name.floor_char_boundary(NAME_BYTES)];
-    let name = (!name.is_empty()).then(|| name.to_owned());
-    let same_mesh = text(TXT_MESH) == mesh_hash(&turn.card.borrow().id);
-    if neighbours.is_news(key, &addresses, same_mesh) {
-        turn.offer(KIND, key, addresses, name);
+    let direct = peer.addrs().iter().map(|(ip, port)| SocketAddr::new(*ip, *port));
+    let Some(said) = Said::read(direct, |name| peer.txt_attribute(name).flatten()) else { return };
+    let same_mesh = said.mesh == mesh_hash(&turn.card.borrow().id);
+    if neighbours.is_news(key, &said.addresses, same_mesh) {
+        turn.offer(KIND, key, said.addresses, said.name);
         let (state, reason) = neighbours.describe();
         turn.say(KIND, state, reason);
+    }
+}
+
+/// What a neighbour's packet says, besides its key.
+#[derive(Debug)]
+struct Said<'a> {
+    addresses: Addresses,
+    name: Option<String>,
+    mesh: &'a str,
+}
+
+impl<'a> Said<'a> {
+    /// `None`: it cannot be reached, or speaks another version. Anybody on the network may send
+    /// anything.
+    fn read(
+        direct: impl Iterator<Item = SocketAddr>,
+        text: impl Fn(&str) -> Option<&'a str>,
+    ) -> Option<Self> {
+        let text = |name: &str| text(name).unwrap_or_default();
+        let addresses = Addresses { direct: direct.collect(), relays: Vec::new() };
+        let addresses = addresses.cleaned(Loopback::Allowed);
+        if text(TXT_VERSION) != VERSION || addresses.direct.is_empty() {
+            return None;
+        }
+        let mut name: String = text(TXT_NAME).chars().filter(|c| !c.is_control()).collect();
+        name.truncate(name.floor_char_boundary(NAME_BYTES));
+        let name = (!name.is_empty()).then_some(name);
+        Some(Self { addresses, name, mesh: text(TXT_MESH) })
     }
 }
 

@@ -211,7 +211,11 @@ pub(super) async fn ask(seed: &str) -> Result<Coordinators, SeedError> {
         return Err(SeedError::Status(answer.status().as_u16()));
     }
     let body = read(answer).await?;
-    serde_json::from_slice(&body).map_err(|_| SeedError::NotCoordinators)
+    decode(&body)
+}
+
+fn decode(body: &[u8]) -> Result<Coordinators, SeedError> {
+    serde_json::from_slice(body).map_err(|_| SeedError::NotCoordinators)
 }
 
 fn coordinators_url(seed: &str) -> Result<Url, SeedError> {

@@ -120,7 +120,8 @@ fn Content(peer: Derived<Option<Arc<Peer>>>, answer: Answer) -> impl IntoView {
             <parts::Latency peer answer/>
             {move || peer.get().map(|p| parts::connection(app, &p))}
             <parts::Ways answer/>
-            {move || peer.get().map(|p| parts::offers(&p))}
+            {move || peer.get().map(|p| parts::offers(app, &p))}
+            <parts::Standing/>
             <parts::Attempts answer/>
         </div>
         {move || peer.get().map(|p| foot(app, &p))}

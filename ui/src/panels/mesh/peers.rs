@@ -1,5 +1,6 @@
 //! The table of peers. Thousands of rows scroll with the page; only those in view are in the
-//! document. While the pointer or the focus is on it, rows keep their places.
+//! document. While the pointer or the focus is on it, rows keep their places; who comes meanwhile
+//! is at the end.
 
 mod row;
 
@@ -22,14 +23,14 @@ use crate::{
     derived::{Derived, derived},
     format,
     mesh::{
-        order::{self, Column, PathFilter, Sort},
+        order::{self, Column, PathFilter, Shown, Sort},
         rows,
     },
     words::mesh as words,
 };
 
 /// Rows are put in order again at this pace, as their figures change.
-const REORDER_MS: i64 = 5_000;
+const REORDER_MS: i64 = 10_000;
 /// Height of the page's bar and the table's head, which stay above the rows.
 const COVERED: f64 = 52.0 + 34.0;
 
@@ -62,23 +63,17 @@ impl Table {
         let members = derived(move || app.state.with(|s| s.peers.members()));
         let beat = derived(move || app.now.get() / REORDER_MS);
         type Query = (Sort, PathFilter, String);
-        let ordered = Memo::new(move |before: Option<&(Query, Vec<NodeId>)>| {
-            let query = (sort.get(), filter.get(), typed.get());
+        let ordered = Memo::new(move |before: Option<&Shown<Query>>| {
+            let query: Query = (sort.get(), filter.get(), typed.get());
             members.track();
-            let held = held.get();
-            if !held {
-                beat.track();
-            }
-            let fresh = app
-                .state
-                .with_untracked(|s| order::rows(s.peers.iter(), query.0, query.1, &query.2));
-            let rows = match before {
-                Some((same, rows)) if held && *same == query => order::kept(rows, fresh),
-                _ => fresh,
-            };
-            (query, rows)
+            let fresh = app.state.with_untracked(|s| {
+                app.mesh.workers.with_untracked(|workers| {
+                    order::rows(s.peers.iter(), workers, query.0, query.1, &query.2)
+                })
+            });
+            Shown::next(before, query, beat.get(), held.get(), fresh)
         });
-        let rows = derived(move || ordered.with(|(_, rows)| rows.clone()));
+        let rows = derived(move || ordered.with(|shown| shown.rows.clone()));
         let places = derived(move || {
             let place = |(place, id): (usize, &NodeId)| (id.clone(), place);
             rows.with(|rows| Arc::new(rows.iter().enumerate().map(place).collect()))

@@ -1,6 +1,11 @@
 //! The bounds of the issue: how fast, how often, how much.
 
 use super::{Duration, Sim, seed};
+use crate::mesh::membership::announce::interval;
+
+/// Per node and minute, however large the mesh is: a record of each of the others every 100 s would
+/// be twice that.
+const MOST_FRAMES: f64 = 600.0;
 
 #[derive(Debug)]
 struct Measured {
@@ -10,6 +15,14 @@ struct Measured {
     redundancy: f64,
     /// Likewise, of urgent records only.
     urgent_redundancy: f64,
+    /// Sent per node and minute while nobody has news.
+    frames: f64,
+    kib: f64,
+}
+
+/// Frames per node and minute if everybody sent its records to everybody else.
+fn full_broadcast(nodes: usize) -> f64 {
+    (nodes as f64 - 1.0) * 60.0 / interval(nodes - 1).as_secs_f64()
 }
 
 /// Follows records of random authors through a mesh that has warmed up.
@@ -35,6 +48,8 @@ fn measure(sim: &mut Sim, rounds: u16) -> Measured {
         missed,
         redundancy: (after.0 - before.0) as f64 / first - 1.0,
         urgent_redundancy: (after.2 - before.2) as f64 / (after.3 - before.3) as f64 - 1.0,
+        frames: 0.0,
+        kib: 0.0,
     }
 }
 
@@ -56,23 +71,25 @@ fn sent(sim: &Sim) -> (u64, u64) {
 }
 
 fn report(sim: &mut Sim, rounds: u16) -> Measured {
-    let count = sim.nodes.len() as f64;
+    let nodes = sim.nodes.len();
     let (steps, wall) = (sim.steps, std::time::Instant::now());
-    let measured = measure(sim, rounds);
-    let Measured { slowest_ms, mean_ms, missed, redundancy, urgent_redundancy } = &measured;
+    let mut measured = measure(sim, rounds);
     let before = sent(sim);
     let idle = Duration::from_secs(20);
     sim.run_for(idle);
     let after = sent(sim);
-    let per_minute = 60.0 / idle.as_secs_f64() / count;
+    let per_minute = 60.0 / idle.as_secs_f64() / nodes as f64;
+    measured.frames = (after.0 - before.0) as f64 * per_minute;
+    measured.kib = (after.1 - before.1) as f64 * per_minute / 1024.0;
+    let Measured { slowest_ms, mean_ms, missed, redundancy, urgent_redundancy, frames, kib } =
+        &measured;
     println!(
-        "{count} nodes: last node after {mean_ms} ms (mean), {slowest_ms} ms (slowest); {missed} \
-         missed; redundancy {redundancy:.2}, of urgent records {urgent_redundancy:.2}; {:.0} frames and {:.0} KiB sent per node and minute; full \
-         broadcast: {:.0} frames at the same interval, {:.0} at 10 s; {} steps in {:?}",
-        (after.0 - before.0) as f64 * per_minute,
-        (after.1 - before.1) as f64 * per_minute / 1024.0,
-        (count - 1.0) * 60.0 / (count / 20.0).clamp(10.0, 120.0),
-        (count - 1.0) * 6.0,
+        "{nodes} nodes: last node after {mean_ms} ms (mean), {slowest_ms} ms (slowest); {missed} \
+         missed; redundancy {redundancy:.2}, of urgent records {urgent_redundancy:.2}; \
+         {frames:.0} frames and {kib:.0} KiB sent per node and minute; full broadcast: {:.0} \
+         frames at the same interval, {:.0} at 10 s; {} steps in {:?}",
+        full_broadcast(nodes),
+        (nodes as f64 - 1.0) * 6.0,
         sim.steps - steps,
         wall.elapsed(),
     );
@@ -105,6 +122,8 @@ fn two_hundred_nodes_hear_a_record_within_600_ms() {
     assert!(measured.slowest_ms <= 600, "{measured:?}");
     assert!(measured.urgent_redundancy <= 0.5, "{measured:?}");
     assert!(measured.redundancy <= 0.5, "{measured:?}");
+    assert!(measured.frames <= MOST_FRAMES, "{measured:?}");
+    assert!(measured.frames < full_broadcast(200), "{measured:?}");
 }
 
 #[test]
@@ -122,6 +141,7 @@ fn a_thousand_nodes_hear_a_record_within_800_ms() {
     assert!(measured.slowest_ms <= 800, "{measured:?}");
     assert!(measured.urgent_redundancy <= 0.5, "{measured:?}");
     assert!(measured.redundancy <= 0.5, "{measured:?}");
+    assert!(measured.frames <= MOST_FRAMES, "{measured:?}");
 }
 
 #[test]
@@ -138,4 +158,6 @@ fn two_thousand_nodes_send_less_than_full_broadcast() {
     assert_eq!(measured.missed, 0);
     assert!(measured.urgent_redundancy <= 0.5, "{measured:?}");
     assert!(measured.redundancy <= 0.5, "{measured:?}");
+    assert!(measured.frames <= MOST_FRAMES, "{measured:?}");
+    assert!(measured.frames < full_broadcast(2_000), "{measured:?}");
 }

@@ -205,6 +205,44 @@ fn after_sleep_connections_are_replaced_before_they_are_given_up() {
 }
 
 #[test]
+fn a_node_whose_clock_is_wrong_is_told_and_the_others_see_it() {
+    for (skew_ms, off_ms) in [(300_000, 300_000), (-300_000, -300_000)] {
+        let (seed, _guard) = seed(14);
+        let mut sim = Sim::new(seed);
+        sim.grow(4, SECOND / 10);
+        let wrong = sim.add(card(), LanJoin::Automatic);
+        sim.nodes[wrong].skew_ms = skew_ms;
+        sim.restart(wrong);
+        sim.found(wrong, 0, SourceKind::Ticket);
+        sim.run_for(30 * SECOND);
+        let key = sim.nodes[wrong].key;
+        assert_eq!(sim.nodes[wrong].membership.clock_off_ms(), Some(off_ms));
+        let mut seen = 0;
+        let way = if skew_ms > 0 { "5 minutes ahead" } else { "5 minutes behind" };
+        // For as long as it is connected.
+        sim.run_for(330 * SECOND);
+        for index in 0..4 {
+            let membership = &sim.nodes[index].membership;
+            assert_eq!(membership.clock_off_ms(), None, "{index} has the right time");
+            let Some(peer) = membership.peer(&key).filter(|_| membership.is_connected(&key)) else {
+                continue;
+            };
+            assert!(peer.problem.is_some_and(|problem| problem.contains(way)), "at {index}");
+            seen += 1;
+        }
+        assert!(seen > 0, "somebody is connected with it");
+
+        sim.nodes[wrong].skew_ms = 0;
+        sim.run_for(60 * SECOND);
+        for node in &sim.nodes {
+            assert_eq!(node.membership.clock_off_ms(), None);
+            let problem = node.membership.peer(&key).and_then(|peer| peer.problem);
+            assert_eq!(problem, None, "it has the right time now");
+        }
+    }
+}
+
+#[test]
 fn two_computers_with_one_key_are_both_told() {
     let (seed, _guard) = seed(12);
     let mut sim = Sim::new(seed);

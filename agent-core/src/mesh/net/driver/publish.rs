@@ -146,6 +146,7 @@ impl Driver<'_> {
         let now_ms = self.now().unix_ms;
         let mut keys: HashSet<NodeKey> = std::mem::take(&mut self.publisher.dirty);
         let mut listed = HashMap::new();
+        let mut changed = Vec::new();
         if std::mem::take(&mut self.publisher.all_dirty) {
             keys.extend(self.publisher.rows.keys());
             listed = self.membership.peers().map(|view| (view.key, self.row(&view))).collect();
@@ -157,10 +158,11 @@ impl Driver<'_> {
                     vacant.insert(self.row(&view));
                 } else if self.publisher.set(key, None, now_ms) {
                     self.publisher.directory_old = true;
+                    // Listeners find that it is not there any more.
+                    changed.push(MeshEvent::PeerChanged { peer: key });
                 }
             }
         }
-        let mut changed = Vec::new();
         for (key, row) in listed {
             if self.publisher.set(key, Some(row), now_ms) {
                 changed.push(MeshEvent::PeerChanged { peer: key });
@@ -197,6 +199,7 @@ impl Driver<'_> {
             nearby: nearby.collect(),
             refused: self.publisher.refused(self.session.gate.refused(), membership),
             duplicate_identity: membership.has_duplicate(),
+            clock_off_ms: membership.clock_off_ms(),
             blocked: memory.map(|memory| memory.blocked_nodes()).unwrap_or_default(),
             found: self.publisher.found.clone(),
             ranges: self.network.ranges().to_vec(),
@@ -259,7 +262,7 @@ impl Driver<'_> {
             sources: view.sources.clone(),
             last_seen_ms: view.last_seen_ms,
             connected_since_ms: used.map(|used| used.since_ms),
-            problem: view.problem.map(ToOwned::to_owned),
+            problem: view.problem.as_deref().map(ToOwned::to_owned),
             record: view.record.cloned(),
             addresses: view.addresses.clone(),
             attempts: view.attempts.iter().map(attempt).collect(),

@@ -2,6 +2,8 @@
 
 use std::{io::Read as _, process::Stdio};
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::mesh::sources::tests::{Rig, card, quiet, storage};
 
@@ -17,6 +19,37 @@ fn a_key_is_one_label_and_comes_back() {
     assert_eq!(key_of(&text.to_uppercase()), Some(key));
     for bad in ["", "printer", "aaaa", &format!("{text}a")] {
         assert_eq!(key_of(bad), None, "{bad}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn random_labels_are_no_key_or_one_that_comes_back(text in ".{0,70}|[a-z2-7]{48,56}") {
+        if let Some(key) = key_of(&text) {
+            prop_assert_eq!(label(key), text.to_lowercase());
+        }
+    }
+
+    #[test]
+    fn random_packets_of_the_network_are_refused_or_bounded(
+        version in prop_oneof![Just(Some(VERSION.to_owned())), proptest::option::of(".{0,5}")],
+        name in proptest::option::of(".{0,300}"),
+        mesh in proptest::option::of(".{0,100}"),
+        at in proptest::collection::vec(any::<([u8; 4], u16)>(), 0..40),
+    ) {
+        let direct = at.into_iter().map(|(ip, port)| SocketAddr::from((ip, port)));
+        let said = Said::read(direct, |key| match key {
+            TXT_VERSION => version.as_deref(),
+            TXT_NAME => name.as_deref(),
+            _ => mesh.as_deref(),
+        });
+        if let Some(said) = said {
+            prop_assert_eq!(version.as_deref(), Some(VERSION));
+            let count = said.addresses.direct.len();
+            prop_assert!((1..=Addresses::MAX_DIRECT).contains(&count));
+            let plain = |name: &str| name.len() <= NAME_BYTES && !name.chars().any(char::is_control);
+            prop_assert!(said.name.as_deref().is_none_or(plain));
+        }
     }
 }
 

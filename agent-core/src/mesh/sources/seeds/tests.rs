@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use agent_api::{NodeId, mesh::Coordinator};
 use axum::{Json, Router, http::StatusCode, response::Redirect, routing::get};
+use proptest::prelude::*;
 
 use super::*;
 use crate::mesh::sources::tests::{Rig, quiet, storage};
@@ -104,4 +105,49 @@ fn a_list_from_far_away_cannot_send_this_node_to_its_own_ports() {
     let parsed = parse(coordinator(1), Loopback::Dropped).expect("a key");
     assert!(parsed.addresses.direct.is_empty());
     assert_eq!(parsed.dht, None);
+}
+
+/// Whatever a seed answers: what is taken of it can be dialed, and is bounded.
+fn read_all(body: &[u8]) {
+    let Ok(list) = decode(body) else { return };
+    for coordinator in list.coordinators {
+        let Some(parsed) = parse(coordinator, Loopback::Dropped) else { continue };
+        assert!(parsed.addresses.direct.len() <= Addresses::MAX_DIRECT);
+        assert!(parsed.addresses.relays.len() <= Addresses::MAX_RELAYS);
+        assert!(parsed.addresses.direct.iter().all(|at| !at.ip().is_loopback() && at.port() != 0));
+        assert!(parsed.dht.is_none_or(|at| !at.ip().is_loopback() && at.port() != 0));
+    }
+}
+
+proptest! {
+    #[test]
+    fn random_answers_of_seeds_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+        read_all(&bytes);
+    }
+
+    #[test]
+    fn strange_coordinators_are_left_out(
+        id in "[0-9a-f]{60,66}",
+        addresses in proptest::collection::vec("[0-9.:\\[\\]a-f]{0,30}|127.0.0.1:[0-9]{1,6}|.{0,40}", 0..60),
+        relay in proptest::option::of("(https?://)?.{0,40}"),
+        dht in proptest::option::of("([0-9]{1,3}\\.){3}[0-9]{1,3}:[0-9]{1,6}"),
+    ) {
+        let node_id = NodeId(id);
+        let one = Coordinator { node_id, addresses, relay, dht, ..coordinator(3) };
+        let list = Coordinators { coordinators: vec![one] };
+        read_all(&serde_json::to_vec(&list).expect("serializes"));
+    }
+
+    #[test]
+    fn a_changed_list_of_coordinators_never_panics(
+        changes in proptest::collection::vec(any::<(usize, u8)>(), 1..6),
+    ) {
+        let list = Coordinators { coordinators: vec![coordinator(3), coordinator(4)] };
+        let mut body = serde_json::to_vec(&list).expect("serializes");
+        for (at, byte) in changes {
+            let at = at % body.len();
+            body[at] = byte;
+        }
+        read_all(&body);
+    }
 }

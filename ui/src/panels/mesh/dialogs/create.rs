@@ -10,6 +10,7 @@ use crate::{
         dialog::Dialog,
         icon::{Icon, icon},
     },
+    words::mesh as words,
 };
 
 /// As the node checks it.
@@ -53,13 +54,7 @@ fn Form() -> impl IntoView {
             </label>
         }
     };
-    let about = move || {
-        if private.get() {
-            "Only who has a ticket can join: it carries a secret that the members prove to each other."
-        } else {
-            "Anyone who learns its id can join. Nothing in it is secret from strangers."
-        }
-    };
+    let about = move || words::joining(private.get());
     view! {
         <form class="dialog-form" on:submit=submit>
             <div class="dialog-body">

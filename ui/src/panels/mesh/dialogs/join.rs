@@ -126,6 +126,8 @@ fn facts(app: App, info: &TicketInfo) -> AnyView {
         <p class=class>{icon(glyph)}<span>{expiry}</span></p>
         <div class="well"><dl class="kv" id="join-facts">
             <div><dt>"Mesh"</dt><dd>{format!("{}, {kind}", info.name)}</dd></div>
+            <div><dt>"Who can join"</dt><dd>{words::joining(info.private)}</dd></div>
+            <div><dt>"Prompts"</dt><dd>"Readable by the node that runs them"</dd></div>
             <div><dt>"Invited by"</dt><dd>{info.inviter_name.clone()}" "<code class="faint">{inviter}</code></dd></div>
             <div><dt>"Addresses to try"</dt><dd title=info.addresses.join("\n")>{info.addresses.len().to_string()}</dd></div>
         </dl></div>

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use agent_api::mesh::{AnnouncedModel, Announcement, Attempt, Peer, PeerDetails, PeerPath};
+use agent_api::{
+    mesh::{AnnouncedModel, Announcement, Attempt, Peer, PeerDetails, PeerPath},
+    tasks::{TaskKind, Worker},
+};
 use leptos::prelude::*;
 
 use super::Answer;
@@ -17,6 +20,8 @@ use crate::{
     },
     derived::{Derived, derived},
     format::{self, LocalTime, UNKNOWN},
+    route::Panel,
+    tasks::offers,
     words::{Badge, Tone, model, peer as words},
 };
 
@@ -140,7 +145,7 @@ pub(super) fn Ways(answer: Answer) -> impl IntoView {
     view! { {table}{list} }
 }
 
-pub(super) fn offers(peer: &Peer) -> AnyView {
+pub(super) fn offers(app: App, peer: &Peer) -> AnyView {
     let Some(said) = &peer.announcement else {
         return view! { <p class="faint">"It has not announced itself yet, so what it offers is not known."</p> }.into_any();
     };
@@ -156,10 +161,56 @@ pub(super) fn offers(peer: &Peer) -> AnyView {
         .into_any()
     };
     view! {
-        <section><h3>"Can run"</h3>{table}</section>
+        <section>
+            <h3>"Can run"</h3>{table}{ask(app, peer)}
+            <p class="faint small">"A peer that runs your prompt can read it."</p>
+        </section>
         <section><h3>"It says of itself"</h3>{facts(announced(said))}</section>
     }
     .into_any()
+}
+
+/// Opens the Ask box with a model of this peer; nothing where it takes no questions.
+fn ask(app: App, peer: &Peer) -> Option<AnyView> {
+    let offer = offers::offers(std::iter::once(peer), TaskKind::Chat).into_iter().next()?;
+    let hint = format!("Asks {}", offer.label);
+    let click = move |_| {
+        app.chat.elsewhere.set(Some(offer.clone()));
+        app.go(&Panel::Dashboard.href());
+    };
+    let button = view! {
+        <div class="row"><button class="btn btn--sm" type="button" id="peer-ask" title=hint on:click=click>
+            {icon(Icon::Chat)}<span>"Ask this peer"</span>
+        </button></div>
+    };
+    Some(button.into_any())
+}
+
+/// What this node's own experience says of it.
+#[component]
+pub(super) fn Standing() -> impl IntoView {
+    let app = use_app();
+    let worker = derived(move || {
+        let id = app.mesh.peer.get()?;
+        app.mesh.workers.with(|w| w.get(&id).cloned())
+    });
+    let checks = |w: &Worker| match w.agreed + w.disagreed {
+        0 => String::new(),
+        all => format!("{} of {}", format::count(w.agreed), format::count(all)),
+    };
+    move || {
+        worker.get().map(|w| {
+            let list = vec![
+                ("Finished", format::counted(w.done, "task", "tasks")),
+                ("Failed or late", format::count(w.failed)),
+                ("Checks passed", checks(&w)),
+                ("Last against it", w.problem.clone().unwrap_or_default()),
+            ];
+            view! {
+                <section id="peer-standing"><h3>{format!("Reputation {} of 100", words::reputation(w.reputation))}</h3>{facts(list)}</section>
+            }
+        })
+    }
 }
 
 fn model_row(model: &AnnouncedModel) -> AnyView {
@@ -193,6 +244,7 @@ fn announced(said: &Announcement) -> Vec<(&'static str, String)> {
         ("Slots", used),
         ("Speed now", rate.unwrap_or_default()),
         ("Good for", model::class(said.worker_class).to_owned()),
+        ("Power", said.power.map(words::power).unwrap_or_default()),
         ("Connected to", format::counted(said.links.len() as u64, "peer", "peers")),
         ("Relay", said.relay.clone().unwrap_or_default()),
         ("DHT node", dht.unwrap_or_default()),

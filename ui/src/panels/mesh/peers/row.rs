@@ -28,6 +28,7 @@ pub(super) fn class(column: Column) -> &'static str {
         Column::Tier => "p-tier",
         Column::Models => "p-models",
         Column::Load => "p-load",
+        Column::Reputation => "p-rep num",
         Column::Seen => "p-seen",
     }
 }
@@ -69,6 +70,10 @@ pub(super) fn Row(id: NodeId, table: Table) -> impl IntoView {
             p.as_ref().is_some_and(|p| !matches!(p.state, PeerState::Connected | PeerState::Known))
         })
     };
+    let reputation = move || {
+        let known = app.mesh.workers.with(|w| own.with_value(|id| Some(w.get(id)?.reputation)));
+        known.map_or_else(|| UNKNOWN.into(), words::reputation)
+    };
     view! {
         <tr
             id=element_id(&id)
@@ -82,6 +87,7 @@ pub(super) fn Row(id: NodeId, table: Table) -> impl IntoView {
             on:click=move |_| open()
         >
             {move || peer.get().map(|p| cells(&p))}
+            <td class=class(Column::Reputation)>{reputation}</td>
             <td class=format!("{} faint nowrap", class(Column::Seen))>
                 {move || {
                     let now = app.now.get();
@@ -92,7 +98,7 @@ pub(super) fn Row(id: NodeId, table: Table) -> impl IntoView {
     }
 }
 
-/// Everything but the ticking cell.
+/// Everything but the ticking cell and what comes from elsewhere.
 fn cells(peer: &Peer) -> AnyView {
     let said = peer.announcement.as_ref();
     let kind = Kind::of(peer);
