@@ -61,6 +61,9 @@ pub enum InferenceError {
         "The model {model:?} is not on this node but on {nodes}, and this request stays here: its privacy says so. Allow more in Settings, Work for others, or with the header x-edgecoder-privacy."
     )]
     OnlyElsewhere { model: String, nodes: String },
+    /// The node that the request names is not known, or does not have the model.
+    #[error("{0}")]
+    NotThere(String),
     #[error("{} requests are waiting already. Try again in a moment.", limits::WAITING_REQUESTS)]
     QueueFull,
     #[error(

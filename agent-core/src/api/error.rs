@@ -124,7 +124,8 @@ pub(super) fn inference_code(error: &InferenceError) -> ErrorCode {
     match error {
         InferenceError::NotActive { .. }
         | InferenceError::NoSuchModel(_)
-        | InferenceError::OnlyElsewhere { .. } => ErrorCode::NotFound,
+        | InferenceError::OnlyElsewhere { .. }
+        | InferenceError::NotThere(_) => ErrorCode::NotFound,
         InferenceError::QueueFull => ErrorCode::Busy,
         InferenceError::BadRequest(_) | InferenceError::ContextOverflow(_) => ErrorCode::BadRequest,
         InferenceError::Engine(_) | InferenceError::SlowClient => ErrorCode::Internal,

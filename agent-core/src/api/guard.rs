@@ -20,8 +20,8 @@ use axum::{
         HeaderMap, HeaderValue, Method, StatusCode,
         header::{
             ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
-            ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_REQUEST_HEADERS, AUTHORIZATION,
-            CONTENT_LENGTH, HOST, ORIGIN, VARY,
+            ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS,
+            ACCESS_CONTROL_REQUEST_HEADERS, AUTHORIZATION, CONTENT_LENGTH, HOST, ORIGIN, VARY,
         },
     },
     middleware::Next,
@@ -31,7 +31,7 @@ use subtle::ConstantTimeEq as _;
 
 use super::{
     error::Failure, follow, ollama::OllamaError, openai::OpenAiError, own::too_large, pulls,
-    server::Peer,
+    routed::EXPOSED, server::Peer,
 };
 use crate::{config::limits, node::Node};
 
@@ -101,6 +101,7 @@ fn with_cors(mut response: Response, cors: Option<Cors>) -> Response {
         let headers = response.headers_mut();
         headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
         headers.insert(VARY, HeaderValue::from_static("origin"));
+        headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED));
         headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, allowed);
         headers.insert(
             ACCESS_CONTROL_ALLOW_METHODS,

@@ -39,20 +39,28 @@ pub(super) fn router() -> Router<Node> {
 async fn models(State(node): State<Node>) -> Json<ModelObjects> {
     let mut data: Vec<ModelObject> =
         node.answering_models().await.into_iter().map(describe).collect();
-    data.extend(node.models_elsewhere().into_iter().map(|(model, owner)| ModelObject {
-        id: format!("{model}@{owner}"),
-        object: "model".into(),
-        created: 0,
-        owned_by: owner,
-    }));
+    data.extend(elsewhere(&node));
     Json(ModelObjects { object: "list".into(), data })
 }
 
 async fn model(State(node): State<Node>, Path(id): Path<String>) -> Response {
     match node.answering_models().await.into_iter().find(|model| model.id == id) {
         Some(model) => Json(describe(model)).into_response(),
-        None => OpenAiError::no_such_model(&id, node.active_model().as_deref()).into_response(),
+        None => match elsewhere(&node).find(|model| model.id == id) {
+            Some(model) => Json(model).into_response(),
+            None => OpenAiError::no_such_model(&id, node.active_model().as_deref()).into_response(),
+        },
     }
+}
+
+/// Models of other nodes, as they are asked for.
+fn elsewhere(node: &Node) -> impl Iterator<Item = ModelObject> {
+    node.models_elsewhere().into_iter().map(|(model, owner)| ModelObject {
+        id: format!("{model}@{owner}"),
+        object: "model".into(),
+        created: 0,
+        owned_by: owner,
+    })
 }
 
 fn describe(file: ModelFile) -> ModelObject {

@@ -14,6 +14,9 @@ const NODE: HeaderName = HeaderName::from_static("x-edgecoder-node");
 const NODE_NAME: HeaderName = HeaderName::from_static("x-edgecoder-node-name");
 const PATH: HeaderName = HeaderName::from_static("x-edgecoder-path");
 const OVERHEAD: HeaderName = HeaderName::from_static("x-edgecoder-overhead-ms");
+/// Those of an answer, which a browser otherwise hides from pages of other origins.
+pub(super) const EXPOSED: &str =
+    "x-edgecoder-node, x-edgecoder-node-name, x-edgecoder-path, x-edgecoder-overhead-ms";
 
 /// A header that is not one of the four words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -78,6 +81,9 @@ mod tests {
         assert_eq!(header(PATH), Some("lan"));
         assert_eq!(header(OVERHEAD), Some("1.235"));
         assert_eq!(response.headers().len(), 3, "a name cannot add headers of its own");
+        for name in [NODE, NODE_NAME, PATH, OVERHEAD] {
+            assert!(EXPOSED.split(", ").any(|exposed| exposed == name), "{name}");
+        }
     }
 
     #[test]

@@ -230,12 +230,14 @@ impl Node {
     }
 
     /// How a model (the active one for an empty name) writes tool calls; `None` if it cannot. Loads
-    /// it if needed.
-    pub async fn tool_format(&self, model: &str) -> Result<Option<ToolFormat>, InferenceError> {
-        if let Some(told) = self.tasks().router().tool_format(model).await {
-            return told;
-        }
-        self.tool_format_here(model).await
+    /// it if needed. `model@node` and models that only other nodes have are asked for there, as far
+    /// as the request may leave.
+    pub async fn tool_format(
+        &self,
+        model: &str,
+        options: SubmitOptions,
+    ) -> Result<Option<ToolFormat>, InferenceError> {
+        self.tasks().router().tool_format(model, options).await
     }
 
     /// [`Node::tool_format`] of a model of this node.

@@ -157,6 +157,7 @@ impl Tasks {
             host: Arc::clone(&shared.here.host),
             elsewhere: Arc::new(shared.remote.clone()),
             known: Arc::clone(&fleet) as _,
+            in_flight: shared.in_flight.clone(),
             settings: shared.settings.clone(),
             board: shared.board.clone(),
             around,

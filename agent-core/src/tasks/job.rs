@@ -154,9 +154,13 @@ pub enum JobError {
     /// The node or the way to it is gone, or the lease ran out. Another node may take it.
     #[error("{0}")]
     Lost(String),
-    /// It would fail elsewhere too: the prompt is too long, the module traps.
+    /// It would fail elsewhere too: the request is wrong, the module traps.
     #[error("{0}")]
     Failed(String),
+    /// The prompt does not fit into the context there, which is nobody's fault. A node that has more
+    /// of it can do it.
+    #[error("{0}")]
+    TooLong(String),
     /// It failed there, and may work elsewhere: the runner died, memory ran out.
     #[error("{0}")]
     Broke(String),
@@ -235,13 +239,14 @@ impl From<InferenceError> for JobError {
     fn from(error: InferenceError) -> Self {
         let text = error.to_string();
         match error {
-            InferenceError::BadRequest(_) | InferenceError::ContextOverflow(_) => {
-                Self::Failed(text)
-            }
+            InferenceError::BadRequest(_) => Self::Failed(text),
+            // Another node may have loaded it with a larger one.
+            InferenceError::ContextOverflow(_) => Self::TooLong(text),
             InferenceError::NoModel
             | InferenceError::NotActive { .. }
             | InferenceError::NoSuchModel(_)
             | InferenceError::OnlyElsewhere { .. }
+            | InferenceError::NotThere(_)
             | InferenceError::QueueFull
             | InferenceError::Unavailable(_)
             | InferenceError::ShuttingDown => Self::Refused { reason: text, retry_after: None },

@@ -9,8 +9,9 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use expect::{Expect, Means};
 use iroh::endpoint::{RecvStream, SendStream, VarInt};
 use tokio::{
+    io::AsyncRead,
     sync::mpsc,
-    time::{MissedTickBehavior, interval, timeout},
+    time::{Instant, MissedTickBehavior, interval, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -30,6 +31,12 @@ const SILENCE: Duration = Duration::from_secs(15);
 const RENEW: Duration = Duration::from_secs(10);
 /// An offer of the largest size over a slow line.
 const SEND_WAIT: Duration = Duration::from_secs(60);
+/// A worker that took no job after so long is not waited for: it answers at once, or says how long
+/// its line is. What is sent to it comes on top, over a line no slower than this in bytes a second.
+const TAKEN_WITHIN: Duration = Duration::from_secs(20);
+const SLOWEST_LINE: usize = 256 << 10;
+/// How a model writes tool calls is known once it is loaded, which a worker gives up on by then.
+const DESCRIBED_WITHIN: Duration = Duration::from_secs(300);
 /// What waits to be sent to a worker: a module, an acknowledgement.
 const ORDERS: usize = 2;
 /// A result that nobody takes for so long is not acknowledged any more.
@@ -82,25 +89,11 @@ impl Remote {
         peer: NodeKey,
         model: String,
     ) -> Result<Option<ToolFormat>, JobError> {
-        let mut stream = self.open(peer).await?;
+        let until = Instant::now() + DESCRIBED_WITHIN;
+        let mut stream = in_time(until, self.open(peer)).await?;
         let ask = FromOrigin::Describe { version: wire::VERSION, model };
-        send(&mut stream.send, &ask, wire::SMALL_BYTES).await?;
-        loop {
-            let frame: FromWorker = next(&mut stream.recv, wire::PIECE_BYTES).await?;
-            match frame.said {
-                Said::Alive => {}
-                Said::Described { tools } => return Ok(tools),
-                Said::Refused { reason, .. } => {
-                    let reason = wire::cut(&reason);
-                    return Err(JobError::Refused { reason, retry_after: None });
-                }
-                Said::Failed { reason, .. } => return Err(JobError::Broke(wire::cut(&reason))),
-                _ => {
-                    let what = "the node answered something that was not asked";
-                    return Err(JobError::Misbehaved(what.to_owned()));
-                }
-            }
-        }
+        in_time(until, send(&mut stream.send, &ask, wire::SMALL_BYTES)).await?;
+        in_time(until, described(&mut stream.recv)).await
     }
 
     async fn open(&self, peer: NodeKey) -> Result<PeerStream, JobError> {
@@ -115,17 +108,20 @@ impl Remote {
         begin: Begin,
     ) -> Result<JobStream, JobError> {
         let Begin { path, mut expect, module, durable } = begin;
-        let mut stream = self.open(peer).await?;
-        send(&mut stream.send, &first, wire::OFFER_BYTES).await?;
+        // Too large: it is too large for every node.
+        let bytes = encode(&first, wire::OFFER_BYTES)?;
         drop(first);
+        let mut until = Instant::now() + time_to_take(bytes.len());
+        let mut stream = in_time(until, self.open(peer)).await?;
+        in_time(until, write_all(&mut stream.send, &bytes)).await?;
+        drop(bytes);
         let taken = loop {
-            match read(&mut stream.recv, &mut expect).await? {
-                Means::Nothing => {}
-                Means::Module => self.send_module(&mut stream.send, module.as_deref()).await?,
-                Means::Piece(piece) => break piece,
-                Means::Result(_) => {
-                    let what = "the node sent a result before it began";
-                    return Err(JobError::Misbehaved(what.to_owned()));
+            match in_time(until, taken(&mut stream.recv, &mut expect)).await? {
+                Some(piece) => break piece,
+                None => {
+                    let module = self.module(module.as_deref()).await?;
+                    until = Instant::now() + time_to_take(module.len());
+                    in_time(until, write_all(&mut stream.send, &module)).await?;
                 }
             }
         };
@@ -138,14 +134,15 @@ impl Remote {
         Ok(JobStream { pieces, path, cancel: guard })
     }
 
-    async fn send_module(&self, to: &mut SendStream, module: Option<&str>) -> Result<(), JobError> {
+    /// The frame that brings a module.
+    async fn module(&self, module: Option<&str>) -> Result<Vec<u8>, JobError> {
         let bytes = match module {
             Some(sha256) => self.modules.get(sha256).await,
             None => None,
         };
         let gone = || JobError::Failed("the module is not on this node any more".to_owned());
         let bytes = STANDARD.encode(bytes.ok_or_else(gone)?);
-        send(to, &FromOrigin::Module { bytes }, wire::MODULE_BYTES).await
+        encode(&FromOrigin::Module { bytes }, wire::MODULE_BYTES)
     }
 }
 
@@ -287,19 +284,80 @@ fn result_piece(result: JobResult) -> JobPiece {
     JobPiece::Result(Box::new(result))
 }
 
-async fn read(recv: &mut RecvStream, expect: &mut Expect) -> Result<Means, JobError> {
-    let limit = expect.limit();
-    expect.take(next(recv, limit).await?)
+fn time_to_take(bytes: usize) -> Duration {
+    let seconds = u64::try_from(bytes.div_ceil(SLOWEST_LINE)).unwrap_or(u64::MAX);
+    TAKEN_WITHIN.saturating_add(Duration::from_secs(seconds))
 }
 
-/// The next frame of a worker that is not silent for too long.
-async fn next(recv: &mut RecvStream, limit: usize) -> Result<FromWorker, JobError> {
+/// Signs of life are no answer: whatever a worker says, it is not waited for longer.
+async fn in_time<T>(
+    until: Instant,
+    answer: impl Future<Output = Result<T, JobError>>,
+) -> Result<T, JobError> {
+    let late = || Err(JobError::Lost("the node did not answer in time".to_owned()));
+    timeout_at(until, answer).await.unwrap_or_else(|_| late())
+}
+
+/// The first word of a worker that takes a job; `None`: it needs the module first.
+async fn taken<R: AsyncRead + Unpin + Send>(
+    recv: &mut R,
+    expect: &mut Expect,
+) -> Result<Option<JobPiece>, JobError> {
+    loop {
+        match read(recv, expect).await? {
+            Means::Nothing => {}
+            Means::Module => return Ok(None),
+            Means::Piece(piece) => return Ok(Some(piece)),
+            Means::Result(_) => {
+                let what = "the node sent a result before it began";
+                return Err(JobError::Misbehaved(what.to_owned()));
+            }
+        }
+    }
+}
+
+/// The answer to `Describe`.
+async fn described<R: AsyncRead + Unpin + Send>(
+    recv: &mut R,
+) -> Result<Option<ToolFormat>, JobError> {
+    loop {
+        let (frame, _) = next(recv, wire::PIECE_BYTES).await?;
+        match frame.said {
+            Said::Alive => {}
+            Said::Described { tools } => return Ok(tools),
+            Said::Refused { reason, .. } => {
+                let reason = wire::cut(&reason);
+                return Err(JobError::Refused { reason, retry_after: None });
+            }
+            Said::Failed { reason, .. } => return Err(JobError::Broke(wire::cut(&reason))),
+            _ => {
+                let what = "the node answered something that was not asked";
+                return Err(JobError::Misbehaved(what.to_owned()));
+            }
+        }
+    }
+}
+
+async fn read<R: AsyncRead + Unpin + Send>(
+    recv: &mut R,
+    expect: &mut Expect,
+) -> Result<Means, JobError> {
+    let (frame, bytes) = next(recv, expect.limit()).await?;
+    expect.take(frame, bytes)
+}
+
+/// The next frame of a worker that is not silent for too long, and its length.
+async fn next<R: AsyncRead + Unpin + Send>(
+    recv: &mut R,
+    limit: usize,
+) -> Result<(FromWorker, usize), JobError> {
     let silent = format!("the node said nothing for {} s", SILENCE.as_secs());
     let length = timeout(SILENCE, wire::read_length(recv)).await;
     let length = length.map_err(|_| JobError::Lost(silent.clone()))?.map_err(told)?;
     // A large result over a slow line takes longer than a sign of life.
     let body = timeout(SEND_WAIT, wire::read_body(recv, length, limit)).await;
-    body.map_err(|_| JobError::Lost(silent))?.map_err(told)
+    let frame = body.map_err(|_| JobError::Lost(silent))?.map_err(told)?;
+    Ok((frame, length))
 }
 
 fn told(error: WireError) -> JobError {
@@ -314,11 +372,58 @@ fn told(error: WireError) -> JobError {
 }
 
 async fn send(to: &mut SendStream, frame: &FromOrigin, limit: usize) -> Result<(), JobError> {
-    // Too large: it is too large for every node.
-    let bytes = wire::encode(frame, limit).map_err(|error| JobError::Failed(error.to_string()))?;
-    match timeout(SEND_WAIT, to.write_all(&bytes)).await {
+    write_all(to, &encode(frame, limit)?).await
+}
+
+fn encode(frame: &FromOrigin, limit: usize) -> Result<Vec<u8>, JobError> {
+    wire::encode(frame, limit).map_err(|error| JobError::Failed(error.to_string()))
+}
+
+async fn write_all(to: &mut SendStream, bytes: &[u8]) -> Result<(), JobError> {
+    match timeout(SEND_WAIT, to.write_all(bytes)).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(JobError::Lost(format!("the node was lost: {error}"))),
         Err(_) => Err(JobError::Lost("the node does not read what it is sent".to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use agent_api::TaskId;
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::*;
+    use crate::tasks::{job::GenerateJob, worker::tests::generate};
+
+    fn offer() -> Offer {
+        let model = "demo".to_owned();
+        let job = GenerateJob { model, generate: Box::new(generate("hi")), context: None };
+        let (task, lease) = (TaskId("t_1".to_owned()), Duration::from_secs(30));
+        Offer { task, attempt: 1, fence: 0, job: Job::Chat(job), priority: 5, lease }
+    }
+
+    /// A worker that says nothing but that it is there, more often than it has to.
+    fn alive() -> tokio::io::DuplexStream {
+        let (mine, mut other) = tokio::io::duplex(1 << 10);
+        tokio::spawn(async move {
+            let alive = FromWorker { task: offer().task, fence: 0, said: Said::Alive };
+            let alive = wire::encode(&alive, wire::PIECE_BYTES).expect("small");
+            while other.write_all(&alive).await.is_ok() {
+                tokio::time::sleep(Duration::from_secs(2)).await;
+            }
+        });
+        mine
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn signs_of_life_alone_do_not_hold_a_request() {
+        let (begun, mut expect) = (Instant::now(), Expect::new(&offer()));
+        let until = begun + time_to_take(100);
+        let lost = in_time(until, taken(&mut alive(), &mut expect)).await.expect_err("is lost");
+        assert!(matches!(lost, JobError::Lost(_)), "{lost}");
+        assert!(begun.elapsed() < TAKEN_WITHIN + Duration::from_secs(2));
+        let until = begun + DESCRIBED_WITHIN;
+        let lost = in_time(until, described(&mut alive())).await.expect_err("is lost");
+        assert!(matches!(lost, JobError::Lost(_)), "{lost}");
     }
 }

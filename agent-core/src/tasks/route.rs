@@ -2,49 +2,49 @@
 //! failover. Nothing of their words is stored.
 //!
 //! A model that is here is asked here. Otherwise [`placement`](super::placement) ranks the nodes
-//! that have it, and one after the other is offered the job until one takes it; [`pump`] then
-//! carries what comes, and goes on elsewhere when that node is lost.
+//! that have it, and one after the other is offered the job until one takes it ([`tries`]); [`pump`]
+//! then carries what comes, and goes on elsewhere when that node is lost.
 
 mod pump;
+mod request;
 #[cfg(test)]
 mod tests;
+mod tries;
 
-use std::{
-    fmt,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use agent_api::{
-    NodeId, Settings, TaskId,
-    tasks::{Privacy, Role, TaskPath, TaskState},
+    NodeId, Settings,
+    runner::Usage,
+    tasks::{Role, TaskPath, TaskState},
 };
+use pump::Pump;
+use request::Request;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
+use tries::{BUSY_WAIT, Tries, to_client};
 
 use super::{
     board::Board,
-    job::{BoxFuture, GenerateJob, JOB_PIECES, Job, JobError, JobStream, Offer, SharedHost},
-    placement::{NodeView, Placed, Wanted, estimate_tokens, place, same_model, split_model},
+    job::{BoxFuture, JOB_PIECES, JobError, JobStream, Offer, SharedHost},
+    known::{InFlight, Underway},
+    placement::{Found, NodeView, Placed, Wanted, find_node, place, same_model},
     remote::Remote,
-    reputation::Experience,
-    rows::{Around, Row, kind_of, new_row, new_task_id},
+    rows::{Around, Row, kind_of, new_row},
 };
 use crate::{
     clock::now_ms,
-    inference::{Answer, InferenceError, Piece, Route, SubmitOptions, Work, tools::ToolFormat},
+    inference::{
+        Answer, InferenceError, Piece, Route, SharedRoute, SubmitOptions, Work, tools::ToolFormat,
+    },
     mesh::NodeKey,
     storage::RequestKind,
 };
 
-/// Nodes that are offered one request at most.
-const TRIES: usize = 8;
-/// Tokens of an answer without a limit, for the estimate.
-const ANSWER_TOKENS: u32 = 256;
-/// A worker that hears nothing for so long forgets the request.
-const LEASE: Duration = Duration::from_secs(30);
-/// The client waits: ahead of the same node's tasks that nobody waits for.
-const PRIORITY: u8 = 7;
+/// Nodes that are named where a request may not go to them.
+const NAMED: usize = 8;
+/// Nodes that are asked how a model writes tool calls: each may have to load it.
+const DESCRIBERS: usize = 2;
 
 /// Peers that jobs can be offered to.
 pub trait Elsewhere: fmt::Debug + Send + Sync + 'static {
@@ -100,6 +100,8 @@ pub struct RouterSetup {
     pub host: SharedHost,
     pub elsewhere: Arc<dyn Elsewhere>,
     pub known: Arc<dyn Known>,
+    /// Jobs that this node placed, by node.
+    pub in_flight: InFlight,
     /// Those in force.
     pub settings: watch::Receiver<Settings>,
     pub board: Board,
@@ -112,28 +114,18 @@ pub struct Router {
     setup: Arc<RouterSetup>,
 }
 
-/// A request on its way.
-#[derive(Debug)]
-struct Request {
-    id: TaskId,
-    kind: RequestKind,
-    /// As asked, without `@node`.
-    model: String,
-    node: Option<String>,
-    work: Work,
-    context: Option<u32>,
-    privacy: Privacy,
-    /// Bytes of what is asked.
-    bytes: usize,
-    arrived: Instant,
-}
-
 /// A node that took a request.
 #[derive(Debug)]
 struct Attempt {
     node: Chosen,
     stream: JobStream,
     route: Route,
+    taken: tokio::time::Instant,
+    /// What it says that it read.
+    prompt: Option<Usage>,
+    /// Bytes of the answer that it goes on from.
+    continues: usize,
+    _counted: Underway,
 }
 
 /// A node that can answer.
@@ -165,29 +157,30 @@ impl Router {
         work: Work,
         options: SubmitOptions,
     ) -> Result<Answer, InferenceError> {
-        let request = self.request(kind, model, work, options);
+        let mut request = self.request(kind, model, work, options);
         let local = self.is_local(&request).await;
         // Without a peer that could help, this node says best what is wrong.
-        let stays = request.privacy == Privacy::ThisNode && request.node.is_none();
+        let stays = request.stays();
         if local || stays {
-            let again = if stays { None } else { Some(request.work.clone()) };
-            let full = match self.here(&request, options).await {
+            let may_leave = !stays && request.node.is_none();
+            let error = match self.here(&request, options, may_leave).await {
                 Err(InferenceError::NoSuchModel(name)) if stays => {
                     return Err(self.only_elsewhere(name));
                 }
-                Err(full @ (InferenceError::QueueFull | InferenceError::Unavailable(_))) => full,
+                Err(error) if may_leave && may_work_elsewhere(&error) => error,
                 done => return done,
             };
-            let Some(_) = again.filter(|_| request.node.is_none()) else { return Err(full) };
-            return self.elsewhere(request).await.map_err(|_| full);
+            if request.model.is_empty() {
+                let active = self.setup.host.model_here(String::new()).await;
+                request.model = active.unwrap_or_default();
+            }
+            let answer = self.elsewhere(request, Duration::ZERO).await;
+            return answer.map_err(|_| error);
         }
-        match self.elsewhere(request).await {
+        match self.elsewhere(request, BUSY_WAIT).await {
             Ok(answer) => Ok(answer),
             Err(Nowhere::Because(error)) => Err(error),
-            Err(Nowhere::Unknown { request }) if request.node.is_none() => {
-                self.here(&request, options).await
-            }
-            Err(Nowhere::Unknown { .. }) => Err(InferenceError::NoSuchModel(model.to_owned())),
+            Err(Nowhere::Unknown { request }) => self.here(&request, options, false).await,
         }
     }
 
@@ -198,7 +191,7 @@ impl Router {
             .into_iter()
             .filter(|(id, _)| same_model(&model, id))
             .map(|(_, node)| node)
-            .take(TRIES)
+            .take(NAMED)
             .collect();
         nodes.sort();
         if nodes.is_empty() {
@@ -207,25 +200,38 @@ impl Router {
         InferenceError::OnlyElsewhere { model, nodes: nodes.join(", ") }
     }
 
-    /// How a model writes tool calls; `None`: it is a model of this node, which knows by itself.
+    /// How a model writes tool calls; `None`: it cannot. It is loaded for that if it has to be.
     pub async fn tool_format(
         &self,
         model: &str,
-    ) -> Option<Result<Option<ToolFormat>, InferenceError>> {
+        options: SubmitOptions,
+    ) -> Result<Option<ToolFormat>, InferenceError> {
         let work = Work::Embed(Vec::new());
-        let request = self.request(RequestKind::Chat, model, work, SubmitOptions::default());
-        if self.is_local(&request).await {
-            return None;
+        let request = self.request(RequestKind::Chat, model, work, options);
+        if request.stays() {
+            return match self.setup.host.tool_format(request.model).await {
+                Err(InferenceError::NoSuchModel(name)) => Err(self.only_elsewhere(name)),
+                told => told,
+            };
         }
-        let (nodes, _) = self.candidates(&request, &[]);
+        if self.is_local(&request).await {
+            return self.setup.host.tool_format(request.model).await;
+        }
+        let (nodes, placed) = self.candidates(&request, &[]);
         let mut last = None;
-        for node in nodes.into_iter().take(2) {
-            match self.setup.elsewhere.tool_format(node.key, node.model).await {
-                Ok(format) => return Some(Ok(format)),
-                Err(error) => last = Some(Err(to_client(&node.name, &error))),
+        for node in nodes.into_iter().take(DESCRIBERS) {
+            match self.setup.elsewhere.tool_format(node.key, node.model.clone()).await {
+                Ok(format) => return Ok(format),
+                Err(error) => {
+                    self.blame(&node, &error);
+                    last = Some(to_client(&node.name, &error));
+                }
             }
         }
-        last
+        match last.or_else(|| self.explain(&request, &placed)) {
+            Some(error) => Err(error),
+            None => self.setup.host.tool_format(request.model).await,
+        }
     }
 
     /// Models of other nodes that answer now, each with its node's name, by name.
@@ -235,39 +241,11 @@ impl Router {
         models
     }
 
-    fn request(
-        &self,
-        kind: RequestKind,
-        model: &str,
-        work: Work,
-        options: SubmitOptions,
-    ) -> Request {
-        let (model, node) = split_model(model);
-        let usual = self.setup.settings.borrow().tasks.privacy;
-        let bytes = match &work {
-            Work::Generate(generate) => serde_json::to_vec(&generate.prompt),
-            Work::Embed(inputs) => serde_json::to_vec(inputs),
-        };
-        Request {
-            id: new_task_id(),
-            kind,
-            model: model.to_owned(),
-            node: node.map(ToOwned::to_owned),
-            work,
-            context: options.context,
-            privacy: options.privacy.unwrap_or(usual),
-            bytes: bytes.map_or(0, |bytes| bytes.len()),
-            arrived: Instant::now(),
-        }
-    }
-
     async fn is_local(&self, request: &Request) -> bool {
-        /// Hexadecimal digits by which a node may be named.
-        const SHORTEST_ID: usize = 6;
-        if let Some(node) = &request.node {
-            let (id, name) = self.setup.around.me();
-            let by_id = node.len() >= SHORTEST_ID && id.0.starts_with(node.as_str());
-            return by_id || name == *node;
+        if let Some(name) = &request.node {
+            let nodes = self.setup.known.nodes(&request.wanted(&[]));
+            let Found::One(at) = find_node(name, &nodes) else { return false };
+            return nodes.get(at).is_some_and(|node| node.here);
         }
         // Without a name this node's active model is meant, or there is none.
         request.model.is_empty()
@@ -285,11 +263,13 @@ impl Router {
         Row::begin(self.setup.board.clone(), around, row)
     }
 
-    /// This node's own models answer.
+    /// This node's own models answer; where that fails before the first word and it may leave,
+    /// another node does.
     async fn here(
         &self,
         request: &Request,
         options: SubmitOptions,
+        may_leave: bool,
     ) -> Result<Answer, InferenceError> {
         let overhead_ms = request.arrived.elapsed().as_secs_f64() * 1e3;
         let (model, work) = (request.model.clone(), request.work.clone());
@@ -299,72 +279,40 @@ impl Router {
         row.at(node.clone(), name.clone(), TaskPath::Local);
         row.update(|task| task.subject = Some(answer.model().to_owned()));
         let route = Route { node, name, path: TaskPath::Local, overhead_ms };
-        let watch = move |piece: &Piece| watch_row(&mut row, piece);
-        Ok(answer.with_route(route).watched(watch))
+        if !may_leave {
+            let watch = move |piece: &Piece| watch_row(&mut row, piece);
+            return Ok(answer.with_route(route).watched(watch));
+        }
+        // The model that is meant, also where the active one changes meanwhile.
+        let request = Request { model: answer.model().to_owned(), ..request.clone() };
+        let (out, given, cancel) = open_answer(answer.model());
+        let shared = given.shared_route();
+        shared.set(route);
+        let local = Local { router: self.clone(), request, row, out, route: shared };
+        tokio::spawn(unless_cancelled(cancel, local.carry(answer)));
+        Ok(given)
     }
 
-    async fn elsewhere(&self, request: Request) -> Result<Answer, Nowhere> {
-        let mut tried = Vec::new();
-        let first = match self.begin(&request, "", &mut tried).await {
+    async fn elsewhere(&self, request: Request, patience: Duration) -> Result<Answer, Nowhere> {
+        let mut tries = Tries::default();
+        let first = match self.begin(&request, "", &mut tries, patience).await {
             Ok(attempt) => attempt,
             Err(Some(error)) => return Err(Nowhere::Because(error)),
             Err(None) => {
-                let (_, placed) = self.candidates(&request, &tried);
+                let (_, placed) = self.candidates(&request, &tries.asked);
                 return Err(match self.explain(&request, &placed) {
-                    Some(why) => Nowhere::Because(InferenceError::Unavailable(why)),
+                    Some(error) => Nowhere::Because(error),
                     None => Nowhere::Unknown { request },
                 });
             }
         };
         let row = self.begin_row(&request);
-        let (out, receiver) = mpsc::channel(JOB_PIECES);
-        let cancel = CancellationToken::new();
-        let guard = cancel.clone().drop_guard();
-        let answer = Answer::from_elsewhere(first.node.model.clone(), receiver, guard);
+        let (out, answer, cancel) = open_answer(&first.node.model);
         let route = answer.shared_route();
         route.set(first.route.clone());
-        let pump = pump::Pump::new(self.clone(), request, tried, row, out, route);
-        tokio::spawn(async move {
-            tokio::select! {
-                () = pump.run(first) => {}
-                () = cancel.cancelled() => {}
-            }
-        });
+        let pump = Pump::new(self.clone(), request, tries, row, out, route);
+        tokio::spawn(unless_cancelled(cancel, pump.run(first)));
         Ok(answer)
-    }
-
-    /// Offers it to one node after the other. `Err(None)`: there is none that was not tried.
-    async fn begin(
-        &self,
-        request: &Request,
-        delivered: &str,
-        tried: &mut Vec<(NodeId, String)>,
-    ) -> Result<Attempt, Option<InferenceError>> {
-        let mut last = None;
-        while tried.len() < TRIES {
-            let (nodes, _) = self.candidates(request, tried);
-            let Some(node) = nodes.into_iter().next() else { break };
-            let overhead_ms = request.arrived.elapsed().as_secs_f64() * 1e3;
-            let offer = request.offer(&node.model, delivered, tried.len());
-            match self.setup.elsewhere.offer(node.key, node.path, offer).await {
-                Ok(stream) => {
-                    tried.push((node.id.clone(), String::new()));
-                    let (id, name) = (node.id.clone(), node.name.clone());
-                    let route = Route { node: id, name, path: node.path, overhead_ms };
-                    return Ok(Attempt { node, stream, route });
-                }
-                Err(error) => {
-                    self.blame(&node, &error);
-                    let told = to_client(&node.name, &error);
-                    if matches!(error, JobError::Failed(_)) {
-                        return Err(Some(told));
-                    }
-                    tried.push((node.id, error.to_string()));
-                    last = Some(told);
-                }
-            }
-        }
-        Err(last)
     }
 
     /// Other nodes that can answer, best first.
@@ -400,9 +348,18 @@ impl Router {
         (chosen.collect(), placed)
     }
 
-    /// Which nodes have the model, and why none of them may answer. `None`: none has it.
-    fn explain(&self, request: &Request, placed: &Placed) -> Option<String> {
+    /// Why no node that has the model may answer. `None`: none has it.
+    fn explain(&self, request: &Request, placed: &Placed) -> Option<InferenceError> {
         let nodes = self.setup.known.nodes(&request.wanted(&[]));
+        if let Some(name) = &request.node {
+            let why = placed.explanation.summary.clone();
+            let has = match find_node(name, &nodes) {
+                Found::One(at) => nodes.get(at).is_some_and(|node| !node.models.is_empty()),
+                Found::Nobody | Found::Several(_) => false,
+            };
+            let error = if has { InferenceError::Unavailable } else { InferenceError::NotThere };
+            return Some(error(why));
+        }
         let reasons: Vec<String> = placed
             .explanation
             .excluded
@@ -420,18 +377,73 @@ impl Router {
         }
         let model = &request.model;
         let reasons = reasons.join("; ");
-        Some(format!("No node that has the model {model:?} can answer now. {reasons}."))
+        let why = format!("No node that has the model {model:?} can answer now. {reasons}.");
+        Some(InferenceError::Unavailable(why))
     }
+}
 
-    /// What an error says about a node.
-    fn blame(&self, node: &Chosen, error: &JobError) {
-        let experience = match error {
-            JobError::Misbehaved(reason) => Experience::Misbehaved(reason.clone()),
-            JobError::Lost(reason) | JobError::Broke(reason) => Experience::Failed(reason.clone()),
-            JobError::Refused { .. } | JobError::Failed(_) | JobError::Cancelled => return,
-        };
-        self.setup.around.experience(node.key, experience);
+/// An answer with the end into which its pieces go. It is cancelled when the answer is dropped.
+fn open_answer(model: &str) -> (mpsc::Sender<Piece>, Answer, CancellationToken) {
+    let (out, receiver) = mpsc::channel(JOB_PIECES);
+    let cancel = CancellationToken::new();
+    let guard = cancel.clone().drop_guard();
+    (out, Answer::from_elsewhere(model.to_owned(), receiver, guard), cancel)
+}
+
+async fn unless_cancelled(cancel: CancellationToken, work: impl Future<Output = ()> + Send) {
+    tokio::select! {
+        () = work => {}
+        () = cancel.cancelled() => {}
     }
+}
+
+/// This node's own answer, in whose place another node's may come.
+struct Local {
+    router: Router,
+    request: Request,
+    row: Row,
+    out: mpsc::Sender<Piece>,
+    route: SharedRoute,
+}
+
+impl Local {
+    async fn carry(self, mut answer: Answer) {
+        let mut next = answer.next().await;
+        if let Some(Piece::Failed(error)) = &next
+            && may_work_elsewhere(error)
+        {
+            let mut tries = Tries::default();
+            let begun = self.router.begin(&self.request, "", &mut tries, Duration::ZERO).await;
+            if let Ok(first) = begun {
+                drop(answer);
+                self.route.set(first.route.clone());
+                let Self { router, request, row, out, route } = self;
+                return Pump::new(router, request, tries, row, out, route).run(first).await;
+            }
+        }
+        let Self { request, mut row, out, .. } = self;
+        // Its prompt may be long.
+        drop(request);
+        while let Some(piece) = next {
+            watch_row(&mut row, &piece);
+            if out.send(piece).await.is_err() {
+                return;
+            }
+            next = answer.next().await;
+        }
+    }
+}
+
+/// Errors of this node's models that another node may not have: the request itself is right.
+fn may_work_elsewhere(error: &InferenceError) -> bool {
+    matches!(
+        error,
+        InferenceError::QueueFull
+            | InferenceError::Unavailable(_)
+            | InferenceError::RunnerLost
+            | InferenceError::Engine(_)
+            | InferenceError::ContextOverflow(_)
+    )
 }
 
 /// Why no other node answers.
@@ -441,55 +453,6 @@ enum Nowhere {
     Unknown {
         request: Request,
     },
-}
-
-impl Request {
-    fn wanted(&self, tried: &[(NodeId, String)]) -> Wanted {
-        let answer = match &self.work {
-            Work::Generate(generate) => generate.max_tokens.unwrap_or(ANSWER_TOKENS),
-            Work::Embed(_) => 0,
-        };
-        Wanted {
-            kind: Some(kind_of(self.kind)),
-            model: Some(self.model.clone()),
-            node: self.node.clone(),
-            privacy: self.privacy,
-            prompt_tokens: estimate_tokens(self.bytes),
-            answer_tokens: answer.min(4 * ANSWER_TOKENS),
-            tried: tried.to_vec(),
-            not: Vec::new(),
-        }
-    }
-
-    fn offer(&self, model: &str, delivered: &str, tries: usize) -> Offer {
-        let model = model.to_owned();
-        let job = match (&self.work, self.kind) {
-            (Work::Embed(inputs), _) => Job::Embedding { model, inputs: inputs.clone() },
-            (Work::Generate(generate), kind) => {
-                let mut generate = generate.clone();
-                generate.continue_from.push_str(delivered);
-                let job = GenerateJob { model, generate, context: self.context };
-                match kind {
-                    RequestKind::Completion => Job::Completion(job),
-                    RequestKind::Chat | RequestKind::Embedding => Job::Chat(job),
-                }
-            }
-        };
-        let attempt = u32::try_from(tries).unwrap_or(0) + 1;
-        let task = self.id.clone();
-        Offer { task, attempt, fence: 0, job, priority: PRIORITY, lease: LEASE }
-    }
-}
-
-/// An error of another node, for the client.
-fn to_client(node: &str, error: &JobError) -> InferenceError {
-    match error {
-        JobError::Failed(reason) => InferenceError::BadRequest(reason.clone()),
-        JobError::Refused { reason, .. } => {
-            InferenceError::Unavailable(format!("The node {node} did not take it: {reason}."))
-        }
-        other => InferenceError::Unavailable(format!("The node {node} did not answer: {other}.")),
-    }
 }
 
 /// A local answer's row follows its pieces.

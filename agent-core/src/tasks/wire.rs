@@ -35,7 +35,7 @@ use crate::inference::tools::ToolFormat;
 /// The kind of mesh stream that carries one attempt.
 pub const STREAM: &str = "edgecoder/task/1";
 /// Version of the frames. A worker refuses a higher one and says so.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The first frame: a prompt may fill the longest context, a `wasm` input is 1 MiB in base64.
 pub const OFFER_BYTES: usize = 12 << 20;
@@ -201,6 +201,8 @@ pub enum Outcome {
 pub enum Failure {
     /// It would fail elsewhere too.
     Failed,
+    /// It does not fit into the context there; elsewhere it may.
+    TooLong,
     /// It may work elsewhere.
     Broke,
 }
@@ -275,6 +277,7 @@ impl Said {
                 Self::Refused { reason: cut(reason), retry_after_ms: retry_after.map(duration_ms) }
             }
             JobError::Failed(_) => failed(Failure::Failed),
+            JobError::TooLong(_) => failed(Failure::TooLong),
             JobError::Broke(_)
             | JobError::Lost(_)
             | JobError::Misbehaved(_)

@@ -7,6 +7,8 @@ use axum::{
     Json,
     body::Bytes,
     extract::{State, rejection::BytesRejection},
+    http::HeaderMap,
+    response::{IntoResponse as _, Response},
 };
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -17,9 +19,9 @@ use super::{
     nanoseconds,
 };
 use crate::{
-    api::{generation::Options, openai::parameters::inputs},
+    api::{generation::Options, openai::parameters::inputs, routed},
     config::limits,
-    inference::{InferenceError, Piece, SubmitOptions, Work},
+    inference::{InferenceError, Piece, SharedRoute, SubmitOptions, Work},
     node::Node,
     storage::RequestKind,
 };
@@ -40,9 +42,11 @@ struct Request {
 
 pub(super) async fn embed(
     State(node): State<Node>,
+    headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
-) -> Result<Json<Value>, OllamaError> {
+) -> Result<Response, OllamaError> {
     let asked = Instant::now();
+    let routing = routed::options(&headers)?;
     let request: Request = parse(body)?;
     let keep = dimensions(request.dimensions)?;
     let texts = match &request.input {
@@ -51,35 +55,49 @@ pub(super) async fn embed(
         Some(Value::String(text)) if text.is_empty() => Vec::new(),
         Some(input) => inputs("input", input, limits::EMBEDDING_INPUTS)?,
     };
-    let (mut vectors, prompt_tokens) = vectors(&node, &request, texts).await?;
+    let Embedded { mut vectors, prompt_tokens, route } =
+        vectors(&node, &request, texts, routing).await?;
     if let Some(keep) = keep {
         vectors.iter_mut().for_each(|vector| shorten(vector, keep));
     }
-    Ok(Json(json!({
+    let answer = Json(json!({
         "model": request.model,
         "embeddings": vectors,
         "total_duration": nanoseconds(asked.elapsed()),
         "prompt_eval_count": prompt_tokens,
-    })))
+    }));
+    Ok(routed::tell(answer.into_response(), Some(&route)))
 }
 
 pub(super) async fn embeddings(
     State(node): State<Node>,
+    headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
-) -> Result<Json<Value>, OllamaError> {
+) -> Result<Response, OllamaError> {
+    let routing = routed::options(&headers)?;
     let request: Request = parse(body)?;
     let text = request.prompt.clone().filter(|text| !text.is_empty());
     let texts = text.into_iter().map(|text| TextInput::Text { text }).collect();
-    let (vectors, _) = vectors(&node, &request, texts).await?;
-    Ok(Json(json!({"embedding": vectors.into_iter().next().unwrap_or_default()})))
+    let Embedded { vectors, route, .. } = vectors(&node, &request, texts, routing).await?;
+    let answer = Json(json!({"embedding": vectors.into_iter().next().unwrap_or_default()}));
+    Ok(routed::tell(answer.into_response(), Some(&route)))
 }
 
-/// One vector a text, and the tokens of all of them.
+/// One vector a text.
+#[derive(Debug, Default)]
+struct Embedded {
+    vectors: Vec<Vec<f32>>,
+    /// Of all texts.
+    prompt_tokens: u32,
+    route: SharedRoute,
+}
+
 async fn vectors(
     node: &Node,
     request: &Request,
     texts: Vec<TextInput>,
-) -> Result<(Vec<Vec<f32>>, u32), OllamaError> {
+    routing: SubmitOptions,
+) -> Result<Embedded, OllamaError> {
     let name = request.model.as_deref().filter(|name| !name.is_empty());
     let name = name.ok_or_else(|| OllamaError::invalid("model is required"))?;
     let options = Options::read(request.options.as_ref().unwrap_or(&Map::new()))?;
@@ -89,15 +107,15 @@ async fn vectors(
         found => found?.id,
     };
     if texts.is_empty() {
-        return Ok((Vec::new(), 0));
+        return Ok(Embedded::default());
     }
-    let submit = SubmitOptions { keep_alive, context: options.num_ctx, privacy: None };
+    let submit = SubmitOptions { keep_alive, context: options.num_ctx, ..routing };
     let work = Work::Embed(texts);
     let mut answer = node.submit_with(RequestKind::Embedding, &id, work, submit).await?;
     loop {
         match answer.next().await {
             Some(Piece::Embedded { vectors, prompt_tokens }) => {
-                return Ok((vectors, prompt_tokens));
+                return Ok(Embedded { vectors, prompt_tokens, route: answer.shared_route() });
             }
             Some(Piece::Failed(error)) => return Err(error.into()),
             Some(_) => {}
@@ -127,7 +145,39 @@ fn shorten(vector: &mut Vec<f32>, keep: usize) {
 
 #[cfg(test)]
 mod tests {
+    use agent_api::{Settings, mesh::MeshSettings};
+    use axum::http;
+    use tower::ServiceExt as _;
+
     use super::*;
+    use crate::config::{Config, save_settings};
+
+    #[tokio::test]
+    async fn who_may_see_the_text_is_said_by_a_header() {
+        let home = tempfile::tempdir().expect("temp dir");
+        let listen = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut config = Config::resolve(Some(home.path().to_path_buf()), Some(listen))
+            .expect("a configuration");
+        config.runner = None;
+        let settings = Settings {
+            ollama_dir: Some(String::new()),
+            ollama_url: String::new(),
+            mesh: MeshSettings { enabled: false, lan: false, ..MeshSettings::default() },
+            ..Settings::default()
+        };
+        save_settings(&config.paths.settings(), &settings).expect("saves");
+        let node = Node::start(config).await.expect("starts");
+        for path in ["/api/embed", "/api/embeddings"] {
+            for (privacy, expected) in [("nobody", 400), ("this_node", 404)] {
+                let request = http::Request::post(path).header("x-edgecoder-privacy", privacy);
+                let body = r#"{"model": "m", "input": "hi", "prompt": "hi"}"#;
+                let request = request.body(axum::body::Body::from(body)).expect("a request");
+                let response = crate::api::router(&node).oneshot(request).await.expect("answers");
+                assert_eq!(response.status().as_u16(), expected, "{path} {privacy}");
+            }
+        }
+        node.shutdown().await;
+    }
 
     #[test]
     fn a_shortened_vector_has_length_one() {

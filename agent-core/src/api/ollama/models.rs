@@ -20,7 +20,7 @@ use crate::node::Node;
 /// The official command line writes "Forever" for a model that leaves in more than twenty years.
 const STAYS: &str = "2999-12-31T00:00:00Z";
 
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 struct Details {
     parent_model: String,
     format: &'static str,
@@ -72,10 +72,20 @@ fn with_time(mut object: Value, name: &str, at_ms: Option<i64>) -> Value {
     object
 }
 
+/// The models of this node, then those of other nodes, as `/v1/models` lists them.
 pub(super) async fn tags(State(node): State<Node>) -> Json<Value> {
     let models = node.list_models().await.models;
-    let models: Vec<Value> = models.iter().map(tag).collect();
+    let mut models: Vec<Value> = models.iter().map(tag).collect();
+    let elsewhere = node.models_elsewhere();
+    models.extend(elsewhere.iter().map(|(model, owner)| tag_elsewhere(model, owner)));
     Json(json!({ "models": models }))
+}
+
+/// What is known of another node's model: clients look into `details` without asking.
+fn tag_elsewhere(model: &str, owner: &str) -> Value {
+    let name = format!("{model}@{owner}");
+    let details = Details { format: "gguf", ..Details::default() };
+    json!({ "name": name, "model": name, "digest": "", "details": details })
 }
 
 fn tag(model: &InstalledModel) -> Value {

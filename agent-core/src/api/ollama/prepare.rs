@@ -94,7 +94,7 @@ impl Prepared {
     pub(super) async fn tool_format(&self, node: &Node) -> Result<ToolFormat, OllamaError> {
         // Another program lays out the prompt and tells only once the model is loaded.
         let format = match self.runs_elsewhere() {
-            true => node.tool_format(self.id()).await?,
+            true => node.tool_format(self.id(), self.submit).await?,
             false => self.template(node).await?.as_deref().and_then(ToolFormat::of),
         };
         // In the daemon's words, which clients look for before they ask again without tools.

@@ -5,7 +5,7 @@ use agent_api::{
         AssistantMessage, CalledFunction, ChatChoice, ChatLogprobs, ChatRequest, ChatResponse,
         ChatTokenLogprob, ChatTopLogprob, Timings, Tool, ToolCall, Usage,
     },
-    runner::{Constraint, Generate, Prompt, TokenLogprob},
+    runner::{self, Constraint, Generate, Prompt, TokenLogprob},
 };
 use axum::{
     Json,
@@ -14,6 +14,7 @@ use axum::{
     http::HeaderMap,
     response::{IntoResponse, Response},
 };
+use futures_util::future::try_join_all;
 use serde_json::Value;
 
 use super::{
@@ -21,13 +22,14 @@ use super::{
     error::{OpenAiError, parse},
     finish_text, new_id, now_s,
     parameters::{Common, constraint, max_tokens},
+    stream::Asking,
     timings_of,
 };
 use crate::{
     api::{generation, routed},
     config::limits,
     inference::{
-        Answer, Piece, Work,
+        Piece, SubmitOptions, Work,
         tools::{Part, ToolFormat, ToolReader},
     },
     node::Node,
@@ -47,27 +49,30 @@ pub(super) async fn chat(
     })?;
     let request = with_defaults(&node, request).await;
     let common = Common::read(&request.common)?;
-    let plan = Plan::make(&node, &request, &common).await?;
+    let plan = Plan::make(&node, &request, &common, options).await?;
 
-    let mut answers = Vec::new();
-    for choice in 0..common.choices {
+    let ask = |choice| -> Asking {
         let mut generate = plan.generate.clone();
         generate.sampling = common.sampling_of(choice);
+        let (node, model) = (node.clone(), request.model.clone());
         let work = Work::Generate(Box::new(generate));
-        answers.push(node.submit_with(RequestKind::Chat, &request.model, work, options).await?);
-    }
+        Box::pin(async move { node.submit_with(RequestKind::Chat, &model, work, options).await })
+    };
+    let first = ask(0).await?;
     let head = Head {
         id: new_id("chatcmpl"),
         created: now_s(),
-        model: answers.first().map_or(request.model, |answer| answer.model().to_owned()),
+        model: first.model().to_owned(),
         tools: plan.tools,
     };
-    let route = answers.first().map(Answer::shared_route);
+    let route = first.shared_route();
+    let first: Asking = Box::pin(std::future::ready(Ok(first)));
+    let answers = std::iter::once(first).chain((1..common.choices).map(ask)).collect();
     let response = match common.stream {
         true => chat_stream::respond(head, answers, common.include_usage).await?,
         false => whole(head, answers).await?,
     };
-    Ok(routed::tell(response, route.as_ref()))
+    Ok(routed::tell(response, Some(&route)))
 }
 
 /// What the request leaves out is taken from what the model brings along.
@@ -106,6 +111,7 @@ impl Plan {
         node: &Node,
         request: &ChatRequest,
         common: &Common,
+        options: SubmitOptions,
     ) -> Result<Self, OpenAiError> {
         let messages = messages(&request.messages)?;
         let given = request.tools.clone().unwrap_or_default();
@@ -117,7 +123,7 @@ impl Plan {
                 let message = "tools cannot be used together with response_format or grammar; set tool_choice to \"none\".";
                 return Err(OpenAiError::invalid("tools", message));
             }
-            let format = tool_format(node, &request.model).await?;
+            let format = tool_format(node, &request.model, options).await?;
             constraint = force(format, &choice, &given);
             tools = Some(format);
         }
@@ -156,8 +162,12 @@ fn force(format: ToolFormat, choice: &ToolChoice, tools: &[Tool]) -> Option<Cons
 }
 
 /// How the model writes tool calls. It is loaded first if it has to be.
-async fn tool_format(node: &Node, wanted: &str) -> Result<ToolFormat, OpenAiError> {
-    node.tool_format(wanted).await?.ok_or_else(|| {
+async fn tool_format(
+    node: &Node,
+    wanted: &str,
+    options: SubmitOptions,
+) -> Result<ToolFormat, OpenAiError> {
+    node.tool_format(wanted, options).await?.ok_or_else(|| {
         let model = if wanted.is_empty() { node.active_model() } else { Some(wanted.to_owned()) };
         let model = model.unwrap_or_default();
         let message = format!(
@@ -276,13 +286,14 @@ fn logprobs(request: &ChatRequest, with_tools: bool) -> Result<Option<u32>, Open
     Ok(wanted.then(|| u32::try_from(top).unwrap_or(0)))
 }
 
-async fn whole(head: Head, answers: Vec<Answer>) -> Result<Response, OpenAiError> {
+async fn whole(head: Head, answers: Vec<Asking>) -> Result<Response, OpenAiError> {
     let mut choices = Vec::new();
     let mut usage = Usage::default();
     let mut timings = Timings::default();
-    for (index, answer) in (0..).zip(answers) {
-        let (choice, used) = one_choice(index, answer, head.tools, &mut timings).await?;
-        add_usage(&mut usage, &used, index == 0);
+    let asked = (0..).zip(answers).map(|(index, asking)| one_choice(index, asking, head.tools));
+    for (choice, used, spent) in try_join_all(asked).await? {
+        add_usage(&mut usage, &used, choice.index == 0);
+        timings = timings_of(&used, &spent);
         choices.push(choice);
     }
     let Head { id, created, model, .. } = head;
@@ -292,10 +303,10 @@ async fn whole(head: Head, answers: Vec<Answer>) -> Result<Response, OpenAiError
 
 async fn one_choice(
     index: u32,
-    mut answer: Answer,
+    asking: Asking,
     tools: Option<ToolFormat>,
-    timings: &mut Timings,
-) -> Result<(ChatChoice, agent_api::runner::Usage), OpenAiError> {
+) -> Result<(ChatChoice, runner::Usage, runner::Timings), OpenAiError> {
+    let mut answer = asking.await?;
     let mut text = String::new();
     let mut tokens = Vec::new();
     while let Some(piece) = answer.next().await {
@@ -305,8 +316,7 @@ async fn one_choice(
                 tokens.extend(logprobs.into_iter().map(chat_logprob));
             }
             Piece::Failed(error) => return Err(error.into()),
-            Piece::Done { finish, usage, timings: spent } => {
-                *timings = timings_of(&usage, &spent);
+            Piece::Done { finish, usage, timings } => {
                 let message = message(text, tools);
                 let finish = match &message.tool_calls {
                     Some(_) => "tool_calls",
@@ -318,7 +328,7 @@ async fn one_choice(
                     finish_reason: finish.into(),
                     logprobs: (!tokens.is_empty()).then_some(ChatLogprobs { content: tokens }),
                 };
-                return Ok((choice, usage));
+                return Ok((choice, usage, timings));
             }
             Piece::Started { .. } | Piece::Embedded { .. } => {}
         }

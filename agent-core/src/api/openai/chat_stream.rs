@@ -11,16 +11,18 @@ use super::{
     add_usage,
     chat::{Head, chat_logprob, tool_call},
     error::OpenAiError,
-    finish_text, stream, timings_of,
+    finish_text,
+    stream::{self, Asking},
+    timings_of,
 };
 use crate::inference::{
-    Answer, Piece,
+    Piece,
     tools::{Part, ToolReader},
 };
 
 pub(super) async fn respond(
     head: Head,
-    answers: Vec<Answer>,
+    answers: Vec<Asking>,
     include_usage: bool,
 ) -> Result<Response, OpenAiError> {
     let mut choices: Vec<Choice> =

@@ -2,7 +2,7 @@
 
 use agent_api::{
     openai::{CompletionChoice, CompletionLogprobs, CompletionRequest, CompletionResponse, Usage},
-    runner::{Generate, Prompt, TextInput, TokenLogprob},
+    runner::{self, Generate, Prompt, TextInput, TokenLogprob},
 };
 use axum::{
     Json,
@@ -11,19 +11,20 @@ use axum::{
     http::HeaderMap,
     response::{IntoResponse, Response},
 };
-use futures_util::StreamExt as _;
+use futures_util::{StreamExt as _, future::try_join_all};
 
 use super::{
     add_usage,
     error::{OpenAiError, parse},
     finish_text, new_id, now_s,
     parameters::{Common, constraint, inputs, max_tokens},
-    stream, timings_of,
+    stream::{self, Asking},
+    timings_of,
 };
 use crate::{
     api::{generation, routed},
     config::limits,
-    inference::{Answer, Piece, Work},
+    inference::{InferenceError, Piece, Work},
     node::Node,
     storage::RequestKind,
 };
@@ -44,14 +45,15 @@ pub(super) async fn completions(
     let common = Common::read(&request.common)?;
     let prompts = inputs("prompt", &request.prompt, limits::PROMPTS)?;
     refuse(&request, &prompts, &common)?;
-    let mut answers = Vec::new();
+    let mut answers: Vec<Asking> = Vec::new();
     let mut texts = Vec::new();
     for prompt in &prompts {
         for choice in 0..common.choices {
             let generate = generate(&request, &common, prompt, choice)?;
-            let work = Work::Generate(Box::new(generate));
-            let kind = RequestKind::Completion;
-            answers.push(node.submit_with(kind, &request.model, work, options).await?);
+            let (node, model) = (node.clone(), request.model.clone());
+            let (kind, work) = (RequestKind::Completion, Work::Generate(Box::new(generate)));
+            answers
+                .push(Box::pin(async move { node.submit_with(kind, &model, work, options).await }));
             // With `echo` each answer begins with its prompt.
             texts.push(match (request.echo, prompt) {
                 (Some(true), TextInput::Text { text }) => text.clone(),
@@ -59,13 +61,16 @@ pub(super) async fn completions(
             });
         }
     }
-    let head = Head {
-        id: new_id("cmpl"),
-        created: now_s(),
-        model: answers.first().map_or(request.model, |answer| answer.model().to_owned()),
-        choices_per_prompt: common.choices,
-    };
-    let route = answers.first().map(Answer::shared_route);
+    let mut route = None;
+    let mut model = request.model;
+    if let Some(asking) = answers.first_mut() {
+        let first = asking.as_mut().await?;
+        first.model().clone_into(&mut model);
+        route = Some(first.shared_route());
+        *asking = Box::pin(std::future::ready(Ok(first)));
+    }
+    let choices_per_prompt = common.choices;
+    let head = Head { id: new_id("cmpl"), created: now_s(), model, choices_per_prompt };
     let response = match common.stream {
         true => respond(head, answers, texts, common.include_usage).await?,
         false => whole(head, answers, texts).await?,
@@ -147,43 +152,51 @@ fn generate(
 
 async fn whole(
     head: Head,
-    answers: Vec<Answer>,
+    answers: Vec<Asking>,
     texts: Vec<String>,
 ) -> Result<Response, OpenAiError> {
     let mut response = head.response(Vec::new());
     let mut total = Usage::default();
-    for ((index, mut answer), mut text) in (0..).zip(answers).zip(texts) {
-        let mut logprobs = Logprobs::after(&text);
-        loop {
-            match answer.next().await {
-                Some(Piece::Text { text: more, logprobs: tokens }) => {
-                    logprobs.add(tokens);
-                    text.push_str(&more);
-                }
-                Some(Piece::Done { finish, usage, timings }) => {
-                    add_usage(&mut total, &usage, head.is_first(index));
-                    response.timings = Some(timings_of(&usage, &timings));
-                    response.choices.push(CompletionChoice {
-                        index,
-                        text,
-                        finish_reason: Some(finish_text(finish).into()),
-                        logprobs: logprobs.take(),
-                    });
-                    break;
-                }
-                Some(Piece::Failed(error)) => return Err(error.into()),
-                Some(_) => {}
-                None => return Err(crate::inference::InferenceError::RunnerLost.into()),
-            }
-        }
+    let asked = (0..).zip(answers).zip(texts);
+    let asked = asked.map(|((index, asking), text)| one_choice(index, asking, text));
+    for (choice, usage, timings) in try_join_all(asked).await? {
+        add_usage(&mut total, &usage, head.is_first(choice.index));
+        response.timings = Some(timings_of(&usage, &timings));
+        response.choices.push(choice);
     }
     response.usage = Some(total);
     Ok(Json(response).into_response())
 }
 
+async fn one_choice(
+    index: u32,
+    asking: Asking,
+    mut text: String,
+) -> Result<(CompletionChoice, runner::Usage, runner::Timings), OpenAiError> {
+    let mut answer = asking.await?;
+    let mut logprobs = Logprobs::after(&text);
+    loop {
+        match answer.next().await {
+            Some(Piece::Text { text: more, logprobs: tokens }) => {
+                logprobs.add(tokens);
+                text.push_str(&more);
+            }
+            Some(Piece::Done { finish, usage, timings }) => {
+                let finish_reason = Some(finish_text(finish).into());
+                let logprobs = logprobs.take();
+                let choice = CompletionChoice { index, text, finish_reason, logprobs };
+                return Ok((choice, usage, timings));
+            }
+            Some(Piece::Failed(error)) => return Err(error.into()),
+            Some(_) => {}
+            None => return Err(InferenceError::RunnerLost.into()),
+        }
+    }
+}
+
 async fn respond(
     head: Head,
-    answers: Vec<Answer>,
+    answers: Vec<Asking>,
     texts: Vec<String>,
     include_usage: bool,
 ) -> Result<Response, OpenAiError> {

@@ -82,7 +82,8 @@ impl From<InferenceError> for OpenAiError {
         let (kind, code) = match &error {
             InferenceError::NotActive { .. }
             | InferenceError::NoSuchModel(_)
-            | InferenceError::OnlyElsewhere { .. } => ("invalid_request_error", "model_not_found"),
+            | InferenceError::OnlyElsewhere { .. }
+            | InferenceError::NotThere(_) => ("invalid_request_error", "model_not_found"),
             InferenceError::BadRequest(_) => ("invalid_request_error", "invalid_value"),
             InferenceError::ContextOverflow(_) => {
                 ("invalid_request_error", "context_length_exceeded")

@@ -10,11 +10,11 @@ use axum::{
     },
     response::Response,
 };
-use futures_util::{Stream, StreamExt as _, stream::SelectAll};
+use futures_util::{Stream, StreamExt as _, future::BoxFuture, stream::SelectAll};
 use serde::Serialize;
 
 use super::error::OpenAiError;
-use crate::inference::{Answer, Piece};
+use crate::inference::{Answer, InferenceError, Piece};
 
 /// A `text/event-stream` response from frames made by [`data`].
 pub(super) fn response(frames: impl Stream<Item = Bytes> + Send + 'static) -> Response {
@@ -46,29 +46,78 @@ pub(super) fn failed(error: &OpenAiError) -> Bytes {
     Bytes::from(format!("data: {}\n\n", error.to_json()))
 }
 
-/// The pieces of several answers as they come, each with its choice's index. The first piece of
-/// the first answer is waited for here, so that a request that fails at once gets a proper status.
+/// One of several answers, which is asked for when somebody waits for it. All of them are read at
+/// the same time: one that is not read would stop the node that writes it.
+pub(super) type Asking = BoxFuture<'static, Result<Answer, InferenceError>>;
+
+/// The pieces of several answers as they come, each with its choice's index. The first of all is
+/// waited for here, so that a request that fails at once gets a proper status.
 pub(super) async fn merge(
-    answers: Vec<Answer>,
+    answers: Vec<Asking>,
 ) -> Result<impl Stream<Item = (u32, Piece)> + Send, OpenAiError> {
-    let mut streams = SelectAll::new();
-    for (index, mut answer) in (0..).zip(answers) {
-        let first = if index == 0 {
-            match answer.next().await {
-                Some(Piece::Failed(error)) => return Err(error.into()),
-                first => first,
-            }
-        } else {
-            None
-        };
-        streams.push(Box::pin(async_stream::stream! {
-            if let Some(piece) = first {
-                yield (index, piece);
-            }
+    let mut pieces = SelectAll::new();
+    for (index, asking) in (0..).zip(answers) {
+        pieces.push(Box::pin(async_stream::stream! {
+            let mut answer = match asking.await {
+                Ok(answer) => answer,
+                Err(error) => {
+                    yield (index, Piece::Failed(error));
+                    return;
+                }
+            };
             while let Some(piece) = answer.next().await {
                 yield (index, piece);
             }
         }));
     }
-    Ok(streams)
+    match pieces.next().await {
+        Some((_, Piece::Failed(error))) => Err(error.into()),
+        first => Ok(futures_util::stream::iter(first).chain(pieces)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::{sync::mpsc, time::timeout};
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+
+    /// An answer and where its pieces go; there is room for one.
+    fn answer() -> (mpsc::Sender<Piece>, Asking) {
+        let (out, receiver) = mpsc::channel(1);
+        let guard = CancellationToken::new().drop_guard();
+        let answer = Answer::from_elsewhere("m".to_owned(), receiver, guard);
+        (out, Box::pin(std::future::ready(Ok(answer))))
+    }
+
+    fn text(text: &str) -> Piece {
+        Piece::Text { text: text.to_owned(), logprobs: Vec::new() }
+    }
+
+    #[tokio::test]
+    async fn an_answer_does_not_wait_for_the_one_before() {
+        let ((_silent, first), (out, second)) = (answer(), answer());
+        let speaking = tokio::spawn(async move {
+            for word in ["a", "b", "c"] {
+                out.send(text(word)).await.expect("is read");
+            }
+        });
+        let mut pieces = Box::pin(merge(vec![first, second]).await.expect("one speaks"));
+        for _ in 0..3 {
+            let next = timeout(Duration::from_secs(60), pieces.next()).await.expect("in time");
+            assert!(matches!(next, Some((1, Piece::Text { .. }))), "{next:?}");
+        }
+        speaking.await.expect("everything was taken");
+    }
+
+    #[tokio::test]
+    async fn a_request_that_fails_at_once_is_an_error() {
+        let refused: Asking = Box::pin(std::future::ready(Err(InferenceError::QueueFull)));
+        let (_silent, first) = answer();
+        let error = merge(vec![first, refused]).await.err().expect("is refused");
+        assert!(error.to_json().contains("queue_full"), "{}", error.to_json());
+    }
 }

@@ -1,6 +1,6 @@
 //! What a worker may say next. Every frame of a stream goes through here before it counts. Pure.
 
-use agent_api::TaskId;
+use agent_api::{TaskId, runner::TokenLogprob};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
 use crate::tasks::{
@@ -15,6 +15,10 @@ const OUTPUT_BYTES: usize = (1 << 20) / 3 * 4 + 8;
 /// Bytes of text that one token can be at most, generously: the longest runs of blanks in a
 /// vocabulary are half of it.
 const TOKEN_BYTES: usize = 512;
+/// Bytes of a token as text: one that is no whole character is written in three.
+const TOKEN_TEXT_BYTES: usize = 3 * TOKEN_BYTES;
+/// Tokens of an answer without a limit whose probabilities are taken: the longest usual context.
+const MOST_TOKENS: usize = 128 << 10;
 /// Rounds of a `code` job; its input allows ten.
 const CODE_ROUNDS: usize = 16;
 
@@ -31,7 +35,7 @@ enum Stage {
 /// What is asked, which bounds what may come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    Text { max_tokens: Option<u32> },
+    Text { max_tokens: Option<u32>, logprobs: Option<u32> },
     Vectors { inputs: usize },
     Wasm { fuel: u64 },
     Code,
@@ -57,39 +61,48 @@ pub(super) struct Expect {
     module: Option<String>,
     stage: Stage,
     text_bytes: usize,
+    /// Tokens whose probabilities came.
+    tokens: usize,
 }
 
 impl Expect {
     pub(super) fn new(offer: &Offer) -> Self {
         let (kind, module) = match &offer.job {
             Job::Chat(job) | Job::Completion(job) => {
-                (Kind::Text { max_tokens: job.generate.max_tokens }, None)
+                let (max_tokens, logprobs) = (job.generate.max_tokens, job.generate.logprobs);
+                (Kind::Text { max_tokens, logprobs }, None)
             }
             Job::Embedding { inputs, .. } => (Kind::Vectors { inputs: inputs.len() }, None),
             Job::Wasm(job) => (Kind::Wasm { fuel: job.fuel }, Some(job.module.clone())),
             Job::Code(_) => (Kind::Code, None),
         };
         let (task, fence) = (offer.task.clone(), offer.fence);
-        Self { task, fence, kind, module, stage: Stage::Offered, text_bytes: 0 }
+        Self { task, fence, kind, module, stage: Stage::Offered, text_bytes: 0, tokens: 0 }
     }
 
     /// Bytes of the largest frame that may come now.
     pub(super) fn limit(&self) -> usize {
-        if self.stage < Stage::Running { wire::PIECE_BYTES } else { wire::RESULT_BYTES }
+        let is_large = self.stage >= Stage::Running && !matches!(self.kind, Kind::Text { .. });
+        if is_large { wire::RESULT_BYTES } else { wire::PIECE_BYTES }
     }
 
-    /// An error is the end of the stream.
-    pub(super) fn take(&mut self, frame: FromWorker) -> Result<Means, JobError> {
+    /// A frame of so many bytes. An error is the end of the stream.
+    pub(super) fn take(&mut self, frame: FromWorker, bytes: usize) -> Result<Means, JobError> {
         if frame.task != self.task || frame.fence != self.fence {
             return misbehaved("it sent frames of another task");
         }
         if self.stage == Stage::Over {
             return misbehaved("it went on after the end");
         }
+        if bytes > wire::PIECE_BYTES && !matches!(frame.said, Said::Result(_)) {
+            return misbehaved("it sent a frame as large as only a result may be");
+        }
         let runs = self.stage >= Stage::Running;
+        let is_unread = self.stage < Stage::Started && self.text_bytes == 0;
         match frame.said {
             Said::Alive => Ok(Means::Nothing),
-            Said::Refused { reason, retry_after_ms } if !runs => Err(JobError::Refused {
+            // Loading the model may fail after it began.
+            Said::Refused { reason, retry_after_ms } if is_unread => Err(JobError::Refused {
                 reason: wire::cut(&reason),
                 retry_after: retry_after_ms.map(std::time::Duration::from_millis),
             }),
@@ -98,6 +111,9 @@ impl Expect {
                 let reason = wire::cut(&reason);
                 Err(match how {
                     Failure::Failed => JobError::Failed(reason),
+                    // It fitted where text came of it.
+                    Failure::TooLong if self.text_bytes == 0 => JobError::TooLong(reason),
+                    Failure::TooLong => JobError::Broke(reason),
                     Failure::Broke => JobError::Broke(reason),
                 })
             }
@@ -121,7 +137,7 @@ impl Expect {
                 Ok(Means::Piece(JobPiece::Started { usage }))
             }
             Said::Text { text, logprobs } if runs => {
-                self.count_text(text.len())?;
+                self.count_text(text.len(), &logprobs)?;
                 Ok(Means::Piece(JobPiece::Text { text, logprobs }))
             }
             Said::Note { text } if runs && self.kind == Kind::Code => {
@@ -137,12 +153,25 @@ impl Expect {
         }
     }
 
-    fn count_text(&mut self, bytes: usize) -> Result<(), JobError> {
-        let Kind::Text { max_tokens } = self.kind else {
+    fn count_text(&mut self, bytes: usize, logprobs: &[TokenLogprob]) -> Result<(), JobError> {
+        let Kind::Text { max_tokens, logprobs: wanted } = self.kind else {
             return misbehaved("it sent text where none was asked for");
         };
-        self.text_bytes += bytes;
+        if bytes == 0 && logprobs.is_empty() {
+            return misbehaved("it sent text without a word");
+        }
         let asked = max_tokens.and_then(|tokens| usize::try_from(tokens).ok());
+        if !logprobs.is_empty() {
+            let Some(top) = wanted.and_then(|top| usize::try_from(top).ok()) else {
+                return misbehaved("it sent probabilities that were not asked for");
+            };
+            self.tokens += logprobs.len();
+            let too_many = self.tokens > asked.unwrap_or(MOST_TOKENS);
+            if too_many || !logprobs.iter().all(|token| is_as_asked(token, top)) {
+                return misbehaved("it sent more probabilities than were asked for");
+            }
+        }
+        self.text_bytes += bytes;
         let most = asked.map_or(ANSWER_BYTES, |n| n.saturating_mul(TOKEN_BYTES).min(ANSWER_BYTES));
         if self.text_bytes > most {
             return misbehaved("it sent more text than was asked for");
@@ -180,6 +209,14 @@ impl Expect {
     }
 }
 
+fn is_as_asked(token: &TokenLogprob, top: usize) -> bool {
+    let is_token =
+        |text: &str, bytes: &[u8]| text.len() <= TOKEN_TEXT_BYTES && bytes.len() <= TOKEN_BYTES;
+    token.top.len() <= top
+        && is_token(&token.token, &token.bytes)
+        && token.top.iter().all(|other| is_token(&other.token, &other.bytes))
+}
+
 fn lie(what: &str) -> JobError {
     JobError::Misbehaved(format!("the node broke the rules: {what}"))
 }
@@ -192,7 +229,9 @@ fn misbehaved<T>(what: &str) -> Result<T, JobError> {
 mod tests {
     use std::time::Duration;
 
-    use agent_api::runner::{FinishReason, Generate, Prompt, Sampling, TextInput, Timings, Usage};
+    use agent_api::runner::{
+        FinishReason, Generate, Prompt, Sampling, TextInput, Timings, TopLogprob, Usage,
+    };
     use proptest::prelude::*;
 
     use super::*;
@@ -247,7 +286,7 @@ mod tests {
     /// The first error of these frames, if there is one.
     fn run(job: Job, said: Vec<Said>) -> Option<JobError> {
         let mut expect = Expect::new(&offer(job));
-        said.into_iter().find_map(|said| expect.take(from(said)).err())
+        said.into_iter().find_map(|said| expect.take(from(said), 100).err())
     }
 
     fn is_misbehaviour(error: Option<JobError>) -> bool {
@@ -276,9 +315,9 @@ mod tests {
     fn frames_of_another_task_or_lease_are_refused() {
         let mut expect = Expect::new(&offer(chat(None)));
         let other = FromWorker { fence: 2, ..from(Said::Running) };
-        assert!(is_misbehaviour(expect.take(other).err()));
+        assert!(is_misbehaviour(expect.take(other, 100).err()));
         let other = FromWorker { task: TaskId("t_2".to_owned()), ..from(Said::Running) };
-        assert!(is_misbehaviour(expect.take(other).err()));
+        assert!(is_misbehaviour(expect.take(other, 100).err()));
     }
 
     #[test]
@@ -288,7 +327,8 @@ mod tests {
             vec![text("a")],
             vec![done()],
             vec![Said::Running, Said::Running],
-            vec![Said::Running, refused],
+            vec![Said::Running, Said::Started { usage: Usage::default() }, refused.clone()],
+            vec![Said::Running, text("a"), refused],
             vec![Said::Running, Said::Waiting { position: 1, reason: String::new() }],
             vec![Said::Running, done(), text("more")],
             vec![Said::Running, done(), done()],
@@ -312,6 +352,64 @@ mod tests {
         assert!(is_misbehaviour(run(wasm(), vec![Said::Running, said])));
         let said = Said::Result(Box::new(Outcome::Wasm { output: String::new(), fuel_used: 101 }));
         assert!(is_misbehaviour(run(wasm(), vec![Said::Running, said])));
+    }
+
+    /// Asks for the probabilities of two others per token.
+    fn chat_with_logprobs(max_tokens: Option<u32>, logprobs: Option<u32>) -> Job {
+        let Job::Chat(mut job) = chat(max_tokens) else { panic!("a chat") };
+        job.generate.logprobs = logprobs;
+        Job::Chat(job)
+    }
+
+    fn tokens(count: usize, top: usize) -> Said {
+        let one = TopLogprob { token: "a".to_owned(), bytes: vec![97], logprob: -1.0 };
+        let top = vec![one; top];
+        let token = TokenLogprob { token: "a".to_owned(), bytes: vec![97], logprob: -1.0, top };
+        Said::Text { text: "a".repeat(count), logprobs: vec![token; count] }
+    }
+
+    #[test]
+    fn probabilities_come_only_as_they_were_asked_for() {
+        let job = |logprobs| chat_with_logprobs(Some(4), logprobs);
+        assert_eq!(run(job(Some(2)), vec![Said::Running, tokens(2, 2), tokens(2, 2)]), None);
+        for (job, said) in [
+            (job(None), tokens(1, 0)),
+            (job(Some(2)), tokens(1, 3)),
+            (job(Some(2)), tokens(5, 2)),
+            (chat_with_logprobs(None, Some(0)), tokens(MOST_TOKENS + 1, 0)),
+            (job(Some(2)), Said::Text { text: String::new(), logprobs: Vec::new() }),
+        ] {
+            assert!(is_misbehaviour(run(job, vec![Said::Running, said])));
+        }
+        let Said::Text { text, mut logprobs } = tokens(1, 1) else { panic!("text") };
+        logprobs[0].top[0].bytes = vec![0; TOKEN_BYTES + 1];
+        let said = vec![Said::Running, Said::Text { text, logprobs }];
+        assert!(is_misbehaviour(run(job(Some(1)), said)));
+    }
+
+    #[test]
+    fn only_a_result_may_be_large() {
+        let mut expect = Expect::new(&offer(wasm()));
+        assert_eq!(expect.limit(), wire::PIECE_BYTES);
+        expect.take(from(Said::Running), 100).expect("in order");
+        assert_eq!(expect.limit(), wire::RESULT_BYTES);
+        let large = wire::PIECE_BYTES + 1;
+        assert!(is_misbehaviour(expect.take(from(Said::Alive), large).err()));
+        let mut expect = Expect::new(&offer(chat(None)));
+        expect.take(from(Said::Running), 100).expect("in order");
+        assert_eq!(expect.limit(), wire::PIECE_BYTES, "the text came before");
+    }
+
+    #[test]
+    fn who_cannot_says_so_before_it_speaks_and_is_believed() {
+        let refused = Said::Refused { reason: "no room".to_owned(), retry_after_ms: None };
+        let error = run(chat(None), vec![Said::Running, refused]);
+        assert!(matches!(error, Some(JobError::Refused { .. })), "{error:?}");
+        let unable = || Said::Failed { how: Failure::TooLong, reason: "too long".to_owned() };
+        let error = run(chat(None), vec![Said::Running, unable()]);
+        assert_eq!(error, Some(JobError::TooLong("too long".to_owned())));
+        let error = run(chat(None), vec![Said::Running, text("a"), unable()]);
+        assert_eq!(error, Some(JobError::Broke("too long".to_owned())));
     }
 
     #[test]
@@ -343,6 +441,7 @@ mod tests {
             Just(Said::Started { usage: Usage::default() }),
             Just(Said::NeedModule { sha256: "ab".to_owned() }),
             Just(Said::Failed { how: Failure::Broke, reason: String::new() }),
+            Just(Said::Failed { how: Failure::TooLong, reason: String::new() }),
             Just(Said::Described { tools: None }),
         ]
     }
@@ -355,7 +454,7 @@ mod tests {
             let mut expect = Expect::new(&offer(chat(None)));
             let (mut runs, mut over) = (false, false);
             for said in said {
-                match expect.take(from(said)) {
+                match expect.take(from(said), 100) {
                     Ok(Means::Piece(JobPiece::Running)) => runs = true,
                     Ok(Means::Piece(JobPiece::Text { .. })) => prop_assert!(runs && !over),
                     Ok(Means::Result(_)) => {

@@ -1,5 +1,8 @@
 //! A router with peers that the test plays, and one over a real mesh.
 
+mod names;
+mod stubborn;
+
 use agent_api::{
     mesh::AnnouncedServing,
     runner::{FinishReason, Timings, Usage},
@@ -11,8 +14,9 @@ use super::*;
 use crate::{
     mesh::handle::tests::TestNode,
     tasks::{
-        job::{JobPiece, JobResult},
+        job::{Job, JobPiece, JobResult},
         placement::ModelView,
+        reputation::Experience,
         worker::tests::{Noted, PATIENCE, Played, Working, generate, remote},
     },
 };
@@ -164,6 +168,7 @@ struct Setup {
     offered: mpsc::Receiver<Offered>,
     asked: mpsc::Receiver<crate::tasks::worker::tests::Asked>,
     noted: Arc<Noted>,
+    in_flight: InFlight,
     _settings: watch::Sender<Settings>,
 }
 
@@ -171,19 +176,25 @@ const ATTIC: NodeKey = NodeKey([1; 32]);
 const CELLAR: NodeKey = NodeKey([2; 32]);
 
 fn setup(nodes: Vec<NodeView>) -> Setup {
+    setup_with(Arc::new(InOrder(nodes)))
+}
+
+fn setup_with(known: Arc<dyn Known>) -> Setup {
     let (offer, offered) = mpsc::channel(16);
     let (ask, asked) = mpsc::channel(16);
     let noted = Arc::new(Noted::default());
     let settings = watch::Sender::new(Settings::default());
+    let in_flight = InFlight::default();
     let router = Router::new(RouterSetup {
         host: Arc::new(Played(ask)),
         elsewhere: Arc::new(Peers(offer)),
-        known: Arc::new(InOrder(nodes)),
+        known,
+        in_flight: in_flight.clone(),
         settings: settings.subscribe(),
         board: Board::default(),
         around: Arc::<Noted>::clone(&noted),
     });
-    Setup { router, offered, asked, noted, _settings: settings }
+    Setup { router, offered, asked, noted, in_flight, _settings: settings }
 }
 
 impl Setup {
@@ -384,6 +395,7 @@ async fn a_worker_that_dies_in_the_middle_is_replaced_word_for_word() {
         host: Arc::new(Empty(Played(ask))),
         elsewhere: Arc::new(remote(&desk, &dir)),
         known: Arc::new(InOrder(nodes)),
+        in_flight: InFlight::default(),
         settings: settings.subscribe(),
         board: Board::default(),
         around: Arc::new(Noted::default()),

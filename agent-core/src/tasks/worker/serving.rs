@@ -289,8 +289,8 @@ impl Serving {
             Err(error) => {
                 self.row.end(TaskState::Failed, &error.to_string());
                 match error {
-                    // Too late to say no: it has begun.
-                    JobError::Refused { reason, .. } if self.transcript.running => {
+                    // Too late to say no: it has read the prompt.
+                    JobError::Refused { reason, .. } if self.transcript.started.is_some() => {
                         Said::error(&JobError::Broke(reason))
                     }
                     error => Said::error(&error),

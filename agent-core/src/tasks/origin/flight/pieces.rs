@@ -164,7 +164,7 @@ impl Run {
             JobError::Lost(_) | JobError::Cancelled => {
                 (AttemptOutcome::Lost, Some(Experience::Failed(text.clone())))
             }
-            JobError::Failed(_) => (AttemptOutcome::Failed, None),
+            JobError::Failed(_) | JobError::TooLong(_) => (AttemptOutcome::Failed, None),
             JobError::Broke(_) => (AttemptOutcome::Failed, Some(Experience::Failed(text.clone()))),
             JobError::Misbehaved(_) => {
                 (AttemptOutcome::Failed, Some(Experience::Misbehaved(text.clone())))
@@ -202,7 +202,7 @@ impl Run {
                 self.partial.lock().clear();
                 self.inner.listeners.tell(&self.row.task.id, || News::Restart);
             }
-            JobError::Refused { .. } | JobError::Failed(_) => {}
+            JobError::Refused { .. } | JobError::Failed(_) | JobError::TooLong(_) => {}
         }
     }
 }
