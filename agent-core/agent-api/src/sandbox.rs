@@ -9,10 +9,15 @@ use serde::{Deserialize, Serialize};
 use crate::tasks::Language;
 
 /// Raised when a frame changes meaning; the node refuses a program of another version.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// Largest output of a WebAssembly module, 1 MiB, as the contract of `wasm` says.
 pub const MAX_OUTPUT_BYTES: usize = 1 << 20;
+
+/// The most that one job of `wasm` may take, as its contract says: fuel, memory and time.
+pub const MAX_FUEL: u64 = 100_000_000_000;
+pub const MAX_MEMORY_BYTES: u64 = 1 << 30;
+pub const MAX_WALL_MS: u64 = 300_000;
 
 /// Node to `serve`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,8 +48,12 @@ pub enum Command {
 pub enum Reply {
     /// The first frame, once.
     Hello { protocol: u32, confinement: String },
-    /// The module was forgotten: send the job again with its bytes.
+    /// The module was forgotten: send the job again with its bytes. From a process that is retired:
+    /// to another one.
     NeedModule { id: u64 },
+    /// A compilation did not end in time. The process compiles nothing more; the modules that it has
+    /// go on.
+    Retired,
     /// `output` is base64.
     Done { id: u64, output: String, fuel_used: u64 },
     Failed {

@@ -1,6 +1,6 @@
 //! `exec`: one program of an interpreted language.
 //!
-//! Two processes: this one keeps watch over time, output and disk; its child (`inside`) confines
+//! Two processes: this one keeps watch over time, output and threads; its child (`inside`) confines
 //! itself, tells so, and becomes the interpreter. The child dies with its watchman, and can start
 //! nothing that would outlive it.
 

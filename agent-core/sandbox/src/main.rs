@@ -11,7 +11,7 @@ mod probe;
 mod serve;
 mod wasm;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use clap::{Parser, Subcommand};
 
@@ -28,7 +28,12 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Mode {
     /// Runs WebAssembly: commands on standard input, replies on standard output.
-    Serve,
+    Serve {
+        /// Milliseconds for one compilation. A module of 5 MiB takes some seconds on a slow
+        /// computer.
+        #[arg(long, hide = true, default_value_t = 30_000)]
+        compile_limit_ms: u64,
+    },
     /// Runs one program of an interpreted language, described on standard input.
     Exec,
     /// Prints what this computer can contain, as JSON.
@@ -44,7 +49,9 @@ enum Mode {
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().mode {
-        Mode::Serve => serve::serve().map(|never| match never {}),
+        Mode::Serve { compile_limit_ms } => {
+            serve::serve(Duration::from_millis(compile_limit_ms)).map(|never| match never {})
+        }
         Mode::Exec => exec::exec(),
         Mode::Probe => probe::print(),
         Mode::Inside { parent } => exec::inside(parent).map(|never| match never {}),

@@ -12,6 +12,7 @@ use std::{
         mpsc::{Receiver, SyncSender, sync_channel},
     },
     thread,
+    time::Duration,
 };
 
 use agent_api::{
@@ -40,7 +41,8 @@ const BAD_INPUT: i32 = 2;
 
 type Running = Arc<Mutex<HashMap<u64, AbortHandle>>>;
 
-pub(crate) fn serve() -> anyhow::Result<Infallible> {
+/// See [`Workshop::new`] for the limit.
+pub(crate) fn serve(compile_limit: Duration) -> anyhow::Result<Infallible> {
     let cores = thread::available_parallelism().map_or(2, usize::from);
     // Before any thread starts, because it holds for the threads that start after it.
     let confinement = confine::serve().context("the sandbox cannot confine itself")?;
@@ -52,8 +54,8 @@ pub(crate) fn serve() -> anyhow::Result<Infallible> {
         .event_interval(1)
         .enable_time()
         .build()?;
-    let workshop = Workshop::new(cores)?;
     let (replies, outbox) = sync_channel(OUTBOX);
+    let workshop = Workshop::new(cores, compile_limit, replies.clone())?;
     thread::Builder::new().name("replies".into()).spawn(move || write_replies(&outbox))?;
     let _ = replies.send(Reply::Hello { protocol: PROTOCOL, confinement });
     read_commands(&runtime, &Arc::new(workshop), &replies)

@@ -4,6 +4,10 @@
 //! no files and no network, clocks stand still, randomness is fixed and every NaN has the same
 //! bits. Fuel counts instructions of the module, not of the processor, so that it is the same
 //! everywhere too. Only the wall clock may end a module early, and then there is no result at all.
+//!
+//! A compilation cannot be stopped. So it belongs to nobody: it goes on when its job is cancelled,
+//! what comes of it is kept, and few run at once. If one takes too long the process is *retired*:
+//! it compiles nothing more, and the node starts another and lets this one finish what runs.
 
 mod cache;
 mod module;
@@ -11,18 +15,18 @@ mod state;
 mod ticker;
 
 use std::{
-    sync::Arc,
+    sync::{Arc, mpsc::SyncSender},
     time::{Duration, Instant},
 };
 
-use agent_api::sandbox::Reply;
+use agent_api::sandbox::{MAX_FUEL, MAX_MEMORY_BYTES, MAX_WALL_MS, Reply};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::{Config, Engine, Store, Trap, UpdateDeadline};
 use wasmtime_wasi::I32Exit;
 
 use self::{
-    cache::Cache,
+    cache::{Cache, Entry},
     module::{Compiled, Linkers},
     state::State,
     ticker::Ticker,
@@ -39,10 +43,7 @@ const MEMORY_MIB: u32 = 2_048;
 
 /// Address space set aside for each memory of a module, so that it never has to move: what the
 /// contract allows one.
-const RESERVED_BYTES: u64 = 1 << 30;
-
-/// A module of 5 MiB takes some seconds on a slow computer.
-const COMPILE_LIMIT: Duration = Duration::from_secs(60);
+const RESERVED_BYTES: u64 = MAX_MEMORY_BYTES;
 
 /// One job as the node sent it.
 #[derive(Debug)]
@@ -57,7 +58,7 @@ pub(crate) struct Job {
 }
 
 /// What became of it.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Outcome {
     Done {
         output: Vec<u8>,
@@ -88,12 +89,23 @@ impl Outcome {
 #[error("the time is over")]
 struct TimeIsOver;
 
-/// What a call of a module asks for and gets.
+/// What a call of a module asks for and gets: never more than the contract allows, whatever the
+/// node let pass.
 #[derive(Clone, Copy, Debug)]
 struct Limits {
     fuel: u64,
     memory_bytes: u64,
     wall: Duration,
+}
+
+impl Limits {
+    fn of(job: &Job) -> Self {
+        Self {
+            fuel: job.fuel.min(MAX_FUEL),
+            memory_bytes: job.memory_bytes.min(MAX_MEMORY_BYTES),
+            wall: Duration::from_millis(job.wall_ms.min(MAX_WALL_MS)),
+        }
+    }
 }
 
 /// Everything that jobs share.
@@ -104,20 +116,33 @@ pub(crate) struct Workshop {
     cache: Cache,
     ticker: Arc<Ticker>,
     /// Jobs that compute: as many as there are cores.
-    places: Arc<Semaphore>,
+    places: Semaphore,
     memory: Semaphore,
+    /// Modules that are compiled: fewer than there are cores. Closed when the process is retired.
+    compiling: Arc<Semaphore>,
+    compile_limit: Duration,
+    replies: SyncSender<Reply>,
 }
 
 impl Workshop {
-    pub(crate) fn new(cores: usize) -> anyhow::Result<Self> {
+    /// `compile_limit`: how long a compilation may take before the process is retired, which
+    /// `replies` is told.
+    pub(crate) fn new(
+        cores: usize,
+        compile_limit: Duration,
+        replies: SyncSender<Reply>,
+    ) -> anyhow::Result<Self> {
         let engine = Engine::new(&config()).map_err(|error| anyhow::anyhow!("{error:#}"))?;
         let linkers = Linkers::new(&engine).map_err(|error| anyhow::anyhow!("{error:#}"))?;
         Ok(Self {
             ticker: Ticker::start(engine.clone())?,
             linkers: Arc::new(linkers),
             cache: Cache::default(),
-            places: Arc::new(Semaphore::new(cores)),
+            places: Semaphore::new(cores),
             memory: Semaphore::new(MEMORY_MIB as usize),
+            compiling: Arc::new(Semaphore::new((cores / 2).max(1))),
+            compile_limit,
+            replies,
             engine,
         })
     }
@@ -131,13 +156,9 @@ impl Workshop {
         let input = BASE64_STANDARD
             .decode(&job.input)
             .map_err(|error| Outcome::Refused(format!("the input is not base64: {error}")))?;
-        let limits = Limits {
-            fuel: job.fuel,
-            memory_bytes: job.memory_bytes,
-            wall: Duration::from_millis(job.wall_ms),
-        };
+        let limits = Limits::of(&job);
         let compiled = self.compiled(job.module, job.bytes).await?;
-        let mib = u32::try_from(limits.memory_bytes.div_ceil(1 << 20)).unwrap_or(u32::MAX);
+        let mib = u32::try_from(limits.memory_bytes.div_ceil(1 << 20)).unwrap_or(MEMORY_MIB);
         let memory = self.memory.acquire_many(mib.clamp(1, MEMORY_MIB)).await;
         let place = self.places.acquire().await;
         let outcome = self.call(&compiled, input, limits).await;
@@ -151,35 +172,48 @@ impl Workshop {
         sha256: String,
         bytes: Option<String>,
     ) -> Result<Arc<Compiled>, Outcome> {
-        let entry = match &bytes {
-            Some(_) => self.cache.entry(&sha256),
-            None => self.cache.known(&sha256).ok_or(Outcome::NeedModule)?,
-        };
-        let compile = || async {
-            let Some(bytes) = bytes else { return Err(Outcome::NeedModule) };
-            let Ok(place) = Arc::clone(&self.places).acquire_owned().await else {
-                return Err(Outcome::Broke("the sandbox is ending".to_owned()));
-            };
-            let (engine, linkers) = (self.engine.clone(), Arc::clone(&self.linkers));
-            // The place is held by the thread: a compilation cannot be stopped.
-            let work = tokio::task::spawn_blocking(move || {
-                let _place = place;
+        let entry = match (self.cache.known(&sha256), bytes) {
+            (Some(entry), _) => entry,
+            (None, None) => return Err(Outcome::NeedModule),
+            (None, Some(bytes)) => {
+                // Who is cancelled while it waits leaves nothing behind. Closed: another process
+                // has to compile it.
+                let place = Arc::clone(&self.compiling).acquire_owned().await;
+                let place = place.map_err(|_| Outcome::NeedModule)?;
                 let bytes = module::checked(&bytes, &sha256)?;
-                let compiled = Compiled::new(&engine, &linkers, &bytes);
-                compiled.map(Arc::new).map_err(Outcome::Refused)
-            });
-            match tokio::time::timeout(COMPILE_LIMIT, work).await {
+                self.cache.entry(&sha256, |entry| self.compile(entry, bytes, place))
+            }
+        };
+        entry.wait().await.clone()
+    }
+
+    /// Compiles, whoever waits for it, and sets the entry. The thread holds the place to its end.
+    fn compile(&self, entry: Entry, bytes: Vec<u8>, place: OwnedSemaphorePermit) {
+        let (engine, linkers) = (self.engine.clone(), Arc::clone(&self.linkers));
+        let work = tokio::task::spawn_blocking(move || {
+            let _place = place;
+            Compiled::new(&engine, &linkers, &bytes).map(Arc::new).map_err(Outcome::Refused)
+        });
+        let (limit, replies) = (self.compile_limit, self.replies.clone());
+        let compiling = Arc::clone(&self.compiling);
+        tokio::spawn(async move {
+            let compiled = match tokio::time::timeout(limit, work).await {
                 Ok(Ok(compiled)) => compiled,
                 Ok(Err(defect)) => {
                     Err(Outcome::Refused(format!("the module cannot be compiled: {defect}")))
                 }
-                Err(_) => Err(Outcome::Refused(format!(
-                    "compiling the module took more than {} seconds, so it was given up",
-                    COMPILE_LIMIT.as_secs()
-                ))),
-            }
-        };
-        entry.get_or_try_init(compile).await.map(Arc::clone)
+                Err(_) => {
+                    // Told before anybody is refused because of it.
+                    let _ = replies.send(Reply::Retired);
+                    compiling.close();
+                    Err(Outcome::Refused(format!(
+                        "compiling the module took more than {} seconds, so it was given up",
+                        limit.as_secs_f64()
+                    )))
+                }
+            };
+            let _ = entry.set(compiled);
+        });
     }
 
     async fn call(&self, compiled: &Compiled, input: Vec<u8>, limits: Limits) -> Outcome {
@@ -271,4 +305,41 @@ fn config() -> Config {
         .wasm_backtrace_max_frames(None)
         .generate_address_map(false);
     config
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::mpsc::sync_channel,
+        task::{Context, Waker},
+    };
+
+    use sha2::{Digest as _, Sha256};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_compilation_goes_on_when_its_job_is_cancelled() {
+        let (replies, _outbox) = sync_channel(1);
+        let workshop = Workshop::new(1, Duration::from_secs(60), replies).expect("is set up");
+        let module = wat::parse_str(
+            "(module (memory (export \"memory\") 1)
+            (func (export \"_start\")))",
+        )
+        .expect("is a module");
+        let job = |bytes: Option<String>| Job {
+            module: hex::encode(Sha256::digest(&module)),
+            bytes,
+            input: String::new(),
+            fuel: 1_000,
+            memory_bytes: 1 << 20,
+            wall_ms: 60_000,
+        };
+        let mut cancelled = Box::pin(workshop.run(job(Some(BASE64_STANDARD.encode(&module)))));
+        let polled = cancelled.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        assert!(polled.is_pending(), "compiling has begun");
+        drop(cancelled);
+        let outcome = workshop.run(job(None)).await;
+        assert!(matches!(outcome, Outcome::Done { .. }), "{outcome:?}");
+    }
 }

@@ -3,6 +3,8 @@
 
 mod link;
 mod once;
+#[cfg(test)]
+mod tests;
 
 use std::{
     path::PathBuf,
@@ -50,6 +52,7 @@ pub struct Sandbox {
 #[derive(Debug)]
 struct Shared {
     program: Option<PathBuf>,
+    jobs_per_process: u64,
     server: Mutex<Server>,
     probed: OnceCell<Result<Abilities, String>>,
     /// Jobs that a process has; the others wait here.
@@ -110,12 +113,17 @@ pub enum SandboxError {
 impl Sandbox {
     /// `program`: where `edgecoder-sandbox` is. Processes start when they are needed.
     pub fn new(program: Option<PathBuf>) -> Self {
+        Self::replacing_after(program, JOBS_PER_PROCESS)
+    }
+
+    fn replacing_after(program: Option<PathBuf>, jobs_per_process: u64) -> Self {
         let cores = thread::available_parallelism().map_or(2, usize::from);
         let server =
             Server { link: None, backoff: Backoff::new(FIRST_WAIT, LAST_WAIT), not_before: None };
         Self {
             shared: Arc::new(Shared {
                 program,
+                jobs_per_process,
                 server: Mutex::new(server),
                 probed: OnceCell::new(),
                 wasm_places: Semaphore::new(cores * JOBS_PER_CORE),
@@ -190,7 +198,7 @@ impl Sandbox {
             files: program.files,
             wall_ms: u64::try_from(program.wall.as_millis()).unwrap_or(u64::MAX),
         };
-        match once::exec(&binary, &exec, program.wall).await.map_err(broke)? {
+        match once::exec(&binary, &exec, program.wall, dir).await.map_err(broke)? {
             ExecReply::Ran { status, stdout, stderr, problem, took_ms } => {
                 Ok(Ran { status, stdout, stderr, problem, took: Duration::from_millis(took_ms) })
             }
@@ -250,12 +258,13 @@ impl Sandbox {
         let mut server = self.shared.server.lock().await;
         self.still_open()?;
         if let Some(link) = server.link.take() {
-            if link.is_alive() && link.taken() < JOBS_PER_PROCESS {
+            let replaced = link.is_retired() || link.taken() >= self.shared.jobs_per_process;
+            if link.is_alive() && !replaced {
                 server.link = Some(Arc::clone(&link));
                 return Ok(link);
             }
             // One that did enough finishes what it has, and ends with its last job.
-            if !link.is_alive() {
+            if !replaced {
                 if link.was_of_use() {
                     server.backoff.reset();
                 }
@@ -299,39 +308,4 @@ fn code_ability(abilities: &Abilities) -> Result<String, String> {
         .map(|found| format!("{} {}", language_name(found.language), found.version))
         .collect();
     Ok(format!("{}; contained by {walls}", languages.join(", ")))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn without_the_program_both_kinds_say_what_to_do() {
-        let sandbox = Sandbox::new(None);
-        for ability in sandbox.abilities().await {
-            assert!(!ability.able);
-            assert!(ability.reason.contains("Install EdgeCoder again"), "{}", ability.reason);
-        }
-        let refused = sandbox.check(Language::Python).await.expect_err("nothing to run it with");
-        assert_eq!(refused, SandboxError::Unable(NOT_FOUND.to_owned()));
-    }
-
-    #[test]
-    fn an_ability_names_the_languages_and_the_walls() {
-        let interpreter = Interpreter {
-            language: Language::Python,
-            path: "/usr/bin/python3.11".to_owned(),
-            version: "3.11.2".to_owned(),
-            libraries: Vec::new(),
-        };
-        let able = Abilities {
-            protocol: PROTOCOL,
-            interpreters: vec![interpreter],
-            confinement: Ok("Landlock, seccomp".to_owned()),
-        };
-        let words = "Python 3.11.2; contained by Landlock, seccomp";
-        assert_eq!(code_ability(&able), Ok(words.to_owned()));
-        let unable = Abilities { confinement: Err("no Landlock".to_owned()), ..able };
-        assert_eq!(code_ability(&unable), Err("no Landlock.".to_owned()));
-    }
 }

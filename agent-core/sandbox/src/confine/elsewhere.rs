@@ -20,6 +20,10 @@ pub(crate) fn inside(
     anyhow::bail!(WHY)
 }
 
+pub(crate) fn threads(_process: u32) -> Option<u64> {
+    None
+}
+
 pub(crate) fn become_interpreter(
     _interpreter: &Interpreter,
     _dir: &Path,

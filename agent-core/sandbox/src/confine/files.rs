@@ -39,14 +39,22 @@ pub(super) fn nothing() -> anyhow::Result<()> {
     enforce(ruleset()?)
 }
 
-/// The folder of the program, and its interpreter to read.
-pub(super) fn own_folder(dir: &Path, interpreter: &Interpreter) -> anyhow::Result<()> {
+/// The folder of the program, and its interpreter to read. Where nothing bounds what is written
+/// to the folder, it is only to read too.
+pub(super) fn own_folder(
+    dir: &Path,
+    interpreter: &Interpreter,
+    writable: bool,
+) -> anyhow::Result<()> {
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
     // The dynamic linker is a program too, as the kernel sees it.
     let library = read | AccessFs::Execute;
     let no_devices = AccessFs::MakeChar | AccessFs::MakeBlock | AccessFs::MakeSock;
-    let own: BitFlags<AccessFs> =
-        AccessFs::from_all(NEWEST) & !(no_devices | AccessFs::Execute | AccessFs::IoctlDev);
+    let own: BitFlags<AccessFs> = if writable {
+        AccessFs::from_all(NEWEST) & !(no_devices | AccessFs::Execute | AccessFs::IoctlDev)
+    } else {
+        read
+    };
     let ruleset = ruleset()?
         .add_rules(path_beneath_rules([dir], own))?
         .add_rules(path_beneath_rules([&interpreter.path], library))?

@@ -9,7 +9,7 @@ use nix::sys::{
     resource::{Resource, setrlimit},
 };
 
-use super::{files, namespaces, syscalls};
+use super::{THREADS, files, namespaces, syscalls};
 
 /// Memory of one program.
 const MEMORY_BYTES: u64 = 1 << 30;
@@ -19,9 +19,6 @@ const FILE_BYTES: u64 = 16 << 20;
 
 /// Files that are open at once.
 const OPEN_FILES: u64 = 256;
-
-/// Threads of one program: Node.js needs a dozen. Processes it may not start at all.
-const THREADS: u64 = 64;
 
 /// Confines this process for WebAssembly: no file can be opened, no program started, no socket
 /// made. Returns in words what holds. An old kernel is no error here: the module has no way to ask
@@ -55,7 +52,8 @@ pub(crate) fn inside(
     std::env::set_current_dir(dir).context("its folder cannot be entered")?;
     write()?;
     limit(interpreter.language, wall_s, entered.user)?;
-    files::own_folder(dir, interpreter).context("files cannot be kept from it (Landlock)")?;
+    files::own_folder(dir, interpreter, entered.disk)
+        .context("files cannot be kept from it (Landlock)")?;
     syscalls::confine(syscalls::For::Program)
         .context("system calls cannot be kept from it (seccomp)")?;
     Ok(format!("Landlock, seccomp{}", entered.words()))
@@ -75,10 +73,17 @@ fn limit(language: Language, wall_s: u64, own_user: bool) -> nix::Result<()> {
     };
     setrlimit(memory, MEMORY_BYTES, MEMORY_BYTES)?;
     if own_user {
-        // Elsewhere it would count everything that the owner runs.
+        // Elsewhere it would count everything that the owner runs, also in containers that are
+        // not seen from here; and it never holds for root. There the watchman counts.
         setrlimit(Resource::RLIMIT_NPROC, THREADS, THREADS)?;
     }
     Ok(())
+}
+
+/// How many threads a process has; `None`: it is gone.
+pub(crate) fn threads(process: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("Threads:")?.trim().parse().ok())
 }
 
 /// Replaces this process by the interpreter.

@@ -9,7 +9,11 @@ use nix::{
     unistd::{getegid, geteuid},
 };
 
-use super::{DISK_FILES, DISK_MIB};
+/// A program may write this much in all, MiB.
+const DISK_MIB: u64 = 64;
+
+/// Files and folders that a program may make.
+const DISK_FILES: u64 = 4_096;
 
 /// The number of `nobody`: a user without rights also where the node runs as root.
 const NOBODY: u32 = 65_534;
@@ -18,7 +22,8 @@ const NOBODY: u32 = 65_534;
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Entered {
     pub(super) user: bool,
-    disk: bool,
+    /// A disk of its own; without it the program must not write.
+    pub(super) disk: bool,
 }
 
 impl Entered {
@@ -26,8 +31,8 @@ impl Entered {
     pub(super) fn words(self) -> &'static str {
         match (self.user, self.disk) {
             (true, true) => ", namespaces, a disk in memory",
-            (true, false) => ", namespaces",
-            (false, _) => "",
+            (true, false) => ", namespaces, no writing of files",
+            (false, _) => ", no writing of files",
         }
     }
 }

@@ -73,9 +73,13 @@ fn allowed(whom: For) -> anyhow::Result<Rules> {
         (libc::SYS_prlimit64, vec![is_long(2, 0)?]),
         (libc::SYS_prctl, one_of(0, &PROCESS_OPTIONS)?),
         (libc::SYS_ioctl, one_of(1, &DESCRIPTOR_OPTIONS)?),
+        (libc::SYS_fcntl, descriptor_commands()?),
     ];
     rules.extend(conditional);
     if whom == For::Program {
+        rules.insert(libc::SYS_openat, opening(2)?);
+        #[cfg(target_arch = "x86_64")]
+        rules.insert(libc::SYS_open, opening(1)?);
         // Event loops wake themselves through a pair. Only streams: a datagram can be sent to
         // any address.
         let pair = SeccompRule::new(vec![
@@ -85,6 +89,30 @@ fn allowed(whom: For) -> anyhow::Result<Rules> {
         rules.insert(libc::SYS_socketpair, vec![pair]);
     }
     Ok(rules)
+}
+
+/// `fcntl` without what sends signals: with an owner (`F_SETOWN`), a signal (`F_SETSIG`) and
+/// `O_ASYNC` the kernel kills any process of the user on the program's behalf, as leases and
+/// notifications would. Landlock knows of it only since Linux 6.12.
+fn descriptor_commands() -> anyhow::Result<Vec<SeccompRule>> {
+    let mut rules = one_of(1, &DESCRIPTOR_COMMANDS)?;
+    rules.push(SeccompRule::new(vec![
+        condition(1, SeccompCmpOp::Eq, flags(libc::F_SETFL))?,
+        condition(2, SeccompCmpOp::MaskedEq(flags(libc::O_ASYNC)), 0)?,
+    ])?);
+    Ok(rules)
+}
+
+/// Opening files, with the flags in `argument`. Before Linux 6.2 Landlock lets a file be emptied
+/// that may be opened in any way, and with both bits of the access mode every file may: so these
+/// need one of the two modes in which it asks for the right to write.
+fn opening(argument: u8) -> anyhow::Result<Vec<SeccompRule>> {
+    let mode = flags(libc::O_ACCMODE);
+    Ok(vec![
+        bits(argument, mode | flags(libc::O_TRUNC), flags(libc::O_RDONLY))?,
+        bits(argument, mode, flags(libc::O_WRONLY))?,
+        bits(argument, mode, flags(libc::O_RDWR))?,
+    ])
 }
 
 /// Arguments of the calls below are 32 bits wide for the kernel.
@@ -133,6 +161,21 @@ const PROCESS_OPTIONS: [u64; 4] = [
 /// Is it a terminal, how much is there to read, do not block, close at `exec`.
 const DESCRIPTOR_OPTIONS: [u64; 6] =
     [libc::TCGETS, libc::TIOCGWINSZ, libc::FIONREAD, libc::FIONBIO, libc::FIOCLEX, libc::FIONCLEX];
+
+/// Copies, flags of their own, locks. `F_SETFL` is looked at more closely.
+const DESCRIPTOR_COMMANDS: [u64; 11] = [
+    libc::F_DUPFD as u64,
+    libc::F_DUPFD_CLOEXEC as u64,
+    libc::F_GETFD as u64,
+    libc::F_SETFD as u64,
+    libc::F_GETFL as u64,
+    libc::F_GETLK as u64,
+    libc::F_SETLK as u64,
+    libc::F_SETLKW as u64,
+    libc::F_OFD_GETLK as u64,
+    libc::F_OFD_SETLK as u64,
+    libc::F_OFD_SETLKW as u64,
+];
 
 const MEMORY: &[c_long] = &[
     libc::SYS_brk,
@@ -198,7 +241,6 @@ const DESCRIPTORS: &[c_long] = &[
     libc::SYS_epoll_pwait,
     libc::SYS_epoll_pwait2,
     libc::SYS_eventfd2,
-    libc::SYS_fcntl,
     libc::SYS_fstat,
     libc::SYS_ftruncate,
     libc::SYS_lseek,
@@ -256,7 +298,6 @@ const FILES: &[c_long] = &[
     libc::SYS_linkat,
     libc::SYS_mkdirat,
     libc::SYS_newfstatat,
-    libc::SYS_openat,
     libc::SYS_readlinkat,
     libc::SYS_recvfrom,
     libc::SYS_recvmsg,
@@ -302,7 +343,6 @@ const OLD_FILES: &[c_long] = &[
     libc::SYS_link,
     libc::SYS_lstat,
     libc::SYS_mkdir,
-    libc::SYS_open,
     libc::SYS_readlink,
     libc::SYS_rename,
     libc::SYS_rmdir,

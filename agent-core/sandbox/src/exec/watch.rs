@@ -1,9 +1,7 @@
 //! Watches a program until it ends, and ends it when it takes too much.
 
 use std::{
-    fs,
     io::Read,
-    path::Path,
     process::{Child, ExitStatus},
     sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     thread,
@@ -14,10 +12,13 @@ use agent_api::sandbox::{Exec, ExecReply};
 use anyhow::Context as _;
 
 use super::tail::{FLOOD_BYTES, Tail};
-use crate::confine::{DISK_FILES, DISK_MIB};
+use crate::confine::{THREADS, threads};
 
-/// How often the folder is looked at, where no disk of its own bounds it.
-const LOOK: Duration = Duration::from_millis(50);
+/// How often a program is looked at: it starts some hundred threads meanwhile.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// Between two looks at a program whose outputs ended: usually its end is next.
+const PAUSE: Duration = Duration::from_millis(1);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stream {
@@ -35,14 +36,14 @@ pub(super) fn until_it_ends(child: &mut Child, program: &Exec) -> anyhow::Result
     read_in_background(stderr, Stream::Err, sender)?;
     let wall = Duration::from_millis(program.wall_ms);
     let mut kept = Kept::default();
-    let mut stopped = kept.wait(&tails, started + wall, Path::new(&program.dir), wall);
-    // It may have closed its outputs and go on.
-    while stopped.is_none() && child.try_wait()?.is_none() {
-        if started.elapsed() >= wall {
-            stopped = Some(over_time(wall));
+    let stopped = loop {
+        let speaks = kept.next(&tails, LOOK);
+        let why = kept.flood().or_else(|| over_time(started, wall)).or_else(|| too_many(child));
+        // The end of its outputs is not its end: it may have closed them and go on.
+        if why.is_some() || !speaks && child.try_wait()?.is_some() {
+            break why;
         }
-        thread::sleep(Duration::from_millis(1));
-    }
+    };
     if stopped.is_some() {
         child.kill()?;
     }
@@ -78,39 +79,21 @@ struct Kept {
 }
 
 impl Kept {
-    /// Until both streams ended (`None`) or there is a reason to stop.
-    fn wait(
-        &mut self,
-        tails: &Receiver<(Stream, Tail)>,
-        deadline: Instant,
-        dir: &Path,
-        wall: Duration,
-    ) -> Option<String> {
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Some(over_time(wall));
-            }
-            match tails.recv_timeout(left.min(LOOK)) {
-                Ok((which, tail)) => {
-                    let flood = tail.flood;
-                    self.put(which, tail);
-                    if flood {
-                        let mib = FLOOD_BYTES >> 20;
-                        return Some(format!("It was stopped: it printed more than {mib} MiB."));
-                    }
-                    if self.out.is_some() && self.err.is_some() {
-                        return None;
-                    }
-                }
-                Err(RecvTimeoutError::Timeout) => {
-                    if let Some(why) = too_much_on_disk(dir) {
-                        return Some(why);
-                    }
-                }
-                Err(RecvTimeoutError::Disconnected) => return None,
-            }
+    /// Waits for a stream to end, not longer than `most`. `false`: both have.
+    fn next(&mut self, tails: &Receiver<(Stream, Tail)>, most: Duration) -> bool {
+        match tails.recv_timeout(most) {
+            Ok((which, tail)) => self.put(which, tail),
+            Err(RecvTimeoutError::Timeout) => {}
+            // At once, from now on.
+            Err(RecvTimeoutError::Disconnected) => thread::sleep(PAUSE),
         }
+        self.out.is_none() || self.err.is_none()
+    }
+
+    fn flood(&self) -> Option<String> {
+        let flood = [&self.out, &self.err].into_iter().flatten().any(|tail| tail.flood);
+        let mib = FLOOD_BYTES >> 20;
+        flood.then(|| format!("It was stopped: it printed more than {mib} MiB."))
     }
 
     /// What the streams still had when the program was gone.
@@ -128,33 +111,16 @@ impl Kept {
     }
 }
 
-fn over_time(wall: Duration) -> String {
-    format!("It was stopped after {} s, the time that it was given.", wall.as_secs_f64())
+fn over_time(started: Instant, wall: Duration) -> Option<String> {
+    (started.elapsed() >= wall).then(|| {
+        format!("It was stopped after {} s, the time that it was given.", wall.as_secs_f64())
+    })
 }
 
-/// Looks only as deep and as far as there are things to find within the bounds.
-fn too_much_on_disk(dir: &Path) -> Option<String> {
-    let (mut bytes, mut files) = (0, 0);
-    let mut folders = vec![dir.to_owned()];
-    while let Some(folder) = folders.pop() {
-        // It may be gone by now.
-        let Ok(entries) = fs::read_dir(folder) else { continue };
-        for entry in entries.flatten() {
-            let Ok(meta) = entry.metadata() else { continue };
-            files += 1;
-            bytes += meta.len();
-            if meta.is_dir() {
-                folders.push(entry.path());
-            }
-            if files > DISK_FILES {
-                return Some(format!("It was stopped: it made more than {DISK_FILES} files."));
-            }
-            if bytes > DISK_MIB << 20 {
-                return Some(format!("It was stopped: it wrote more than {DISK_MIB} MiB."));
-            }
-        }
-    }
-    None
+/// Where the kernel does not bound them.
+fn too_many(child: &Child) -> Option<String> {
+    (threads(child.id())? > THREADS)
+        .then(|| format!("It was stopped: it started more than {THREADS} threads."))
 }
 
 #[cfg(unix)]

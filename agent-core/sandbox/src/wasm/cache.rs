@@ -2,15 +2,15 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::OnceCell;
+use tokio::sync::SetOnce;
 
-use super::module::Compiled;
+use super::{Outcome, module::Compiled};
 
 /// A compiled module of the largest size takes tens of MiB; usually it is one or two.
 const MAX_MODULES: usize = 32;
 
-/// Filled by whoever comes first; the others wait for it.
-type Entry = Arc<OnceCell<Arc<Compiled>>>;
+/// Set when the compilation ended, however it did: what failed once is not tried again.
+pub(super) type Entry = Arc<SetOnce<Result<Arc<Compiled>, Outcome>>>;
 
 #[derive(Debug, Default)]
 pub(super) struct Cache {
@@ -19,7 +19,7 @@ pub(super) struct Cache {
 }
 
 impl Cache {
-    /// The entry of a module, if it has one.
+    /// The entry of a module, if it was compiled or is being.
     pub(super) fn known(&self, sha256: &str) -> Option<Entry> {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         let at = entries.iter().position(|(key, _)| key == sha256)?;
@@ -29,17 +29,21 @@ impl Cache {
         Some(entry)
     }
 
-    /// The entry of a module, made if need be.
-    pub(super) fn entry(&self, sha256: &str) -> Entry {
-        if let Some(entry) = self.known(sha256) {
-            return entry;
-        }
-        let entry = Entry::default();
+    /// The entry of a module; without one, an empty one is made, and `compile` is to see that it is
+    /// set.
+    pub(super) fn entry(&self, sha256: &str, compile: impl FnOnce(Entry)) -> Entry {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        // Several may have waited for their turn to compile it.
+        if let Some((_, entry)) = entries.iter().find(|(key, _)| key == sha256) {
+            return Arc::clone(entry);
+        }
         if entries.len() >= MAX_MODULES {
             entries.remove(0);
         }
+        let entry = Entry::default();
         entries.push((sha256.to_owned(), Arc::clone(&entry)));
+        drop(entries);
+        compile(Arc::clone(&entry));
         entry
     }
 }

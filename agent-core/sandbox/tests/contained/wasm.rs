@@ -62,8 +62,13 @@ const USUAL: Limits = Limits { fuel: 10_000_000, memory_bytes: 16 * MIB, wall_ms
 
 impl Served {
     fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    fn start_with(arguments: &[&str]) -> Self {
         let mut child = Process::new(env!("CARGO_BIN_EXE_edgecoder-sandbox"))
             .arg("serve")
+            .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -208,6 +213,70 @@ fn memory_beyond_the_limit_is_refused_by_name() {
     let large = "(module (memory (export \"memory\") 1000) (func (export \"_start\")))";
     let message = served.refused(large, USUAL);
     assert!(message.contains("bytes of memory"), "{message}");
+}
+
+#[test]
+fn all_memories_of_a_module_count_together() {
+    let pages = "(memory 100) ".repeat(3);
+    let many = format!(
+        "(module {pages} (memory (export \"memory\") 1)
+        (func (export \"_start\")))"
+    );
+    let message = Served::start().refused(&many, USUAL);
+    assert!(message.contains("more than its 16777216 bytes of memory"), "{message}");
+}
+
+#[test]
+fn limits_above_the_contract_are_lowered_to_it() {
+    let without_end = Limits { fuel: u64::MAX, memory_bytes: u64::MAX, wall_ms: u64::MAX };
+    // 2 memories of 2 GiB less a page.
+    let large = "(module (memory 32767) (memory (export \"memory\") 32767)
+        (func (export \"_start\")))";
+    let mut served = Served::start();
+    let message = served.refused(large, without_end);
+    assert!(message.contains("more than its 1073741824 bytes of memory"), "{message}");
+    assert_eq!(served.done(ECHO, b"fine", without_end).0, b"fine");
+}
+
+#[test]
+fn a_module_that_is_wrong_is_remembered_as_such() {
+    let mut served = Served::start();
+    let foreign = wat::parse_str("(module (import \"env\" \"foo\" (func)))").expect("is a module");
+    served.submit(&foreign, true, b"", USUAL);
+    assert!(matches!(served.reply(), Reply::Failed { lasting: true, .. }));
+    served.submit(&foreign, false, b"", USUAL);
+    let again = served.reply();
+    assert!(matches!(again, Reply::Failed { lasting: true, .. }), "{again:?}");
+}
+
+/// One function of so many instructions that no computer compiles it within a millisecond.
+fn bomb() -> String {
+    let body = "(local.set $x (i64.mul (local.get $x) (i64.const 3)))".repeat(20_000);
+    format!(
+        "(module (memory (export \"memory\") 1) (func (export \"_start\") (local $x i64) {body}))"
+    )
+}
+
+#[test]
+fn a_compilation_without_end_retires_the_process() {
+    let mut served = Served::start_with(&["--compile-limit-ms", "1"]);
+    let bomb = wat::parse_str(bomb()).expect("is a module");
+    let first = served.submit(&bomb, true, b"", USUAL);
+    assert_eq!(served.reply(), Reply::Retired);
+    match served.reply() {
+        Reply::Failed { id, lasting: true, message } => {
+            assert_eq!(id, first);
+            assert!(message.contains("more than 0.001 seconds"), "{message}");
+        }
+        other => panic!("was not refused: {other:?}"),
+    }
+    // Everything new is for another process; what is known is answered.
+    let module = wat::parse_str(ECHO).expect("is a module");
+    let id = served.submit(&module, true, b"", USUAL);
+    assert_eq!(served.reply(), Reply::NeedModule { id });
+    served.submit(&bomb, true, b"", USUAL);
+    let again = served.reply();
+    assert!(matches!(again, Reply::Failed { lasting: true, .. }), "{again:?}");
 }
 
 #[test]

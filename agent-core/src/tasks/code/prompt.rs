@@ -37,7 +37,7 @@ fn rules(language: Language) -> String {
     };
     format!(
         "You write programs in {name}, with nothing but the standard library. {share} There is no \
-         network, and no other process can be started.\n\
+         network, no other process can be started, and on some computers no file can be written.\n\
          First plan in a few short sentences. Then give the whole program in exactly one fenced \
          code block. Do not repeat the tests."
     )

@@ -1,7 +1,8 @@
 //! `wasm` and `code`.
 
-use agent_api::tasks::{
-    CODE_VERSION, CodeInput, INFERENCE_VERSION, Language, TaskKind, WASM_VERSION,
+use agent_api::{
+    sandbox::{MAX_FUEL, MAX_MEMORY_BYTES, MAX_WALL_MS},
+    tasks::{CODE_VERSION, CodeInput, INFERENCE_VERSION, Language, TaskKind, WASM_VERSION},
 };
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use sha2::{Digest as _, Sha256};
@@ -12,11 +13,11 @@ use crate::tasks::job::{Job, WasmJob};
 /// Bounds that `WasmInput` documents.
 const MODULE_BYTES: usize = 5 << 20;
 const INPUT_BYTES: usize = 1 << 20;
-const FUEL: (u64, u64) = (1_000_000_000, 100_000_000_000);
-const MEMORY: (u64, u64) = (64 << 20, 1 << 30);
+const FUEL: (u64, u64) = (1_000_000_000, MAX_FUEL);
+const MEMORY: (u64, u64) = (64 << 20, MAX_MEMORY_BYTES);
 /// A page of WebAssembly: less than one is no memory at all.
 const LEAST_MEMORY: u64 = 64 << 10;
-const WALL_MS: (u64, u64) = (10_000, 300_000);
+const WALL_MS: (u64, u64) = (10_000, MAX_WALL_MS);
 const NAME: usize = 80;
 /// With which every module begins.
 const MAGIC: &[u8] = b"\0asm";

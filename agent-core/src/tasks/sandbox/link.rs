@@ -48,7 +48,7 @@ pub(super) enum Answer {
     Done(WasmDone),
     Refused(String),
     Broke(String),
-    /// The process ended before the answer.
+    /// The process ended before the answer, or is retired.
     ProcessGone,
 }
 
@@ -68,6 +68,8 @@ struct Shared {
     /// Dropped when the process is gone.
     waiting: Mutex<HashMap<u64, oneshot::Sender<Reply>>>,
     gone: AtomicBool,
+    /// It said so: it is given no more jobs and ends with the last that it has.
+    retired: AtomicBool,
 }
 
 impl Link {
@@ -135,6 +137,11 @@ impl Link {
         !self.shared.gone.load(Ordering::SeqCst)
     }
 
+    /// It compiles nothing more.
+    pub(super) fn is_retired(&self) -> bool {
+        self.shared.retired.load(Ordering::SeqCst)
+    }
+
     /// Jobs so far.
     pub(super) fn taken(&self) -> u64 {
         self.next.load(Ordering::Relaxed)
@@ -155,6 +162,7 @@ impl Link {
         loop {
             let reply = self.ask(send_bytes.then_some(module), job).await;
             return match reply {
+                Some(Reply::NeedModule { .. }) if self.is_retired() => Answer::ProcessGone,
                 Some(Reply::NeedModule { .. }) if !send_bytes => {
                     send_bytes = true;
                     continue;
@@ -167,7 +175,7 @@ impl Link {
                 }
                 Some(Reply::Failed { lasting: true, message, .. }) => Answer::Refused(message),
                 Some(Reply::Failed { lasting: false, message, .. }) => Answer::Broke(message),
-                Some(Reply::NeedModule { .. } | Reply::Hello { .. }) => {
+                Some(Reply::NeedModule { .. } | Reply::Hello { .. } | Reply::Retired) => {
                     Answer::Broke("the sandbox does not keep to its protocol".to_owned())
                 }
                 None => Answer::ProcessGone,
@@ -233,8 +241,13 @@ struct Listed<'a> {
 
 impl Drop for Listed<'_> {
     fn drop(&mut self) {
-        let waiting = &self.link.shared.waiting;
-        waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+        let mut waiting = self.link.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.remove(&self.id);
+        // Its compilation would go on for nobody.
+        if self.link.is_retired() && waiting.is_empty() {
+            return self.link.kill();
+        }
+        drop(waiting);
         if self.answered {
             return;
         }
@@ -269,6 +282,14 @@ async fn hand_out(stdout: &mut BufReader<ChildStdout>, shared: &Shared) -> Strin
         };
         let id = match &reply {
             Reply::NeedModule { id } | Reply::Done { id, .. } | Reply::Failed { id, .. } => *id,
+            Reply::Retired => {
+                shared.retired.store(true, Ordering::SeqCst);
+                let waiting = shared.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+                if waiting.is_empty() {
+                    return "a module took too long to compile".to_owned();
+                }
+                continue;
+            }
             Reply::Hello { .. } => continue,
         };
         let waiting = shared.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
