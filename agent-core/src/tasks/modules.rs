@@ -98,7 +98,7 @@ impl Modules {
             if wanted(&sha256) {
                 folder.put(&sha256, &bytes)?;
             }
-            Ok(sha256)
+            Ok::<_, ModuleError>(sha256)
         });
         put.await.map_err(io::Error::other)?
     }

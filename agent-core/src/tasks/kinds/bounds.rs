@@ -117,19 +117,24 @@ fn text(name: &str, input: &TextInput) -> Result<(), String> {
 type Range<T> = std::ops::RangeInclusive<T>;
 
 fn bytes(name: &str, text: &str, range: Range<usize>) -> Result<(), String> {
-    let (low, high) = (range.start(), range.end());
-    let what = format_args!("{name} has {low} to {high} bytes, not {}", text.len());
-    within(what, range.contains(&text.len()))
+    let ((low, high), many) = (range.into_inner(), text.len());
+    within(
+        format_args!("{name} has {low} to {high} bytes, not {many}"),
+        (low..=high).contains(&many),
+    )
 }
 
 fn count(name: &str, many: usize, range: Range<usize>) -> Result<(), String> {
-    let (low, high) = (range.start(), range.end());
-    within(format_args!("{name} has {low} to {high} entries, not {many}"), range.contains(&many))
+    let (low, high) = range.into_inner();
+    within(
+        format_args!("{name} has {low} to {high} entries, not {many}"),
+        (low..=high).contains(&many),
+    )
 }
 
 fn number(name: &str, given: u64, range: Range<u64>) -> Result<(), String> {
-    let (low, high) = (range.start(), range.end());
-    within(format_args!("{name} is {low} to {high}, not {given}"), range.contains(&given))
+    let (low, high) = range.into_inner();
+    within(format_args!("{name} is {low} to {high}, not {given}"), (low..=high).contains(&given))
 }
 
 fn within(otherwise: impl std::fmt::Display, is_so: bool) -> Result<(), String> {

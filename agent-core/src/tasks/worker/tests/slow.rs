@@ -1,12 +1,10 @@
 //! Requesters that read slowly or not at all. Time passes only where everything waits for it.
 
-use super::{
-    super::{
-        line::{Class, Wish},
-        serving::{Serving, Task as Taken},
-        sink::Heard,
-    },
-    *,
+use super::*;
+use crate::tasks::worker::{
+    line::{Class, Wish},
+    serving::{Serving, Task as Taken},
+    sink::Heard,
 };
 
 /// Shorter than one frame may take.
