@@ -117,6 +117,23 @@ impl<A: Eq + Hash + Clone, T> FairQueue<A, T> {
         Some((item.account, item.item))
     }
 
+    /// What an account's work cost beyond what its items said: its next one starts later by it.
+    pub fn charge(&mut self, account: &A, weight: u32, extra: u64) {
+        if extra == 0 {
+            return;
+        }
+        let place = (self.now, self.next);
+        let known = self.accounts.entry(account.clone()).or_insert_with(|| {
+            self.next += 1;
+            Account { place, weight: weight.max(1), order: BTreeSet::new() }
+        });
+        let list = if known.order.is_empty() { &mut self.idle } else { &mut self.starts };
+        list.remove(&known.place);
+        known.place.0 = known.place.0.max(self.now) + step(extra, known.weight);
+        list.insert(known.place, account.clone());
+        self.forget();
+    }
+
     fn take(&mut self, ticket: Ticket, pays: bool) -> Option<Item<A, T>> {
         let item = self.items.remove(&ticket)?;
         let account = self.accounts.get_mut(&item.account)?;
@@ -327,6 +344,32 @@ mod tests {
         queue.remove(other);
         assert!(queue.is_empty() && queue.pop(|_, _| true).is_none());
         assert!(queue.accounts.is_empty() && queue.starts.is_empty() && queue.idle.is_empty());
+    }
+
+    #[test]
+    fn what_cost_more_than_it_said_is_paid_for_later() {
+        for waits in [false, true] {
+            let mut queue = Queue::new();
+            queue.push(1, 1, 1, 5, 0);
+            queue.pop(|_, _| true).expect("the cheap one");
+            if waits {
+                queue.push(1, 1, 1, 5, 0);
+            }
+            queue.charge(&1, 1, 1_000);
+            if !waits {
+                queue.push(1, 1, 1, 5, 0);
+            }
+            for _ in 0..50 {
+                queue.push(2, 1, 10, 5, 0);
+                let (account, ..) = queue.pop(|_, _| true).expect("one");
+                assert_eq!(account, 2, "account 1 had more than its share");
+            }
+        }
+        let mut queue = Queue::new();
+        queue.charge(&9, 1, 100);
+        assert_eq!((queue.accounts.len(), queue.idle.len()), (1, 1), "a debt of nobody here");
+        queue.push(9, 1, 1, 5, 0);
+        assert_eq!(queue.pop(|_, _| true).map(|(account, ..)| account), Some(9));
     }
 
     #[test]

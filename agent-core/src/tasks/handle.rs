@@ -113,11 +113,13 @@ pub struct Tasks {
 impl Tasks {
     /// Opens the tables and takes up what was left.
     pub async fn start(setup: TasksSetup) -> Result<Self, TasksStartError> {
-        let modules = Modules::open(setup.data_dir.join("tasks").join("modules"))?;
+        let dir = setup.data_dir.join("tasks");
+        let modules = Modules::open(dir.join("modules"))?;
         let here = Here {
             host: setup.host,
             sandbox: Sandbox::new(setup.sandbox),
             modules: modules.clone(),
+            others: Modules::open(dir.join("modules-of-others"))?,
         };
         let reputations = Reputations::open(setup.storage.clone()).await?;
         let shared = Arc::new(Shared {

@@ -4,6 +4,7 @@
 //! Every problem is told at once and names its field. Texts of the submission are never repeated in
 //! a problem: they are the owner's words, and problems are logged.
 
+mod bounds;
 mod fields;
 mod program;
 mod submission;
@@ -14,6 +15,7 @@ mod text;
 use std::fmt::Write as _;
 
 use agent_api::tasks::{SubmitTask, TaskKind};
+pub use bounds::check_job;
 use fields::Fields;
 use serde_json::{Map, Value};
 

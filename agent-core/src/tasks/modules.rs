@@ -1,4 +1,6 @@
-//! WebAssembly modules by their SHA-256: `tasks/modules` in the data directory.
+//! WebAssembly modules by their SHA-256: the owner's in `tasks/modules` of the data directory, those
+//! that other nodes sent in `tasks/modules-of-others`, so that no stranger's takes the place of one
+//! of the owner's.
 
 use std::{
     fs::{self, File},
@@ -68,6 +70,21 @@ impl Modules {
 
     /// Keeps a module; returns its SHA-256 in hexadecimal. On disk when it returns.
     pub async fn put(&self, bytes: Vec<u8>) -> Result<String, ModuleError> {
+        self.put_if(bytes, |_| true).await
+    }
+
+    /// Keeps a module that another node sent, if it is the one that was asked for; returns the
+    /// SHA-256 that it has.
+    pub async fn put_sent(&self, bytes: Vec<u8>, asked: &str) -> Result<String, ModuleError> {
+        let asked = asked.to_owned();
+        self.put_if(bytes, move |found| found == asked).await
+    }
+
+    async fn put_if(
+        &self,
+        bytes: Vec<u8>,
+        wanted: impl FnOnce(&str) -> bool + Send + 'static,
+    ) -> Result<String, ModuleError> {
         if bytes.len() > MAX_MODULE_BYTES {
             return Err(ModuleError::TooLarge(bytes.len()));
         }
@@ -76,7 +93,14 @@ impl Modules {
             return Err(ModuleError::NotWasm(why.to_owned()));
         }
         let folder = Arc::clone(&self.folder);
-        tokio::task::spawn_blocking(move || folder.put(&bytes)).await.map_err(io::Error::other)?
+        let put = tokio::task::spawn_blocking(move || {
+            let sha256 = hex::encode(Sha256::digest(&bytes));
+            if wanted(&sha256) {
+                folder.put(&sha256, &bytes)?;
+            }
+            Ok::<_, ModuleError>(sha256)
+        });
+        put.await.map_err(io::Error::other)?
     }
 
     /// Its bytes, if it is here.
@@ -91,18 +115,16 @@ impl Modules {
 }
 
 impl Folder {
-    fn put(&self, bytes: &[u8]) -> Result<String, ModuleError> {
-        let sha256 = hex::encode(Sha256::digest(bytes));
-        if self.get(&sha256).is_some() {
-            return Ok(sha256);
+    fn put(&self, sha256: &str, bytes: &[u8]) -> io::Result<()> {
+        if self.get(sha256).is_some() {
+            return Ok(());
         }
         let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(&self.dir)?;
         file.write_all(bytes)?;
         file.as_file().sync_all()?;
-        file.persist(self.path(&sha256)).map_err(|error| error.error)?;
+        file.persist(self.path(sha256)).map_err(|error| error.error)?;
         sync_dir(&self.dir)?;
-        self.make_room(&sha256)?;
-        Ok(sha256)
+        self.make_room(sha256)
     }
 
     fn get(&self, sha256: &str) -> Option<Vec<u8>> {
@@ -209,6 +231,18 @@ mod tests {
         assert!(matches!(large, ModuleError::TooLarge(5_242_881)));
         assert_eq!(modules.get("../../etc/passwd").await, None);
         assert_eq!(modules.get(&"0".repeat(64)).await, None);
+    }
+
+    #[tokio::test]
+    async fn a_module_that_nobody_asked_for_is_not_written() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let modules = Modules::open(dir.path().to_owned()).expect("opens");
+        let bytes = module(3, 100);
+        let found = modules.put_sent(bytes.clone(), &"0".repeat(64)).await.expect("is told");
+        assert_eq!(modules.get(&found).await, None);
+        assert_eq!(fs::read_dir(dir.path()).expect("lists").count(), 0);
+        assert_eq!(modules.put_sent(bytes.clone(), &found).await.expect("is kept"), found);
+        assert_eq!(modules.get(&found).await, Some(bytes));
     }
 
     #[tokio::test]

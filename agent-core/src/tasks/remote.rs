@@ -307,7 +307,10 @@ fn told(error: WireError) -> JobError {
         WireError::Ended | WireError::Cut(_) => {
             JobError::Lost(format!("the node was lost: {error}"))
         }
-        WireError::TooLarge { .. } | WireError::NotUnderstood(_) | WireError::NotWritten(_) => {
+        WireError::TooLarge { .. }
+        | WireError::TooIntricate
+        | WireError::NotUnderstood(_)
+        | WireError::NotWritten(_) => {
             JobError::Misbehaved(format!("the node broke the rules: {error}"))
         }
     }

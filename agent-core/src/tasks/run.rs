@@ -15,6 +15,7 @@ use super::{
         BoxFuture, GenerateJob, JOB_PIECES, Job, JobError, JobPiece, JobResult, JobStream,
         SharedHost, WasmJob, from_piece,
     },
+    kinds::check_job,
     modules::Modules,
     sandbox::{Sandbox, SandboxError},
 };
@@ -28,7 +29,10 @@ use crate::{
 pub struct Here {
     pub host: SharedHost,
     pub sandbox: Sandbox,
+    /// The owner's.
     pub modules: Modules,
+    /// Those that other nodes sent.
+    pub others: Modules,
 }
 
 /// Where a job's pieces go.
@@ -37,6 +41,7 @@ type Out = mpsc::Sender<Result<JobPiece, JobError>>;
 impl Here {
     /// Begins at once; inference queues by itself. The error is one from before the beginning.
     pub async fn run(&self, job: Job) -> Result<JobStream, JobError> {
+        check_job(&job).map_err(JobError::Failed)?;
         let (out, pieces) = mpsc::channel(JOB_PIECES);
         let cancel = CancellationToken::new();
         let stream =
@@ -80,7 +85,15 @@ impl Here {
             reason: format!("the module {} is not here", job.module),
             retry_after: None,
         };
-        self.modules.get(&job.module).await.ok_or_else(missing)
+        self.find_module(&job.module).await.ok_or_else(missing)
+    }
+
+    /// Bytes of a module, whoever brought it.
+    pub async fn find_module(&self, sha256: &str) -> Option<Vec<u8>> {
+        match self.modules.get(sha256).await {
+            Some(own) => Some(own),
+            None => self.others.get(sha256).await,
+        }
     }
 
     /// One answer of a model of this node, whole: for jobs that ask it several times.

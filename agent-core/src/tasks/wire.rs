@@ -17,6 +17,7 @@
 
 #[cfg(test)]
 mod tests;
+mod weight;
 
 use std::time::Duration;
 
@@ -28,6 +29,7 @@ use agent_api::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
+pub use weight::Weight;
 
 use super::job::{Job, JobError, JobResult, Offer};
 use crate::inference::tools::ToolFormat;
@@ -63,6 +65,12 @@ pub enum WireError {
     Cut(std::io::Error),
     #[error("a frame of {bytes} bytes came where {limit} are the most")]
     TooLarge { bytes: usize, limit: usize },
+    #[error(
+        "a frame of too many values came: {} of lists and objects and {} numbers are the most",
+        weight::STRUCTURE,
+        weight::NUMBERS
+    )]
+    TooIntricate,
     #[error("a frame that cannot be understood came: {0}")]
     NotUnderstood(String),
     #[error("a frame cannot be written: {0}")]
@@ -331,6 +339,14 @@ where
     T: DeserializeOwned,
     R: AsyncRead + Unpin + Send,
 {
+    understand(&read_bytes(from, length, limit).await?)
+}
+
+/// The bytes of the frame whose length was read.
+pub async fn read_bytes<R>(from: &mut R, length: usize, limit: usize) -> Result<Vec<u8>, WireError>
+where
+    R: AsyncRead + Unpin + Send,
+{
     if length > limit {
         return Err(WireError::TooLarge { bytes: length, limit });
     }
@@ -341,7 +357,26 @@ where
         let step = from.read_exact(&mut bytes[at..]).await;
         step.map_err(WireError::Cut)?;
     }
-    serde_json::from_slice(&bytes).map_err(|e| WireError::NotUnderstood(e.to_string()))
+    Ok(bytes)
+}
+
+/// What a frame says. One that would take far more memory than its bytes is not even tried.
+pub fn understand<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WireError> {
+    if !Weight::of(bytes).is_fair() {
+        return Err(WireError::TooIntricate);
+    }
+    serde_json::from_slice(bytes).map_err(|e| WireError::NotUnderstood(e.to_string()))
+}
+
+/// Task and fence of a first frame that is not read: its refusal names them.
+pub fn head(bytes: &[u8]) -> Option<(TaskId, u64)> {
+    /// Everything else is passed over, which takes no memory.
+    #[derive(Deserialize)]
+    struct Head {
+        task: TaskId,
+        fence: u64,
+    }
+    serde_json::from_slice::<Head>(bytes).ok().map(|head| (head.task, head.fence))
 }
 
 /// Text in parts of at most [`TEXT_BYTES`], cut between characters.

@@ -5,8 +5,14 @@
 //! [`Here`](super::run::Here) and streams what comes. A durable task outlives its stream until its
 //! lease runs out, so that an origin that was killed can attach to it again; its result outlives it
 //! in [`kept`].
+//!
+//! Whoever asks may be hostile: what comes is checked here as if no origin had ([`check_job`]), is
+//! counted before it is kept ([`held`]), and holds its place only as long as somebody reads.
+//!
+//! [`check_job`]: super::kinds::check_job
 
 pub mod admission;
+mod held;
 mod intake;
 pub mod kept;
 mod line;
@@ -22,6 +28,7 @@ use std::{
 };
 
 use agent_api::{Settings, tasks::KindAbility};
+use held::{Memory, OneEach};
 use kept::{Kept, Key};
 use line::Line;
 use sink::Sink;
@@ -58,7 +65,11 @@ struct Inner {
     /// Durable tasks that wait or run, or whose result was not acknowledged yet: where a stream
     /// that attaches to one is given.
     served: Mutex<HashMap<Key, mpsc::Sender<Sink>>>,
-    intake: intake::Intake,
+    memory: Memory,
+    /// Kept results that are being read.
+    replays: OneEach,
+    /// Models that are loaded for nothing but a question about them.
+    loads: OneEach,
     abilities: tokio::sync::OnceCell<Vec<KindAbility>>,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -72,7 +83,9 @@ impl Worker {
             setup,
             line: Arc::new(line),
             served: Mutex::default(),
-            intake: intake::Intake::default(),
+            memory: Memory::default(),
+            replays: OneEach::default(),
+            loads: OneEach::default(),
             abilities: tokio::sync::OnceCell::new(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),

@@ -226,8 +226,9 @@ async fn a_result_for_another_node_is_kept_until_that_node_has_it() {
 #[tokio::test]
 async fn kept_results_have_a_bound_and_the_oldest_go() {
     let (_dir, storage) = open().await;
-    let origin = [3; 32];
+    let origin = |n: u8| [n % 4; 32];
     for n in 0..20 {
+        let origin = origin(n);
         let task = TaskId(format!("t_{n:02}"));
         let save = SaveServedResult { origin, task, fence: 1, result: vec![0; 4 << 20] };
         storage.write(save).await.expect("writes");
@@ -235,11 +236,33 @@ async fn kept_results_have_a_bound_and_the_oldest_go() {
     let mut kept = 0;
     for n in 0..20 {
         let task = TaskId(format!("t_{n:02}"));
-        let found = served_result(storage.readers(), &origin, &task, 1).await.expect("reads");
+        let found = served_result(storage.readers(), &origin(n), &task, 1).await.expect("reads");
         assert_eq!(found.is_some(), n >= 4, "{n}");
         kept += usize::from(found.is_some());
     }
     assert_eq!(kept, 16, "64 MiB");
     let prune = PruneServedResults { before_ms: i64::MAX };
     assert_eq!(storage.write(prune).await.expect("writes"), 16);
+}
+
+#[tokio::test]
+async fn one_node_does_not_take_the_others_room_for_kept_results() {
+    let (_dir, storage) = open().await;
+    let task = |n: u8| TaskId(format!("t_{n:02}"));
+    let save = |origin: u8, n: u8| {
+        let result = vec![0; 4 << 20];
+        SaveServedResult { origin: [origin; 32], task: task(n), fence: 1, result }
+    };
+    storage.write(save(1, 0)).await.expect("writes");
+    for n in 0..20 {
+        storage.write(save(2, n)).await.expect("writes");
+    }
+    let found = async |origin: u8, n: u8| {
+        let found = served_result(storage.readers(), &[origin; 32], &task(n), 1).await;
+        found.expect("reads").is_some()
+    };
+    assert!(found(1, 0).await, "the oldest of all, of another node");
+    for n in 0..20 {
+        assert_eq!(found(2, n).await, n >= 12, "{n}: 32 MiB");
+    }
 }

@@ -11,20 +11,20 @@ use crate::tasks::job::{Job, WasmJob};
 
 /// Bounds that `WasmInput` documents.
 const MODULE_BYTES: usize = 5 << 20;
-const INPUT_BYTES: usize = 1 << 20;
-const FUEL: (u64, u64) = (1_000_000_000, 100_000_000_000);
-const MEMORY: (u64, u64) = (64 << 20, 1 << 30);
+pub(super) const INPUT_BYTES: usize = 1 << 20;
+pub(super) const FUEL: (u64, u64) = (1_000_000_000, 100_000_000_000);
+pub(super) const MEMORY: (u64, u64) = (64 << 20, 1 << 30);
 /// A page of WebAssembly: less than one is no memory at all.
-const LEAST_MEMORY: u64 = 64 << 10;
-const WALL_MS: (u64, u64) = (10_000, 300_000);
-const NAME: usize = 80;
+pub(super) const LEAST_MEMORY: u64 = 64 << 10;
+pub(super) const WALL_MS: (u64, u64) = (10_000, 300_000);
+pub(super) const NAME: usize = 80;
 /// With which every module begins.
 const MAGIC: &[u8] = b"\0asm";
 /// Bounds that `CodeInput` documents.
-const PROMPT_BYTES: usize = 32 << 10;
-const TESTS_BYTES: usize = 64 << 10;
-const ITERATIONS: u32 = 10;
-const RUN_S: u32 = 120;
+pub(super) const PROMPT_BYTES: usize = 32 << 10;
+pub(super) const TESTS_BYTES: usize = 64 << 10;
+pub(super) const ITERATIONS: u32 = 10;
+pub(super) const RUN_S: u32 = 120;
 
 /// The newest version of a kind's input.
 pub(super) fn version_of(kind: TaskKind) -> u32 {

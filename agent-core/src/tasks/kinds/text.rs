@@ -13,10 +13,10 @@ use crate::{
 };
 
 /// Longest name of a model, with its node.
-const MODEL_BYTES: usize = 512;
+pub(super) const MODEL_BYTES: usize = 512;
 /// As the OpenAI endpoint's.
-const STOP_BYTES: usize = 1_024;
-const TOP_K: u32 = 1_000_000;
+pub(super) const STOP_BYTES: usize = 1_024;
+pub(super) const TOP_K: u32 = 1_000_000;
 
 pub(super) fn chat(fields: &mut Fields<'_, '_>) -> Option<Checked> {
     let model = model(fields);

@@ -10,10 +10,10 @@ use crate::tasks::{
 };
 
 /// When a full queue may have room again.
-const FULL_FOR: Duration = Duration::from_secs(5);
+pub(super) const FULL_FOR: Duration = Duration::from_secs(5);
 /// When the owner may have changed his mind.
 const CLOSED_FOR: Duration = Duration::from_secs(60);
-/// Tokens of an answer without a limit of its own; only shares depend on it.
+/// Tokens of an answer without a limit of its own. One that is longer pays for the rest afterwards.
 const ANSWER_TOKENS: u32 = 512;
 /// Cost of a `code` job: some answers of a thousand tokens each.
 const CODE_COST: u64 = 10_000;
@@ -87,6 +87,20 @@ pub fn cost(job: &Job, bytes: usize) -> u64 {
     }
 }
 
+/// What a job took in the end, in the same unit: tokens that were read and written, milliseconds
+/// of a core (in which a module burns a million units of fuel or more).
+pub fn used(kind: TaskKind, counted: u64, ran: Duration) -> u64 {
+    /// A model that is slow writes so many tokens per second: a `code` job that was given up before
+    /// it told its tokens had about so many.
+    const SLOW: u64 = 20;
+    let ms = u64::try_from(ran.as_millis()).unwrap_or(u64::MAX);
+    match kind {
+        TaskKind::Chat | TaskKind::Completion | TaskKind::Embedding => counted,
+        TaskKind::Wasm => ms,
+        TaskKind::Code => counted.max(ms.saturating_mul(SLOW) / 1_000),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -132,6 +146,15 @@ mod tests {
         let able = KindAbility { able: true, ..ability.clone() };
         offer.abilities = std::slice::from_ref(&able);
         assert_eq!(admit(&settings, &offer), Ok(()));
+    }
+
+    #[test]
+    fn a_job_costs_in_the_end_what_it_took() {
+        let minute = Duration::from_secs(60);
+        assert_eq!(used(TaskKind::Chat, 7_000, minute), 7_000);
+        assert_eq!(used(TaskKind::Wasm, 0, minute), 60_000);
+        assert_eq!(used(TaskKind::Code, 0, minute), 1_200, "given up early");
+        assert_eq!(used(TaskKind::Code, 30_000, minute), 30_000);
     }
 
     #[test]

@@ -1,21 +1,18 @@
 //! The beginning of a stream: what is wanted, whether it is taken.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use agent_api::TaskId;
+use agent_api::{TaskId, models::ModelState, tasks::TaskKind};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use tokio::{
-    sync::mpsc,
-    time::{Instant, interval, timeout},
+    sync::{OwnedMutexGuard, mpsc},
+    time::{Instant, interval, interval_at, timeout},
 };
 
 use super::{
     Inner,
-    admission::{self, Offered},
+    admission::{self, FULL_FOR, Offered},
+    held::Held,
     kept::Key,
     line::{Class, Seat, Wish},
     serving::{Serving, Task, Transcript},
@@ -25,8 +22,9 @@ use crate::{
     mesh::{NodeKey, net::PeerStream},
     tasks::{
         job::{Job, JobError},
+        kinds::check_job,
         rows::is_task_id,
-        wire::{self, FromOrigin, OfferFrame, Said},
+        wire::{self, FromOrigin, OfferFrame, Said, Weight, WireError},
     },
 };
 
@@ -34,70 +32,31 @@ use crate::{
 const READ_WAIT: Duration = Duration::from_secs(60);
 /// Who has nothing to say after so long does not hold a stream open.
 const FIRST_WAIT: Duration = Duration::from_secs(10);
-/// Offers and modules that are read or wait here, of all nodes and of one: their words are in
-/// memory.
-const HELD_BYTES: usize = 256 << 20;
-const HELD_BYTES_OF_ONE: usize = 32 << 20;
-/// What an offer costs at least.
-const LEAST_BYTES: usize = 4 << 10;
 /// Leases that are taken; others are made so long.
 const LEASES: std::ops::RangeInclusive<Duration> =
     Duration::from_secs(5)..=Duration::from_secs(120);
 /// Signs of life while something takes its time.
 pub(super) const ALIVE: Duration = Duration::from_secs(5);
 
-/// Bytes that offers take, by node.
-#[derive(Debug, Default)]
-pub(super) struct Intake {
-    held: Arc<Mutex<HashMap<NodeKey, usize>>>,
-}
-
-/// Bytes that are taken while this lives.
-#[derive(Debug)]
-pub(super) struct Held {
-    all: Arc<Mutex<HashMap<NodeKey, usize>>>,
-    peer: NodeKey,
-    bytes: usize,
-}
-
-impl Intake {
-    fn hold(&self, peer: NodeKey, bytes: usize) -> Option<Held> {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let bytes = bytes.max(LEAST_BYTES);
-        let of_one = held.get(&peer).copied().unwrap_or(0) + bytes;
-        let of_all = held.values().sum::<usize>() + bytes;
-        if of_one > HELD_BYTES_OF_ONE || of_all > HELD_BYTES {
-            return None;
-        }
-        held.insert(peer, of_one);
-        drop(held);
-        Some(Held { all: Arc::clone(&self.held), peer, bytes })
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(held) = all.get_mut(&self.peer) {
-            *held = held.saturating_sub(self.bytes);
-            if *held == 0 {
-                all.remove(&self.peer);
-            }
-        }
-    }
-}
-
 /// Takes a stream to its end, or gives it to the task that it is for.
 pub(super) async fn take(inner: Arc<Inner>, mut stream: PeerStream) {
     let peer = stream.peer;
-    let Some((first, held)) = first(&inner, &mut stream).await else {
-        // The other end broke the rules or is gone.
-        let _ = stream.send.reset(CANCELLED);
-        let _ = stream.recv.stop(CANCELLED);
-        return;
+    let first = match first(&inner, &mut stream).await {
+        First::Read(first) => first,
+        First::TooMuch { task, fence, why } => return refuse(stream, &task, fence, &why).await,
+        First::Nothing => {
+            // The other end broke the rules or is gone.
+            let _ = stream.send.reset(CANCELLED);
+            let _ = stream.recv.stop(CANCELLED);
+            return;
+        }
     };
-    match first {
-        FromOrigin::Offer(offer) => take_offer(&inner, stream, *offer, held).await,
+    match first.frame {
+        FromOrigin::Offer(offer) => {
+            take_offer(&inner, stream, *offer, (first.held, first.bytes)).await;
+        }
+        // Only an offer is large.
+        _ if first.bytes > wire::SMALL_BYTES => {}
         FromOrigin::Attach { version, task, fence } => {
             if let Err(refusal) = check_version(version) {
                 return refuse(stream, &task, fence, &refusal).await;
@@ -119,15 +78,57 @@ pub(super) async fn take(inner: Arc<Inner>, mut stream: PeerStream) {
     }
 }
 
-/// `None`: nothing that can be understood came in time.
-async fn first(inner: &Inner, stream: &mut PeerStream) -> Option<(FromOrigin, Held)> {
+/// The first frame of a stream.
+struct Frame {
+    frame: FromOrigin,
+    /// As it came.
+    bytes: usize,
+    held: Held,
+}
+
+enum First {
+    Read(Frame),
+    /// It is of a fair size, and would take too much memory.
+    TooMuch {
+        task: TaskId,
+        fence: u64,
+        why: JobError,
+    },
+    /// Nothing that can be understood came in time.
+    Nothing,
+}
+
+async fn first(inner: &Inner, stream: &mut PeerStream) -> First {
+    first_bytes(inner, stream).await.map_or(First::Nothing, |(bytes, held)| weigh(&bytes, held))
+}
+
+async fn first_bytes(inner: &Inner, stream: &mut PeerStream) -> Option<(Vec<u8>, Held)> {
     let length = timeout(FIRST_WAIT, wire::read_length(&mut stream.recv)).await.ok()?.ok()?;
     if length > wire::OFFER_BYTES {
         return None;
     }
-    let held = inner.intake.hold(stream.peer, length)?;
-    let read = wire::read_body(&mut stream.recv, length, wire::OFFER_BYTES);
+    let held = inner.memory.hold(stream.peer, length)?;
+    let read = wire::read_bytes(&mut stream.recv, length, wire::OFFER_BYTES);
     Some((timeout(READ_WAIT, read).await.ok()?.ok()?, held))
+}
+
+/// Reads a frame if there is memory for what it becomes.
+fn weigh(bytes: &[u8], mut held: Held) -> First {
+    let weight = Weight::of(bytes);
+    let why = if !weight.is_fair() {
+        refusal(WireError::TooIntricate.to_string(), None)
+    } else if !held.grow(weight.bytes()) {
+        crowded()
+    } else {
+        return match wire::understand(bytes) {
+            Ok(frame) => First::Read(Frame { frame, bytes: bytes.len(), held }),
+            Err(_) => First::Nothing,
+        };
+    };
+    match wire::head(bytes) {
+        Some((task, fence)) if is_task_id(&task) => First::TooMuch { task, fence, why },
+        _ => First::Nothing,
+    }
 }
 
 fn check_version(version: u32) -> Result<(), JobError> {
@@ -142,6 +143,14 @@ fn check_version(version: u32) -> Result<(), JobError> {
     Err(JobError::Refused { reason, retry_after: None })
 }
 
+fn refusal(reason: String, retry_after: Option<Duration>) -> JobError {
+    JobError::Refused { reason, retry_after }
+}
+
+fn crowded() -> JobError {
+    refusal("too much of your node's work waits here".to_owned(), Some(FULL_FOR))
+}
+
 fn no_task() -> TaskId {
     TaskId(String::new())
 }
@@ -153,7 +162,13 @@ async fn refuse(stream: PeerStream, task: &TaskId, fence: u64, error: &JobError)
     let _ = sink.frames.send(frame(task, fence, Said::error(error))).await;
 }
 
-async fn take_offer(inner: &Arc<Inner>, stream: PeerStream, offer: OfferFrame, held: Held) {
+/// With the memory that the offer takes, and its bytes.
+async fn take_offer(
+    inner: &Arc<Inner>,
+    stream: PeerStream,
+    offer: OfferFrame,
+    (held, bytes): (Held, usize),
+) {
     let peer = stream.peer;
     let OfferFrame { version, task, fence, mut job, priority, lease_ms, attempt: _ } = offer;
     if !is_task_id(&task) {
@@ -162,16 +177,27 @@ async fn take_offer(inner: &Arc<Inner>, stream: PeerStream, offer: OfferFrame, h
     if let Err(refusal) = check_version(version) {
         return refuse(stream, &task, fence, &refusal).await;
     }
+    if let Err(why) = check_job(&job) {
+        return refuse(stream, &task, fence, &refusal(why, None)).await;
+    }
+    if let Job::Chat(job) | Job::Completion(job) = &mut job {
+        // A larger context means loading the model anew: only the owner may ask for that. A prompt
+        // that does not fit is told so.
+        job.context = None;
+    }
     let key = Key { origin: peer, task, fence };
     let stream = if fence == 0 { Some(stream) } else { attach(inner, stream, &key).await };
     let Some(mut stream) = stream else { return };
-    let seat = match admit(inner, peer, &mut job).await {
-        Ok(seat) => seat,
+    let seat = match admit(inner, peer, job.kind(), job.model()).await {
+        Ok((seat, model)) => {
+            name_model(&mut job, model);
+            seat
+        }
         Err(refusal) => return refuse(stream, &key.task, fence, &refusal).await,
     };
     if let Job::Wasm(job) = &job {
         let wanted = &job.module;
-        if inner.setup.here.modules.get(wanted).await.is_none()
+        if inner.setup.here.find_module(wanted).await.is_none()
             && let Err(refusal) = ask_module(inner, &mut stream, &key, wanted).await
         {
             return refuse(stream, &key.task, fence, &refusal).await;
@@ -181,7 +207,7 @@ async fn take_offer(inner: &Arc<Inner>, stream: PeerStream, offer: OfferFrame, h
         peer,
         class: Class::of(job.kind()),
         weight: inner.weight_of(peer),
-        cost: admission::cost(&job, held.bytes),
+        cost: admission::cost(&job, bytes),
         priority: priority.min(9),
     };
     let lease = Duration::from_millis(lease_ms).clamp(*LEASES.start(), *LEASES.end());
@@ -194,35 +220,43 @@ async fn take_offer(inner: &Arc<Inner>, stream: PeerStream, offer: OfferFrame, h
     inner.tasks.spawn(serving.run(task, wish));
 }
 
-/// Counts the task for its node, or says why it is not taken. The model's name becomes its id.
-async fn admit(inner: &Arc<Inner>, peer: NodeKey, job: &mut Job) -> Result<Seat, JobError> {
+/// Counts the task for its node, or says why it is not taken. With the id of the model that was
+/// asked for.
+async fn admit(
+    inner: &Inner,
+    peer: NodeKey,
+    kind: TaskKind,
+    asked: Option<&str>,
+) -> Result<(Seat, Option<String>), JobError> {
     let host = &inner.setup.here.host;
-    let asked = job.model().map(ToOwned::to_owned);
-    let found = match &asked {
-        Some(name) => host.model_here(name.clone()).await,
+    let found = match asked {
+        Some(name) => host.model_here(name.to_owned()).await,
         None => None,
     };
     let abilities = inner.abilities().await;
     let settings = inner.setup.settings.borrow().tasks.clone();
     let seat = inner.line.seat(peer, |of_peer, waiting| {
-        let model = asked.as_deref().map(|name| (name, found.is_some()));
+        let model = asked.map(|name| (name, found.is_some()));
         let closed = if inner.stop.is_cancelled() {
             Some("this node is stopping".to_owned())
         } else {
             host.closed()
         };
-        let offered = Offered { kind: job.kind(), closed, abilities, model, of_peer, waiting };
+        let offered = Offered { kind, closed, abilities, model, of_peer, waiting };
         admission::admit(&settings, &offered)
     })?;
-    if let Some(id) = found {
-        match job {
-            Job::Chat(job) | Job::Completion(job) => job.model = id,
-            Job::Embedding { model, .. } => *model = id,
-            Job::Code(input) => input.model = id,
-            Job::Wasm(_) => {}
-        }
+    Ok((seat, found))
+}
+
+/// The model's name becomes its id.
+fn name_model(job: &mut Job, id: Option<String>) {
+    let Some(id) = id else { return };
+    match job {
+        Job::Chat(job) | Job::Completion(job) => job.model = id,
+        Job::Embedding { model, .. } => *model = id,
+        Job::Code(input) => input.model = id,
+        Job::Wasm(_) => {}
     }
-    Ok(seat)
 }
 
 /// Gets a module from the origin.
@@ -232,7 +266,7 @@ async fn ask_module(
     key: &Key,
     sha256: &str,
 ) -> Result<(), JobError> {
-    let refused = |reason: String| JobError::Refused { reason, retry_after: None };
+    let refused = |reason: String| refusal(reason, None);
     let ask = Said::NeedModule { sha256: sha256.to_owned() };
     let ask = frame(&key.task, key.fence, ask);
     let sent = stream.send.write_all(&ask).await;
@@ -241,8 +275,8 @@ async fn ask_module(
     let read = async {
         loop {
             let length = wire::read_length(&mut stream.recv).await.map_err(|e| e.to_string())?;
-            let Some(_held) = inner.intake.hold(key.origin, length.min(wire::MODULE_BYTES)) else {
-                return Err("too much of this node's work waits here".to_owned());
+            let Some(_held) = inner.memory.hold(key.origin, length.min(wire::MODULE_BYTES)) else {
+                return Err(crowded().to_string());
             };
             match wire::read_body(&mut stream.recv, length, wire::MODULE_BYTES).await {
                 Ok(FromOrigin::Module { bytes }) => return Ok(bytes),
@@ -257,7 +291,7 @@ async fn ask_module(
     let text = read.map_err(|e| refused(format!("the module did not come: {e}")))?;
     let bytes =
         STANDARD.decode(text).map_err(|_| refused("the module is not base64".to_owned()))?;
-    let put = inner.setup.here.modules.put(bytes).await;
+    let put = inner.setup.here.others.put_sent(bytes, sha256).await;
     match put.map_err(|e| refused(e.to_string()))? {
         found if found == *sha256 => Ok(()),
         found => Err(refused(format!("the module {found} came in place of {sha256}"))),
@@ -266,17 +300,24 @@ async fn ask_module(
 
 /// Gives a stream to the task that it is for, or sends its kept result. The stream comes back if
 /// there is neither.
-async fn attach(inner: &Arc<Inner>, stream: PeerStream, key: &Key) -> Option<PeerStream> {
+async fn attach(inner: &Arc<Inner>, mut stream: PeerStream, key: &Key) -> Option<PeerStream> {
     let served = inner.served().get(key).cloned();
     if let Some(served) = served {
         // One that attaches again before the first was looked at takes the second's place.
         let _ = served.send(Sink::new(stream)).await;
         return None;
     }
+    // A result is large: one at a time is read for a node.
+    let turn = replay_turn(inner, &mut stream, key).await?;
     let Some(kept) = inner.setup.kept.find(key.clone()).await else { return Some(stream) };
+    let Some(held) = inner.memory.hold(key.origin, kept.len()) else {
+        refuse(stream, &key.task, key.fence, &crowded()).await;
+        return None;
+    };
     let Some(transcript) = Transcript::from_bytes(&kept) else { return Some(stream) };
+    drop(kept);
     let mut sink = Sink::new(stream);
-    for said in transcript.replay() {
+    for said in transcript.into_replay() {
         if sink.frames.send(frame(&key.task, key.fence, said)).await.is_err() {
             return None;
         }
@@ -294,20 +335,49 @@ async fn attach(inner: &Arc<Inner>, stream: PeerStream, key: &Key) -> Option<Pee
     if timeout(*LEASES.end(), acknowledged).await == Ok(true) {
         inner.setup.kept.forget(key.clone()).await;
     }
+    // Until then the result is in memory, on its way.
+    drop((held, turn));
     None
+}
+
+/// Waits until no other result is read for the node, with signs of life. `None`: it is gone.
+async fn replay_turn(
+    inner: &Inner,
+    stream: &mut PeerStream,
+    key: &Key,
+) -> Option<OwnedMutexGuard<()>> {
+    let turn = inner.replays.turn(key.origin);
+    tokio::pin!(turn);
+    let mut alive = interval_at(Instant::now() + ALIVE, ALIVE);
+    loop {
+        tokio::select! {
+            turn = &mut turn => return Some(turn),
+            _ = alive.tick() => {
+                let alive = frame(&key.task, key.fence, Said::Alive);
+                timeout(READ_WAIT, stream.send.write_all(&alive)).await.ok()?.ok()?;
+            }
+        }
+    }
 }
 
 /// Tells how a model writes tool calls. Loading it may take a while.
 async fn describe(inner: &Arc<Inner>, stream: PeerStream, model: String) {
-    let closed = inner.setup.here.host.closed();
-    let accept = inner.setup.settings.borrow().tasks.accept;
-    let reason = closed.or_else(|| (!accept).then(|| "it does no work for others".to_owned()));
-    if let Some(reason) = reason {
-        let refusal = JobError::Refused { reason, retry_after: None };
-        return refuse(stream, &no_task(), 0, &refusal).await;
-    }
+    let peer = stream.peer;
+    let (_seat, id) = match admit(inner, peer, TaskKind::Chat, Some(&model)).await {
+        Ok((seat, id)) => (seat, id.unwrap_or(model)),
+        Err(refusal) => return refuse(stream, &no_task(), 0, &refusal).await,
+    };
     let mut sink = Sink::new(stream);
-    let asked = inner.setup.here.host.tool_format(model);
+    let host = &inner.setup.here.host;
+    let asked = async {
+        let state = host.own().inference.find(&id).map(|found| found.residency.state);
+        // Who asks about one model after the other has them loaded one after the other.
+        let _turn = match state {
+            Some(ModelState::Ready) => None,
+            _ => Some(inner.loads.turn(peer).await),
+        };
+        host.tool_format(id).await
+    };
     tokio::pin!(asked);
     let mut alive = interval(ALIVE);
     let said = loop {

@@ -7,7 +7,10 @@ use std::{
 };
 
 use agent_api::{Settings, tasks::TaskKind};
-use tokio::sync::{oneshot, watch};
+use tokio::{
+    sync::{oneshot, watch},
+    time::Instant,
+};
 
 use crate::{
     mesh::NodeKey,
@@ -24,14 +27,25 @@ pub(super) enum Class {
     Model,
     /// A core.
     Core,
+    /// By turns one and the other.
+    Both,
 }
 
 impl Class {
     pub(super) fn of(kind: TaskKind) -> Self {
         match kind {
             TaskKind::Chat | TaskKind::Completion | TaskKind::Embedding => Self::Model,
-            TaskKind::Wasm | TaskKind::Code => Self::Core,
+            TaskKind::Wasm => Self::Core,
+            TaskKind::Code => Self::Both,
         }
+    }
+
+    fn asks_model(self) -> bool {
+        matches!(self, Self::Model | Self::Both)
+    }
+
+    fn takes_core(self) -> bool {
+        matches!(self, Self::Core | Self::Both)
     }
 }
 
@@ -50,16 +64,19 @@ impl fmt::Debug for Line {
     }
 }
 
+/// How many run, by node and by what they need.
+type Running = HashMap<(NodeKey, Class), u32>;
+
 #[derive(Default)]
 struct State {
     queue: FairQueue<NodeKey, Waiting>,
-    running: HashMap<Class, u32>,
+    running: Running,
     /// Of each node, waiting and running.
     of_peer: HashMap<NodeKey, u32>,
 }
 
 struct Waiting {
-    class: Class,
+    wish: Wish,
     go: oneshot::Sender<Place>,
 }
 
@@ -74,7 +91,9 @@ pub(super) struct Seat {
 #[derive(Debug)]
 pub(super) struct Place {
     line: Arc<Line>,
-    class: Class,
+    wish: Wish,
+    since: Instant,
+    used: u64,
     left: bool,
 }
 
@@ -119,7 +138,7 @@ impl Line {
 
     pub(super) fn wait(self: &Arc<Self>, wish: Wish) -> Turn {
         let (go, called) = oneshot::channel();
-        let item = Waiting { class: wish.class, go };
+        let item = Waiting { wish, go };
         let Wish { peer, weight, cost, priority, .. } = wish;
         let changes = self.changes.subscribe();
         let ticket = self.lock().queue.push(peer, weight, cost, priority, item);
@@ -129,52 +148,83 @@ impl Line {
 
     /// Calls those whose turn it is.
     pub(super) fn call(self: &Arc<Self>) {
-        let (total, of_class) = self.limits();
+        let limits = self.limits();
         loop {
             let mut state = self.lock();
-            let State { queue, running, .. } = &mut *state;
-            let all: u32 = running.values().sum();
-            let room = |class: Class| running.get(&class).copied().unwrap_or(0) < of_class(class);
-            let next = if all < total { queue.pop(|_, item| room(item.class)) } else { None };
-            let Some((_, _, item)) = next else { break };
-            *running.entry(item.class).or_default() += 1;
+            let Some(Waiting { wish, go }) = next(&mut state, limits) else { break };
+            *state.running.entry((wish.peer, wish.class)).or_default() += 1;
             drop(state);
             // Whoever waited may be gone; its place is free again when it is dropped here.
-            let place = Place { line: Arc::clone(self), class: item.class, left: false };
-            if let Err(mut place) = item.go.send(place) {
+            let line = Arc::clone(self);
+            let place = Place { line, wish, since: Instant::now(), used: 0, left: false };
+            if let Err(mut place) = go.send(place) {
                 place.leave();
             }
         }
         self.changes.send_modify(|changes| *changes += 1);
     }
 
-    /// All together, and of each class.
-    fn limits(&self) -> (u32, impl Fn(Class) -> u32 + use<>) {
+    fn limits(&self) -> Limits {
         let set = self.settings.borrow().tasks.concurrency;
         let slots = self.host.slots().max(1);
         let cores = std::thread::available_parallelism().map_or(1, |n| count(n.get() / 2)).max(1);
-        let of_class = move |class| match class {
-            _ if set.is_some() => u32::MAX,
-            Class::Model => slots,
-            Class::Core => cores,
-        };
-        (set.map_or(u32::MAX, |set| set.max(1)), of_class)
+        match set {
+            Some(set) => Limits { all: set.max(1), model: slots, core: u32::MAX },
+            // One slot is left for the owner, who does not wait in this line.
+            None => Limits { all: u32::MAX, model: (slots - 1).max(1), core: cores },
+        }
     }
 
     pub(super) fn concurrency(&self) -> u32 {
-        let (total, of_class) = self.limits();
-        total.min(of_class(Class::Model).saturating_add(of_class(Class::Core)))
+        let Limits { all, model, core } = self.limits();
+        all.min(model.saturating_add(core))
     }
 
     /// Running and waiting.
     pub(super) fn counts(&self) -> (u32, u32) {
         let state = self.lock();
-        (state.running.values().sum(), count(state.queue.len()))
+        (sum(&state.running, |_, _| true), count(state.queue.len()))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Tasks at the same time: all together, those that ask a model, those that take a core.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    all: u32,
+    model: u32,
+    core: u32,
+}
+
+/// Takes the next one out of the line, if it may run.
+fn next(state: &mut State, limits: Limits) -> Option<Waiting> {
+    let State { queue, running, .. } = state;
+    if sum(running, |_, _| true) >= limits.all {
+        return None;
+    }
+    let model = sum(running, |_, class| class.asks_model()) < limits.model;
+    let core = sum(running, |_, class| class.takes_core()) < limits.core;
+    let room = |class: Class| (!class.asks_model() || model) && (!class.takes_core() || core);
+    let share = |limit: u32| limit.min(limits.all).saturating_sub(1).max(1);
+    let modest = |peer: NodeKey, class: Class| {
+        let model = sum(running, |of, class| of == peer && class.asks_model());
+        let core = sum(running, |of, class| of == peer && class.takes_core());
+        (!class.asks_model() || model < share(limits.model))
+            && (!class.takes_core() || core < share(limits.core))
+    };
+    // A node that has all places but one waits for others that could use the last one.
+    let next = queue.pop(|peer, item| room(item.wish.class) && modest(*peer, item.wish.class));
+    let next = next.or_else(|| queue.pop(|_, item| room(item.wish.class)));
+    next.map(|(_, _, item)| item)
+}
+
+/// Tasks that run, of those that count.
+fn sum(running: &Running, counts: impl Fn(NodeKey, Class) -> bool) -> u32 {
+    let counted = running.iter().filter(|((peer, class), _)| counts(*peer, *class));
+    counted.map(|(_, many)| *many).sum()
 }
 
 fn count(n: usize) -> u32 {
@@ -198,13 +248,28 @@ impl Drop for Turn {
 }
 
 impl Place {
+    /// Since when it runs.
+    pub(super) fn since(&self) -> Instant {
+        self.since
+    }
+
+    /// What it took in the end, in the unit of its cost.
+    pub(super) fn used(&mut self, used: u64) {
+        self.used = used;
+    }
+
     /// Frees it without calling the next, for who is calling.
     fn leave(&mut self) {
         self.left = true;
+        let Wish { peer, class, weight, cost, .. } = self.wish;
         let mut state = self.line.lock();
-        if let Some(running) = state.running.get_mut(&self.class) {
+        if let Some(running) = state.running.get_mut(&(peer, class)) {
             *running = running.saturating_sub(1);
+            if *running == 0 {
+                state.running.remove(&(peer, class));
+            }
         }
+        state.queue.charge(&peer, weight, self.used.saturating_sub(cost));
     }
 }
 
@@ -226,5 +291,105 @@ impl Drop for Seat {
                 state.of_peer.remove(&self.peer);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        inference::{Answer, InferenceError, SubmitOptions, Work},
+        storage::RequestKind,
+        tasks::job::{BoxFuture, Host},
+    };
+
+    /// Has so many slots.
+    #[derive(Debug)]
+    struct Slots(u32);
+
+    impl Host for Slots {
+        fn infer(
+            &self,
+            _kind: RequestKind,
+            _model: String,
+            _work: Work,
+            _options: SubmitOptions,
+        ) -> BoxFuture<'_, Result<Answer, InferenceError>> {
+            Box::pin(std::future::ready(Err(InferenceError::NoModel)))
+        }
+
+        fn model_here(&self, _name: String) -> BoxFuture<'_, Option<String>> {
+            Box::pin(std::future::ready(None))
+        }
+
+        fn closed(&self) -> Option<String> {
+            None
+        }
+
+        fn tell(&self, _text: String) {}
+
+        fn slots(&self) -> u32 {
+            self.0
+        }
+    }
+
+    fn line(slots: u32, concurrency: Option<u32>) -> Arc<Line> {
+        let mut settings = Settings::default();
+        settings.tasks.concurrency = concurrency;
+        let settings = watch::Sender::new(settings).subscribe();
+        Arc::new(Line::new(Arc::new(Slots(slots)), settings))
+    }
+
+    fn wish(peer: u8, class: Class) -> Wish {
+        Wish { peer: NodeKey([peer; 32]), class, weight: 10, cost: 100, priority: 5 }
+    }
+
+    fn run(turn: &mut Turn) -> Option<Place> {
+        turn.called.try_recv().ok()
+    }
+
+    #[test]
+    fn a_slot_is_left_for_the_owner_and_code_asks_the_model_too() {
+        for (slots, set, many) in [(4, None, 3), (1, None, 1), (4, Some(9), 4), (4, Some(2), 2)] {
+            let line = line(slots, set);
+            let classes = [Class::Both, Class::Model].into_iter().cycle();
+            let turns: Vec<Turn> =
+                classes.take(12).map(|class| line.wait(wish(1, class))).collect();
+            assert_eq!(line.counts(), (many, 12 - many), "{slots} slots, set {set:?}");
+            drop(turns);
+        }
+    }
+
+    #[test]
+    fn a_node_that_holds_all_places_but_one_waits_for_others() {
+        let line = line(3, Some(2));
+        let mut first = line.wait(wish(1, Class::Model));
+        let place = run(&mut first).expect("there is room");
+        let mut again = line.wait(wish(1, Class::Model));
+        let second = run(&mut again).expect("nobody else waits");
+        let mut own = line.wait(wish(1, Class::Model));
+        let mut other = line.wait(Wish { cost: 1 << 30, ..wish(2, Class::Model) });
+        // By its debts the other one's turn would be later.
+        line.lock().queue.charge(&NodeKey([2; 32]), 10, 1 << 30);
+        drop(second);
+        assert!(run(&mut own).is_none());
+        let third = run(&mut other).expect("its turn");
+        drop((place, third));
+        run(&mut own).expect("its turn now");
+    }
+
+    #[test]
+    fn who_used_more_than_was_said_pays_later() {
+        let line = line(1, Some(1));
+        let cheap = Wish { cost: 1, ..wish(1, Class::Core) };
+        let mut place = run(&mut line.wait(cheap)).expect("there is room");
+        let mut again = line.wait(cheap);
+        let mut honest: Vec<Turn> = (0..5).map(|_| line.wait(wish(2, Class::Core))).collect();
+        place.used(10_000);
+        drop(place);
+        for turn in &mut honest {
+            drop(run(turn).expect("before the one that owes"));
+        }
+        run(&mut again).expect("the last");
     }
 }

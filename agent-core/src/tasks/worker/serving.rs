@@ -13,8 +13,9 @@ use tokio::{
 };
 
 use super::{
-    Inner,
-    intake::{ALIVE, Held},
+    Inner, admission,
+    held::Held,
+    intake::ALIVE,
     kept::{KEPT_FOR, Key},
     line::{Place, Seat, Turn, Wish},
     sink::{Heard, Sink, frame},
@@ -28,6 +29,9 @@ use crate::tasks::{
 /// Text of one answer that a worker keeps, and that a requester takes: far more than the longest
 /// context.
 pub(in crate::tasks) const ANSWER_BYTES: usize = 8 << 20;
+/// A requester that lets its task wait for so long in all, because it does not read, is given up:
+/// the task holds a place meanwhile. A line of 100 kB/s carries all words that a model writes.
+const UNREAD: Duration = Duration::from_secs(60);
 /// Positions in the line are told at most so often.
 const POSITIONS: Duration = Duration::from_millis(500);
 
@@ -58,7 +62,7 @@ impl Transcript {
     }
 
     /// The same again.
-    pub(super) fn replay(&self) -> VecDeque<Said> {
+    pub(super) fn into_replay(self) -> VecDeque<Said> {
         let mut said = VecDeque::new();
         if !self.running && self.end.is_none() {
             said.push_back(Said::Waiting { position: 1, reason: "It waits here".to_owned() });
@@ -68,8 +72,23 @@ impl Transcript {
         said.extend(self.started.map(|usage| Said::Started { usage }));
         let text = |text: &str| Said::Text { text: text.to_owned(), logprobs: Vec::new() };
         said.extend(wire::parts(&self.text).map(text));
-        said.extend(self.end.clone().map(|end| Said::Result(Box::new(end))));
+        said.extend(self.end.map(|end| Said::Result(Box::new(end))));
         said
+    }
+
+    /// What it takes in memory, about.
+    fn bytes(&self) -> usize {
+        let end = match &self.end {
+            Some(Outcome::Embedded { vectors, .. }) => vectors.len(),
+            Some(Outcome::Wasm { output, .. }) => output.len(),
+            Some(Outcome::Code { output }) => {
+                let rounds = output.iterations.iter();
+                let texts = rounds.map(|one| one.code.len() + one.stdout.len() + one.stderr.len());
+                output.code.len() + texts.sum::<usize>()
+            }
+            Some(Outcome::Text { .. }) | None => 0,
+        };
+        self.text.len() + end
     }
 }
 
@@ -79,6 +98,10 @@ enum Over {
     Acknowledged,
     /// The origin does not want it.
     Cancelled,
+    /// The origin does not read.
+    Stalled,
+    /// Its result cannot wait in memory for the acknowledgement.
+    Crowded,
     /// Nothing was heard of the origin for the whole lease.
     Expired,
     Stopping,
@@ -103,6 +126,10 @@ pub(super) struct Serving {
     sink: Option<Sink>,
     attached: mpsc::Receiver<Sink>,
     to_say: VecDeque<Said>,
+    /// How long it may still wait for its reader.
+    patience: Duration,
+    /// Tokens so far, and milliseconds of tests: what it costs.
+    counted: u64,
     transcript: Transcript,
     alive: Interval,
     row: Row,
@@ -119,7 +146,7 @@ impl Serving {
         let origin = task.key.origin.to_id();
         let name = around.name_of(&origin);
         let mut row = new_row(task.key.task.clone(), task.job.kind(), Role::Served, (origin, name));
-        row.subject = task.job.subject();
+        row.subject = task.job.subject().map(|subject| wire::cut(&subject));
         row.interactive = task.key.fence == 0;
         let row = Row::begin(inner.setup.board.clone(), Arc::clone(around), row);
         let (id, name) = around.me();
@@ -133,6 +160,8 @@ impl Serving {
             sink: Some(sink),
             attached,
             to_say: VecDeque::new(),
+            patience: UNREAD,
+            counted: 0,
             transcript: Transcript::default(),
             alive,
             row,
@@ -148,7 +177,10 @@ impl Serving {
             Ok(end) => self.end(end).await,
         };
         match over {
-            Over::Acknowledged | Over::Cancelled => {}
+            Over::Acknowledged | Over::Cancelled | Over::Crowded => {}
+            Over::Stalled => {
+                self.row.end(TaskState::Cancelled, "Its node does not read the answer")
+            }
             Over::Expired => self.row.end(TaskState::Expired, "Its node was not heard of any more"),
             Over::Stopping => self.row.end(TaskState::Cancelled, "This node was stopped"),
         }
@@ -165,7 +197,14 @@ impl Serving {
         held: Held,
     ) -> Result<Result<JobResult, JobError>, Over> {
         let line = Arc::clone(&self.inner.line);
-        let place = self.wait(line.wait(wish)).await?;
+        let mut place = self.wait(line.wait(wish)).await?;
+        let kind = job.kind();
+        let done = self.perform(job, held).await;
+        place.used(admission::used(kind, self.counted, place.since().elapsed()));
+        done
+    }
+
+    async fn perform(&mut self, job: Job, held: Held) -> Result<Result<JobResult, JobError>, Over> {
         let here = self.inner.setup.here.clone();
         let begun = {
             let begin = here.run(job);
@@ -178,12 +217,10 @@ impl Serving {
             }
         };
         drop(held);
-        let end = match begun {
-            Ok(stream) => self.stream(stream).await?,
-            Err(error) => Err(error),
-        };
-        drop(place);
-        Ok(end)
+        match begun {
+            Ok(stream) => self.stream(stream).await,
+            Err(error) => Ok(Err(error)),
+        }
     }
 
     async fn wait(&mut self, mut turn: Turn) -> Result<Place, Over> {
@@ -232,7 +269,10 @@ impl Serving {
             let broke = || JobError::Broke("the job ended without a last word".to_owned());
             match piece.unwrap_or_else(|| Err(broke())) {
                 Err(error) => return Ok(Err(error)),
-                Ok(JobPiece::Result(result)) => return Ok(Ok(*result)),
+                Ok(JobPiece::Result(result)) => {
+                    self.counted = self.counted.max(counted(&result));
+                    return Ok(Ok(*result));
+                }
                 Ok(piece) => self.tell(piece).await?,
             }
             if self.transcript.text.len() > ANSWER_BYTES {
@@ -252,10 +292,13 @@ impl Serving {
             }
             JobPiece::Started { usage } => {
                 self.transcript.started = Some(usage);
+                self.counted += u64::from(usage.prompt_tokens);
                 Said::Started { usage }
             }
             JobPiece::Text { text, logprobs } => {
                 self.row.speaks();
+                // With the result they are known exactly; there may be none.
+                self.counted += logprobs.len().max(1) as u64;
                 if self.key.fence != 0 {
                     self.transcript.text.push_str(&text);
                 }
@@ -287,7 +330,7 @@ impl Serving {
                 Said::Result(Box::new(outcome))
             }
             Err(error) => {
-                self.row.end(TaskState::Failed, &error.to_string());
+                self.row.end(TaskState::Failed, &wire::cut(&error.to_string()));
                 match error {
                     // Too late to say no: it has begun.
                     JobError::Refused { reason, .. } if self.transcript.running => {
@@ -303,6 +346,10 @@ impl Serving {
         if self.key.fence == 0 || self.transcript.end.is_none() {
             return Over::Acknowledged;
         }
+        let size = self.transcript.bytes();
+        let Some(_held) = self.inner.memory.hold(self.key.origin, size) else {
+            return Over::Crowded;
+        };
         let until = Instant::now() + KEPT_FOR;
         loop {
             let beside = tokio::select! {
@@ -317,7 +364,7 @@ impl Serving {
 
     /// Keeps the result of a durable task that nobody said he has.
     async fn keep(&mut self, over: Over) {
-        let wanted = matches!(over, Over::Expired | Over::Stopping);
+        let wanted = !matches!(over, Over::Acknowledged | Over::Cancelled);
         if !wanted || self.key.fence == 0 || self.transcript.end.is_none() {
             return;
         }
@@ -347,12 +394,19 @@ impl Serving {
                 self.to_say.clear();
                 break;
             };
+            let since = Instant::now();
+            let patience = self.patience;
             let permit = tokio::select! {
-                permit = frames.clone().reserve_owned() => permit,
-                beside = self.beside() => match beside {
-                    Beside::Attached => continue,
-                    Beside::Over(over) => return Err(over),
-                },
+                biased;
+                permit = frames.reserve_owned() => Ok(permit),
+                beside = self.beside() => Err(beside),
+                () = sleep_until(since + patience) => return Err(Over::Stalled),
+            };
+            self.patience = patience.saturating_sub(since.elapsed());
+            let permit = match permit {
+                Ok(permit) => permit,
+                Err(Beside::Attached) => continue,
+                Err(Beside::Over(over)) => return Err(over),
             };
             match (permit, self.to_say.pop_front()) {
                 (Ok(permit), Some(said)) => {
@@ -381,14 +435,15 @@ impl Serving {
                         self.sink = None;
                         return Beside::Attached;
                     }
-                    Heard::Lost | Heard::Ended | Heard::Stalled => {
-                        return Beside::Over(Over::Cancelled);
-                    }
+                    Heard::Lost | Heard::Ended => return Beside::Over(Over::Cancelled),
+                    Heard::Stalled => return Beside::Over(Over::Stalled),
                 },
                 Some(sink) = self.attached.recv() => {
-                    self.sink = Some(sink);
+                    if let Some(old) = self.sink.replace(sink) {
+                        old.abandon();
+                    }
                     self.renewed = Instant::now();
-                    self.to_say = self.transcript.replay();
+                    self.to_say = self.transcript.clone().into_replay();
                     return Beside::Attached;
                 }
                 _ = self.alive.tick() => {
@@ -401,6 +456,23 @@ impl Serving {
                 () = sleep_until(expires) => return Beside::Over(Over::Expired),
                 () = self.inner.stop.cancelled() => return Beside::Over(Over::Stopping),
             }
+        }
+    }
+}
+
+/// What a result cost, as its model and the sandbox counted.
+fn counted(result: &JobResult) -> u64 {
+    match result {
+        JobResult::Text { usage, .. } => {
+            u64::from(usage.prompt_tokens) + u64::from(usage.completion_tokens)
+        }
+        JobResult::Embedded { prompt_tokens, .. } => (*prompt_tokens).into(),
+        // The time that it took counts.
+        JobResult::Wasm { .. } => 0,
+        JobResult::Code { output } => {
+            let tokens = u64::from(output.prompt_tokens) + u64::from(output.completion_tokens);
+            let runs = output.iterations.iter().map(|one| one.run_ms);
+            runs.fold(tokens, u64::saturating_add)
         }
     }
 }

@@ -11,7 +11,8 @@ use crate::{
     tasks::wire::{self, FromOrigin, FromWorker, Said},
 };
 
-/// A requester that does not read for so long is given up.
+/// A requester that does not read a frame for so long is given up. How long it lets its task wait
+/// in all is bounded too, where that waits.
 const STALLED: Duration = Duration::from_secs(30);
 /// Frames that wait for QUIC, which has a window of its own.
 const FRAMES: usize = 4;
@@ -39,6 +40,7 @@ pub(super) struct Sink {
     pub(super) frames: mpsc::Sender<Vec<u8>>,
     pub(super) heard: mpsc::Receiver<Heard>,
     reader: JoinHandle<()>,
+    writer: JoinHandle<()>,
 }
 
 impl Sink {
@@ -47,11 +49,23 @@ impl Sink {
         let (frames, to_send) = mpsc::channel(FRAMES);
         let (tell, heard) = mpsc::channel(HEARD);
         let reader = tokio::spawn(listen(recv, tell.clone()));
-        tokio::spawn(async move {
+        let writer = tokio::spawn(async move {
             speak(send, to_send, tell).await;
             drop(in_use);
         });
-        Self { frames, heard, reader }
+        Self { frames, heard, reader, writer }
+    }
+
+    /// Ends the stream now: another one takes its place, where everything is said again.
+    pub(super) fn abandon(self) {
+        self.writer.abort();
+    }
+
+    /// A stream whose other end the test plays.
+    #[cfg(test)]
+    pub(super) fn played(frames: mpsc::Sender<Vec<u8>>, heard: mpsc::Receiver<Heard>) -> Self {
+        let nothing = || tokio::spawn(std::future::ready(()));
+        Self { frames, heard, reader: nothing(), writer: nothing() }
     }
 }
 

@@ -1,6 +1,8 @@
 //! Workers and requesters over real meshes on 127.0.0.1, with models that the test plays.
 
+mod bounds;
 mod hostile;
+mod slow;
 
 use std::{sync::Arc, time::Duration};
 
@@ -34,6 +36,7 @@ pub(in crate::tasks) const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(in crate::tasks) struct Asked {
     pub(in crate::tasks) generate: Generate,
+    pub(in crate::tasks) options: SubmitOptions,
     pub(in crate::tasks) pieces: mpsc::Sender<Piece>,
     pub(in crate::tasks) cancelled: CancellationToken,
 }
@@ -67,7 +70,7 @@ impl Host for Played {
         _kind: RequestKind,
         model: String,
         work: Work,
-        _options: SubmitOptions,
+        options: SubmitOptions,
     ) -> BoxFuture<'_, Result<Answer, InferenceError>> {
         Box::pin(async move {
             if model != "demo" {
@@ -77,7 +80,7 @@ impl Host for Played {
             let (pieces, receiver) = mpsc::channel(16);
             let cancelled = CancellationToken::new();
             let guard = cancelled.clone().drop_guard();
-            let asked = Asked { generate: *generate, pieces, cancelled };
+            let asked = Asked { generate: *generate, options, pieces, cancelled };
             self.0.send(asked).await.map_err(|_| InferenceError::ShuttingDown)?;
             Ok(Answer::from_elsewhere(model, receiver, guard))
         })
@@ -132,22 +135,8 @@ pub(in crate::tasks) struct Working {
 impl Working {
     pub(in crate::tasks) async fn start(name: &str) -> Self {
         let node = TestNode::start(name).await;
-        let (ask, asked) = mpsc::channel(64);
         let dir = tempfile::tempdir().expect("temp dir");
-        let here = Here {
-            host: Arc::new(Played(ask)),
-            sandbox: Sandbox::new(None),
-            modules: Modules::open(dir.path().to_path_buf()).expect("opens"),
-        };
-        let settings = watch::Sender::new(Settings::default());
-        let noted = Arc::new(Noted::default());
-        let worker = Worker::start(WorkerSetup {
-            here,
-            settings: settings.subscribe(),
-            kept: Arc::new(InMemory::default()),
-            board: Board::default(),
-            around: Arc::<Noted>::clone(&noted),
-        });
+        let Alone { worker, asked, settings, noted } = alone(&dir);
         worker.serve_on(&node.mesh);
         Self { node, worker, asked, settings, noted, _dir: dir }
     }
@@ -156,6 +145,34 @@ impl Working {
         let asked = timeout(PATIENCE, self.asked.recv()).await.expect("is asked in time");
         asked.expect("the worker runs")
     }
+}
+
+/// A worker without a mesh.
+struct Alone {
+    worker: Worker,
+    asked: mpsc::Receiver<Asked>,
+    settings: watch::Sender<Settings>,
+    noted: Arc<Noted>,
+}
+
+fn alone(dir: &TempDir) -> Alone {
+    let (ask, asked) = mpsc::channel(64);
+    let here = Here {
+        host: Arc::new(Played(ask)),
+        sandbox: Sandbox::new(None),
+        modules: Modules::open(dir.path().join("own")).expect("opens"),
+        others: Modules::open(dir.path().join("others")).expect("opens"),
+    };
+    let settings = watch::Sender::new(Settings::default());
+    let noted = Arc::new(Noted::default());
+    let worker = Worker::start(WorkerSetup {
+        here,
+        settings: settings.subscribe(),
+        kept: Arc::new(InMemory::default()),
+        board: Board::default(),
+        around: Arc::<Noted>::clone(&noted),
+    });
+    Alone { worker, asked, settings, noted }
 }
 
 pub(in crate::tasks) fn remote(node: &TestNode, dir: &TempDir) -> Remote {
