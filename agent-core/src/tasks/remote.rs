@@ -60,13 +60,10 @@ impl Remote {
         offer: Offer,
     ) -> Result<JobStream, JobError> {
         let expect = Expect::new(&offer);
-        let module = match &offer.job {
-            Job::Wasm(job) => Some(job.module.clone()),
-            _ => None,
-        };
         let durable = offer.fence != 0;
-        let first = FromOrigin::Offer(Box::new(OfferFrame::from(offer)));
-        self.begin(peer, first, Begin { path, expect, module, durable }).await
+        let first = FromOrigin::Offer(Box::new(OfferFrame::from(&offer)));
+        let job = Some(Box::new(offer.job));
+        self.begin(peer, first, Begin { path, expect, job, durable }).await
     }
 
     /// Asks a peer once more for a task that was offered to it under the same fence, before this
@@ -77,10 +74,10 @@ impl Remote {
         path: TaskPath,
         offer: &Offer,
     ) -> Result<JobStream, JobError> {
-        let expect = Expect::new(offer);
+        let expect = Expect::again(offer);
         let (task, fence) = (offer.task.clone(), offer.fence);
         let first = FromOrigin::Attach { version: wire::VERSION, task, fence };
-        self.begin(peer, first, Begin { path, expect, module: None, durable: true }).await
+        self.begin(peer, first, Begin { path, expect, job: None, durable: true }).await
     }
 
     /// How a model of a peer writes tool calls; `None`: it cannot. The peer may load it for that.
@@ -107,23 +104,23 @@ impl Remote {
         first: FromOrigin,
         begin: Begin,
     ) -> Result<JobStream, JobError> {
-        let Begin { path, mut expect, module, durable } = begin;
-        // Too large: it is too large for every node.
-        let bytes = encode(&first, wire::OFFER_BYTES)?;
-        drop(first);
-        let mut until = Instant::now() + time_to_take(bytes.len());
+        let Begin { path, mut expect, mut job, durable } = begin;
+        let module = match job.as_deref() {
+            Some(Job::Wasm(job)) => Some(job.module.clone()),
+            _ => None,
+        };
+        let mut until = Instant::now() + TAKEN_WITHIN;
         let mut stream = in_time(until, self.open(peer)).await?;
-        in_time(until, write_all(&mut stream.send, &bytes)).await?;
-        drop(bytes);
+        in_time(until, send(&mut stream.send, &first, wire::SMALL_BYTES)).await?;
         let taken = loop {
-            match in_time(until, taken(&mut stream.recv, &mut expect)).await? {
-                Some(piece) => break piece,
-                None => {
-                    let module = self.module(module.as_deref()).await?;
-                    until = Instant::now() + time_to_take(module.len());
-                    in_time(until, write_all(&mut stream.send, &module)).await?;
-                }
-            }
+            let bytes = match in_time(until, taken(&mut stream.recv, &mut expect)).await? {
+                Taken::Began(piece) => break piece,
+                // It is asked for once, and there is one then.
+                Taken::NeedsJob => job.take().map(job_frame).transpose()?.unwrap_or_default(),
+                Taken::NeedsModule => self.module(module.as_deref()).await?,
+            };
+            until = Instant::now() + time_to_take(bytes.len());
+            in_time(until, write_all(&mut stream.send, &bytes)).await?;
         };
         let (out, pieces) = mpsc::channel(JOB_PIECES);
         // There is room: it is the first.
@@ -150,7 +147,8 @@ impl Remote {
 struct Begin {
     path: TaskPath,
     expect: Expect,
-    module: Option<String>,
+    /// `None`: the worker has it already.
+    job: Option<Box<Job>>,
     durable: bool,
 }
 
@@ -265,8 +263,8 @@ async fn forward(
             Ok(Means::Nothing) => continue,
             Ok(Means::Piece(piece)) => (piece, false),
             Ok(Means::Result(result)) => (result_piece(result), true),
-            Ok(Means::Module) => {
-                let what = "the node asked for a module after it had begun";
+            Ok(Means::Job | Means::Module) => {
+                let what = "the node asked what to do after it had begun";
                 return End::Failed(JobError::Misbehaved(what.to_owned()));
             }
             Err(error) => return End::Failed(error),
@@ -284,6 +282,11 @@ fn result_piece(result: JobResult) -> JobPiece {
     JobPiece::Result(Box::new(result))
 }
 
+/// Too large: it is too large for every node.
+fn job_frame(job: Box<Job>) -> Result<Vec<u8>, JobError> {
+    encode(&FromOrigin::Job { job }, wire::JOB_BYTES)
+}
+
 fn time_to_take(bytes: usize) -> Duration {
     let seconds = u64::try_from(bytes.div_ceil(SLOWEST_LINE)).unwrap_or(u64::MAX);
     TAKEN_WITHIN.saturating_add(Duration::from_secs(seconds))
@@ -298,16 +301,24 @@ async fn in_time<T>(
     timeout_at(until, answer).await.unwrap_or_else(|_| late())
 }
 
-/// The first word of a worker that takes a job; `None`: it needs the module first.
+/// What a worker says to an offer.
+enum Taken {
+    NeedsJob,
+    NeedsModule,
+    /// Its first word about the task.
+    Began(JobPiece),
+}
+
 async fn taken<R: AsyncRead + Unpin + Send>(
     recv: &mut R,
     expect: &mut Expect,
-) -> Result<Option<JobPiece>, JobError> {
+) -> Result<Taken, JobError> {
     loop {
         match read(recv, expect).await? {
             Means::Nothing => {}
-            Means::Module => return Ok(None),
-            Means::Piece(piece) => return Ok(Some(piece)),
+            Means::Job => return Ok(Taken::NeedsJob),
+            Means::Module => return Ok(Taken::NeedsModule),
+            Means::Piece(piece) => return Ok(Taken::Began(piece)),
             Means::Result(_) => {
                 let what = "the node sent a result before it began";
                 return Err(JobError::Misbehaved(what.to_owned()));

@@ -7,13 +7,15 @@
 //! ```text
 //!  origin                                   worker
 //!  Offer | Attach | Describe ──────────────►
-//!                     ◄── Refused | NeedModule | Waiting … | Running | Described
-//!  Module, Renew … ────────────────────────►
+//!                     ◄── Refused | NeedJob, NeedModule | Described
+//!  Job, Module ────────────────────────────►
+//!                     ◄── Refused | Waiting … | Running
+//!  Renew … ────────────────────────────────►
 //!                     ◄── Started, Text …, Note …, Alive …, then Result | Failed
 //!  Ack ────────────────────────────────────►
 //! ```
 //!
-//! Either side cancels by ending or resetting its half of the stream.
+//! An offer has no words in it: who refuses it never sees the prompt. Either side cancels by ending or resetting its half of the stream.
 
 #[cfg(test)]
 mod tests;
@@ -24,7 +26,7 @@ use std::time::Duration;
 use agent_api::{
     TaskId,
     runner::{FinishReason, Timings, TokenLogprob, Usage},
-    tasks::CodeOutput,
+    tasks::{CodeOutput, TaskKind},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -39,11 +41,11 @@ pub const STREAM: &str = "edgecoder/task/1";
 /// Version of the frames. A worker refuses a higher one and says so.
 pub const VERSION: u32 = 2;
 
-/// The first frame: a prompt may fill the longest context, a `wasm` input is 1 MiB in base64.
-pub const OFFER_BYTES: usize = 12 << 20;
+/// A job: a prompt may fill the longest context, a `wasm` input is 1 MiB in base64.
+pub const JOB_BYTES: usize = 12 << 20;
 /// A module of 5 MiB in base64.
 pub const MODULE_BYTES: usize = 7 << 20;
-/// What an origin sends while its task runs: `Renew`, `Ack`.
+/// Everything else that an origin sends.
 pub const SMALL_BYTES: usize = 4 << 10;
 /// What a worker sends before it has a result: a piece of text, with logprobs.
 pub const PIECE_BYTES: usize = 256 << 10;
@@ -93,6 +95,10 @@ pub enum FromOrigin {
         version: u32,
         model: String,
     },
+    /// What is to be done: the answer to [`Said::NeedJob`].
+    Job {
+        job: Box<Job>,
+    },
     /// Base64 of the module that was asked for.
     Module {
         bytes: String,
@@ -103,26 +109,29 @@ pub enum FromOrigin {
     Ack,
 }
 
-/// An [`Offer`] as it travels.
+/// What a worker decides by whether it takes an [`Offer`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct OfferFrame {
     pub version: u32,
     pub task: TaskId,
     pub attempt: u32,
     pub fence: u64,
-    pub job: Job,
+    pub kind: TaskKind,
+    /// That the job needs, if any.
+    pub model: Option<String>,
     pub priority: u8,
     pub lease_ms: u64,
 }
 
-impl From<Offer> for OfferFrame {
-    fn from(offer: Offer) -> Self {
+impl From<&Offer> for OfferFrame {
+    fn from(offer: &Offer) -> Self {
         Self {
             version: VERSION,
-            task: offer.task,
+            task: offer.task.clone(),
             attempt: offer.attempt,
             fence: offer.fence,
-            job: offer.job,
+            kind: offer.job.kind(),
+            model: offer.job.model().map(str::to_owned),
             priority: offer.priority,
             lease_ms: u64::try_from(offer.lease.as_millis()).unwrap_or(u64::MAX),
         }
@@ -146,6 +155,8 @@ pub enum Said {
         reason: String,
         retry_after_ms: Option<u64>,
     },
+    /// It would take the task: now it has to see it.
+    NeedJob,
     NeedModule {
         sha256: String,
     },
@@ -369,17 +380,6 @@ pub fn understand<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WireError> {
         return Err(WireError::TooIntricate);
     }
     serde_json::from_slice(bytes).map_err(|e| WireError::NotUnderstood(e.to_string()))
-}
-
-/// Task and fence of a first frame that is not read: its refusal names them.
-pub fn head(bytes: &[u8]) -> Option<(TaskId, u64)> {
-    /// Everything else is passed over, which takes no memory.
-    #[derive(Deserialize)]
-    struct Head {
-        task: TaskId,
-        fence: u64,
-    }
-    serde_json::from_slice::<Head>(bytes).ok().map(|head| (head.task, head.fence))
 }
 
 /// Text in parts of at most [`TEXT_BYTES`], cut between characters.

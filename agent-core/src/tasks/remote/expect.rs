@@ -46,6 +46,8 @@ enum Kind {
 pub(super) enum Means {
     /// It is there.
     Nothing,
+    /// It would take the job.
+    Job,
     Module,
     Piece(JobPiece),
     /// The last one.
@@ -58,6 +60,8 @@ pub(super) struct Expect {
     task: TaskId,
     fence: u64,
     kind: Kind,
+    /// There is a job that was not sent.
+    has_job: bool,
     module: Option<String>,
     stage: Stage,
     text_bytes: usize,
@@ -77,7 +81,21 @@ impl Expect {
             Job::Code(_) => (Kind::Code, None),
         };
         let (task, fence) = (offer.task.clone(), offer.fence);
-        Self { task, fence, kind, module, stage: Stage::Offered, text_bytes: 0, tokens: 0 }
+        Self {
+            task,
+            fence,
+            kind,
+            has_job: true,
+            module,
+            stage: Stage::Offered,
+            text_bytes: 0,
+            tokens: 0,
+        }
+    }
+
+    /// For a task that the worker has already.
+    pub(super) fn again(offer: &Offer) -> Self {
+        Self { has_job: false, module: None, ..Self::new(offer) }
     }
 
     /// Bytes of the largest frame that may come now.
@@ -117,6 +135,10 @@ impl Expect {
                     Failure::Broke => JobError::Broke(reason),
                 })
             }
+            Said::NeedJob if self.stage == Stage::Offered && self.has_job => {
+                self.has_job = false;
+                Ok(Means::Job)
+            }
             Said::NeedModule { sha256 }
                 if self.stage == Stage::Offered && self.module.as_ref() == Some(&sha256) =>
             {
@@ -124,11 +146,11 @@ impl Expect {
                 self.module = None;
                 Ok(Means::Module)
             }
-            Said::Waiting { position, reason } if !runs => {
+            Said::Waiting { position, reason } if !runs && !self.has_job => {
                 self.stage = Stage::Waiting;
                 Ok(Means::Piece(JobPiece::Waiting { position, reason: wire::cut(&reason) }))
             }
-            Said::Running if !runs => {
+            Said::Running if !runs && !self.has_job => {
                 self.stage = Stage::Running;
                 Ok(Means::Piece(JobPiece::Running))
             }

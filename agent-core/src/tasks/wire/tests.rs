@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::tasks::job::GenerateJob;
 
-fn offer(prompt: String) -> FromOrigin {
+fn job(prompt: String) -> FromOrigin {
     let generate = Generate {
         prompt: Prompt::Text(TextInput::Text { text: prompt }),
         max_tokens: Some(16),
@@ -17,15 +17,7 @@ fn offer(prompt: String) -> FromOrigin {
         continue_from: String::new(),
     };
     let job = GenerateJob { model: "demo".to_owned(), generate: Box::new(generate), context: None };
-    FromOrigin::Offer(Box::new(OfferFrame {
-        version: VERSION,
-        task: TaskId("t_1".to_owned()),
-        attempt: 1,
-        fence: 7,
-        job: Job::Completion(job),
-        priority: 5,
-        lease_ms: 30_000,
-    }))
+    FromOrigin::Job { job: Box::new(Job::Completion(job)) }
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
@@ -39,18 +31,18 @@ fn from_origin(bytes: &[u8], limit: usize) -> Result<FromOrigin, WireError> {
 
 #[test]
 fn a_frame_comes_back_as_it_was() {
-    let frame = offer("Räuber €".to_owned());
-    let bytes = encode(&frame, OFFER_BYTES).expect("small");
-    assert_eq!(from_origin(&bytes, OFFER_BYTES).expect("reads"), frame);
-    assert!(matches!(from_origin(&[], OFFER_BYTES), Err(WireError::Ended)));
+    let frame = job("Räuber €".to_owned());
+    let bytes = encode(&frame, JOB_BYTES).expect("small");
+    assert_eq!(from_origin(&bytes, JOB_BYTES).expect("reads"), frame);
+    assert!(matches!(from_origin(&[], JOB_BYTES), Err(WireError::Ended)));
 }
 
 #[test]
 fn a_frame_that_is_too_large_is_refused_before_it_is_read() {
     let stated = u32::MAX.to_le_bytes();
-    let error = from_origin(&stated, OFFER_BYTES).expect_err("refused");
-    assert!(matches!(error, WireError::TooLarge { limit: OFFER_BYTES, .. }), "{error}");
-    let error = encode(&offer("x".repeat(SMALL_BYTES)), SMALL_BYTES).expect_err("refused");
+    let error = from_origin(&stated, JOB_BYTES).expect_err("refused");
+    assert!(matches!(error, WireError::TooLarge { limit: JOB_BYTES, .. }), "{error}");
+    let error = encode(&job("x".repeat(SMALL_BYTES)), SMALL_BYTES).expect_err("refused");
     assert!(error.to_string().contains("4096 are the most"), "{error}");
 }
 
@@ -59,7 +51,7 @@ fn deep_json_is_refused_and_not_followed() {
     let mut bytes = vec![0; 4];
     bytes.extend(vec![b'['; 100_000]);
     bytes[..4].copy_from_slice(&100_000_u32.to_le_bytes());
-    let error = from_origin(&bytes, OFFER_BYTES).expect_err("refused");
+    let error = from_origin(&bytes, JOB_BYTES).expect_err("refused");
     assert!(matches!(error, WireError::NotUnderstood(_)), "{error}");
 }
 
@@ -97,21 +89,21 @@ fn a_reason_from_elsewhere_is_one_short_line() {
 proptest! {
     #[test]
     fn garbage_is_an_error_and_never_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
-        let _ = from_origin(&bytes, OFFER_BYTES);
+        let _ = from_origin(&bytes, JOB_BYTES);
         let mut cut = bytes.as_slice();
         let _: Result<FromWorker, _> = block_on(read(&mut cut, RESULT_BYTES));
         let mut framed = u32::try_from(bytes.len()).expect("short").to_le_bytes().to_vec();
         framed.extend(&bytes);
-        let error = from_origin(&framed, OFFER_BYTES).expect_err("no frame is made by chance");
+        let error = from_origin(&framed, JOB_BYTES).expect_err("no frame is made by chance");
         prop_assert!(matches!(error, WireError::NotUnderstood(_)));
     }
 
     #[test]
     fn a_cut_frame_is_an_error(prompt in ".{0,200}", at in 0.0..1.0_f64) {
-        let bytes = encode(&offer(prompt), OFFER_BYTES).expect("small");
+        let bytes = encode(&job(prompt), JOB_BYTES).expect("small");
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "in range")]
         let at = (bytes.len() as f64 * at) as usize;
-        let error = from_origin(&bytes[..at], OFFER_BYTES).expect_err("is cut");
+        let error = from_origin(&bytes[..at], JOB_BYTES).expect_err("is cut");
         prop_assert!(matches!(error, WireError::Ended | WireError::Cut(_)));
     }
 

@@ -41,22 +41,15 @@ pub(super) const ALIVE: Duration = Duration::from_secs(5);
 /// Takes a stream to its end, or gives it to the task that it is for.
 pub(super) async fn take(inner: Arc<Inner>, mut stream: PeerStream) {
     let peer = stream.peer;
-    let first = match first(&inner, &mut stream).await {
-        First::Read(first) => first,
-        First::TooMuch { task, fence, why } => return refuse(stream, &task, fence, &why).await,
-        First::Nothing => {
-            // The other end broke the rules or is gone.
-            let _ = stream.send.reset(CANCELLED);
-            let _ = stream.recv.stop(CANCELLED);
-            return;
-        }
+    let first = wire::read(&mut stream.recv, wire::SMALL_BYTES);
+    let Ok(Ok(first)) = timeout(FIRST_WAIT, first).await else {
+        // The other end broke the rules or is gone.
+        let _ = stream.send.reset(CANCELLED);
+        let _ = stream.recv.stop(CANCELLED);
+        return;
     };
-    match first.frame {
-        FromOrigin::Offer(offer) => {
-            take_offer(&inner, stream, *offer, (first.held, first.bytes)).await;
-        }
-        // Only an offer is large.
-        _ if first.bytes > wire::SMALL_BYTES => {}
+    match first {
+        FromOrigin::Offer(offer) => take_offer(&inner, stream, *offer).await,
         FromOrigin::Attach { version, task, fence } => {
             if let Err(refusal) = check_version(version) {
                 return refuse(stream, &task, fence, &refusal).await;
@@ -74,60 +67,10 @@ pub(super) async fn take(inner: Arc<Inner>, mut stream: PeerStream) {
             Ok(()) => describe(&inner, stream, model).await,
             Err(refusal) => refuse(stream, &no_task(), 0, &refusal).await,
         },
-        FromOrigin::Module { .. } | FromOrigin::Renew | FromOrigin::Ack => {}
-    }
-}
-
-/// The first frame of a stream.
-struct Frame {
-    frame: FromOrigin,
-    /// As it came.
-    bytes: usize,
-    held: Held,
-}
-
-enum First {
-    Read(Frame),
-    /// It is of a fair size, and would take too much memory.
-    TooMuch {
-        task: TaskId,
-        fence: u64,
-        why: JobError,
-    },
-    /// Nothing that can be understood came in time.
-    Nothing,
-}
-
-async fn first(inner: &Inner, stream: &mut PeerStream) -> First {
-    first_bytes(inner, stream).await.map_or(First::Nothing, |(bytes, held)| weigh(&bytes, held))
-}
-
-async fn first_bytes(inner: &Inner, stream: &mut PeerStream) -> Option<(Vec<u8>, Held)> {
-    let length = timeout(FIRST_WAIT, wire::read_length(&mut stream.recv)).await.ok()?.ok()?;
-    if length > wire::OFFER_BYTES {
-        return None;
-    }
-    let held = inner.memory.hold(stream.peer, length)?;
-    let read = wire::read_bytes(&mut stream.recv, length, wire::OFFER_BYTES);
-    Some((timeout(READ_WAIT, read).await.ok()?.ok()?, held))
-}
-
-/// Reads a frame if there is memory for what it becomes.
-fn weigh(bytes: &[u8], mut held: Held) -> First {
-    let weight = Weight::of(bytes);
-    let why = if !weight.is_fair() {
-        refusal(WireError::TooIntricate.to_string(), None)
-    } else if !held.grow(weight.bytes()) {
-        crowded()
-    } else {
-        return match wire::understand(bytes) {
-            Ok(frame) => First::Read(Frame { frame, bytes: bytes.len(), held }),
-            Err(_) => First::Nothing,
-        };
-    };
-    match wire::head(bytes) {
-        Some((task, fence)) if is_task_id(&task) => First::TooMuch { task, fence, why },
-        _ => First::Nothing,
+        FromOrigin::Job { .. }
+        | FromOrigin::Module { .. }
+        | FromOrigin::Renew
+        | FromOrigin::Ack => {}
     }
 }
 
@@ -162,39 +105,39 @@ async fn refuse(stream: PeerStream, task: &TaskId, fence: u64, error: &JobError)
     let _ = sink.frames.send(frame(task, fence, Said::error(error))).await;
 }
 
-/// With the memory that the offer takes, and its bytes.
-async fn take_offer(
-    inner: &Arc<Inner>,
-    stream: PeerStream,
-    offer: OfferFrame,
-    (held, bytes): (Held, usize),
-) {
+async fn take_offer(inner: &Arc<Inner>, stream: PeerStream, offer: OfferFrame) {
     let peer = stream.peer;
-    let OfferFrame { version, task, fence, mut job, priority, lease_ms, attempt: _ } = offer;
+    let OfferFrame { version, task, fence, kind, model, priority, lease_ms, attempt: _ } = offer;
     if !is_task_id(&task) {
         return;
     }
     if let Err(refusal) = check_version(version) {
         return refuse(stream, &task, fence, &refusal).await;
     }
-    if let Err(why) = check_job(&job) {
-        return refuse(stream, &task, fence, &refusal(why, None)).await;
+    let key = Key { origin: peer, task, fence };
+    let stream = if fence == 0 { Some(stream) } else { attach(inner, stream, &key).await };
+    let Some(mut stream) = stream else { return };
+    let (seat, id) = match admit(inner, peer, kind, model.as_deref()).await {
+        Ok(admitted) => admitted,
+        Err(refusal) => return refuse(stream, &key.task, fence, &refusal).await,
+    };
+    let (mut job, held, bytes) = match ask_job(inner, &mut stream, &key).await {
+        Ok(asked) => asked,
+        Err(refusal) => return refuse(stream, &key.task, fence, &refusal).await,
+    };
+    let checked = match (job.kind(), job.model()) == (kind, model.as_deref()) {
+        true => check_job(&job),
+        false => Err("the job that came is not the one that was offered".to_owned()),
+    };
+    if let Err(why) = checked {
+        return refuse(stream, &key.task, fence, &refusal(why, None)).await;
     }
+    name_model(&mut job, id);
     if let Job::Chat(job) | Job::Completion(job) = &mut job {
         // A larger context means loading the model anew: only the owner may ask for that. A prompt
         // that does not fit is told so.
         job.context = None;
     }
-    let key = Key { origin: peer, task, fence };
-    let stream = if fence == 0 { Some(stream) } else { attach(inner, stream, &key).await };
-    let Some(mut stream) = stream else { return };
-    let seat = match admit(inner, peer, job.kind(), job.model()).await {
-        Ok((seat, model)) => {
-            name_model(&mut job, model);
-            seat
-        }
-        Err(refusal) => return refuse(stream, &key.task, fence, &refusal).await,
-    };
     if let Job::Wasm(job) = &job {
         let wanted = &job.module;
         if inner.setup.here.find_module(wanted).await.is_none()
@@ -259,6 +202,27 @@ fn name_model(job: &mut Job, id: Option<String>) {
     }
 }
 
+/// Gets what is to be done from the origin, with the memory that it takes and its bytes.
+async fn ask_job(
+    inner: &Inner,
+    stream: &mut PeerStream,
+    key: &Key,
+) -> Result<(Job, Held, usize), JobError> {
+    let (bytes, mut held) = ask(inner, stream, key, Said::NeedJob, wire::JOB_BYTES).await?;
+    let weight = Weight::of(&bytes);
+    if !weight.is_fair() {
+        return Err(refusal(WireError::TooIntricate.to_string(), None));
+    }
+    if !held.grow(weight.bytes()) {
+        return Err(crowded());
+    }
+    match wire::understand(&bytes) {
+        Ok(FromOrigin::Job { job }) => Ok((*job, held, bytes.len())),
+        Ok(_) => Err(refusal("something else came in place of the job".to_owned(), None)),
+        Err(error) => Err(refusal(error.to_string(), None)),
+    }
+}
+
 /// Gets a module from the origin.
 async fn ask_module(
     inner: &Inner,
@@ -266,36 +230,38 @@ async fn ask_module(
     key: &Key,
     sha256: &str,
 ) -> Result<(), JobError> {
-    let refused = |reason: String| refusal(reason, None);
-    let ask = Said::NeedModule { sha256: sha256.to_owned() };
-    let ask = frame(&key.task, key.fence, ask);
-    let sent = stream.send.write_all(&ask).await;
-    sent.map_err(|e| refused(format!("the module could not be asked for: {e}")))?;
-    let until = Instant::now() + READ_WAIT;
-    let read = async {
-        loop {
-            let length = wire::read_length(&mut stream.recv).await.map_err(|e| e.to_string())?;
-            let Some(_held) = inner.memory.hold(key.origin, length.min(wire::MODULE_BYTES)) else {
-                return Err(crowded().to_string());
-            };
-            match wire::read_body(&mut stream.recv, length, wire::MODULE_BYTES).await {
-                Ok(FromOrigin::Module { bytes }) => return Ok(bytes),
-                Ok(FromOrigin::Renew) => {}
-                Ok(_) => return Err("something else came in its place".to_owned()),
-                Err(error) => return Err(error.to_string()),
-            }
-        }
+    let refused = |reason: &str| refusal(reason.to_owned(), None);
+    let need = Said::NeedModule { sha256: sha256.to_owned() };
+    let (bytes, _held) = ask(inner, stream, key, need, wire::MODULE_BYTES).await?;
+    let Ok(FromOrigin::Module { bytes }) = wire::understand(&bytes) else {
+        return Err(refused("something else came in place of the module"));
     };
-    let read = tokio::time::timeout_at(until, read).await;
-    let read = read.unwrap_or_else(|_| Err("it did not come in time".to_owned()));
-    let text = read.map_err(|e| refused(format!("the module did not come: {e}")))?;
-    let bytes =
-        STANDARD.decode(text).map_err(|_| refused("the module is not base64".to_owned()))?;
+    let bytes = STANDARD.decode(bytes).map_err(|_| refused("the module is not base64"))?;
     let put = inner.setup.here.others.put_sent(bytes, sha256).await;
-    match put.map_err(|e| refused(e.to_string()))? {
+    match put.map_err(|e| refused(&e.to_string()))? {
         found if found == *sha256 => Ok(()),
-        found => Err(refused(format!("the module {found} came in place of {sha256}"))),
+        found => Err(refused(&format!("the module {found} came in place of {sha256}"))),
     }
+}
+
+/// Asks the origin for a frame of at most `limit` bytes. With the memory that it takes.
+async fn ask(
+    inner: &Inner,
+    stream: &mut PeerStream,
+    key: &Key,
+    said: Said,
+    limit: usize,
+) -> Result<(Vec<u8>, Held), JobError> {
+    let asked = async {
+        let sent = stream.send.write_all(&frame(&key.task, key.fence, said)).await;
+        sent.map_err(|e| refusal(format!("it could not be asked for: {e}"), None))?;
+        let broken = |e: WireError| refusal(format!("it did not come: {e}"), None);
+        let length = wire::read_length(&mut stream.recv).await.map_err(broken)?;
+        let held = inner.memory.hold(key.origin, length.min(limit)).ok_or_else(crowded)?;
+        Ok((wire::read_bytes(&mut stream.recv, length, limit).await.map_err(broken)?, held))
+    };
+    let late = || Err(refusal("what was asked for did not come in time".to_owned(), None));
+    timeout(READ_WAIT, asked).await.unwrap_or_else(|_| late())
 }
 
 /// Gives a stream to the task that it is for, or sends its kept result. The stream comes back if

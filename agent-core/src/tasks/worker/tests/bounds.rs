@@ -6,14 +6,25 @@ use crate::tasks::{
     wire::{FromOrigin, FromWorker, OfferFrame, Said},
 };
 
-/// The first word after a frame of these bytes.
-async fn answer(desk: &TestNode, peer: NodeKey, json: &str) -> FromWorker {
+/// What is said to this job once it was asked for.
+async fn answer(desk: &TestNode, peer: NodeKey, offer: &Offer, job: &str) -> FromWorker {
     let mut stream = desk.mesh.open_stream(peer, wire::STREAM).await.expect("opens");
-    let length = u32::try_from(json.len()).expect("small").to_le_bytes();
+    let offered = FromOrigin::Offer(Box::new(OfferFrame::from(offer)));
+    let offered = wire::encode(&offered, wire::SMALL_BYTES).expect("small");
+    stream.send.write_all(&offered).await.expect("writes");
+    let read = wire::read(&mut stream.recv, wire::PIECE_BYTES);
+    let need: FromWorker = timeout(PATIENCE, read).await.expect("in time").expect("is a frame");
+    assert_eq!(need.said, Said::NeedJob);
+    let length = u32::try_from(job.len()).expect("small").to_le_bytes();
     stream.send.write_all(&length).await.expect("writes");
-    stream.send.write_all(json.as_bytes()).await.expect("writes");
+    stream.send.write_all(job.as_bytes()).await.expect("writes");
     let read = wire::read(&mut stream.recv, wire::PIECE_BYTES);
     timeout(PATIENCE, read).await.expect("comes in time").expect("is a frame")
+}
+
+fn frame_of(job: &Job) -> String {
+    let frame = FromOrigin::Job { job: Box::new(job.clone()) };
+    serde_json::to_string(&frame).expect("is JSON")
 }
 
 fn reason(answer: FromWorker) -> String {
@@ -35,11 +46,8 @@ async fn a_job_beyond_its_kinds_bounds_is_refused_by_name() {
         wall_ms: u64::MAX,
     };
     let offer = Offer { job: Job::Wasm(wasm), ..offer(0) };
-    let task = offer.task.clone();
-    let frame = FromOrigin::Offer(Box::new(OfferFrame::from(offer)));
-    let json = serde_json::to_string(&frame).expect("is JSON");
-    let refused = answer(&desk, attic.node.node_key(), &json).await;
-    assert_eq!(refused.task, task);
+    let refused = answer(&desk, attic.node.node_key(), &offer, &frame_of(&offer.job)).await;
+    assert_eq!(refused.task, offer.task);
     let reason = reason(refused);
     assert!(reason.contains("wall_ms"), "{reason}");
 }
@@ -47,18 +55,51 @@ async fn a_job_beyond_its_kinds_bounds_is_refused_by_name() {
 #[tokio::test]
 async fn an_offer_that_would_fill_the_memory_is_refused_unread() {
     let (desk, attic, ..) = pair().await;
-    let task = new_task_id();
+    let offer = offer(3);
     let bomb = format!(
-        r#"{{"type":"offer","version":1,"task":"{}","attempt":1,"fence":3,"priority":5,
-            "lease_ms":30000,"job":{{"kind":"chat","model":"demo","context":null,
+        r#"{{"type":"job","job":{{"kind":"chat","model":"demo","context":null,
             "generate":{{"prompt":{{"type":"chat","tools":[],"messages":[{}0]}}}}}}}}"#,
-        task.0,
         r#"{"":0},"#.repeat(1 << 20)
     );
-    let refused = answer(&desk, attic.node.node_key(), &bomb).await;
-    assert_eq!((&refused.task, refused.fence), (&task, 3));
+    let refused = answer(&desk, attic.node.node_key(), &offer, &bomb).await;
+    assert_eq!((&refused.task, refused.fence), (&offer.task, 3));
     let reason = reason(refused);
     assert!(reason.contains("too many values"), "{reason}");
+}
+
+#[tokio::test]
+async fn a_job_that_is_not_the_one_that_was_offered_is_refused() {
+    let (desk, attic, ..) = pair().await;
+    let offer = offer(0);
+    let mut other = offer.job.clone();
+    if let Job::Completion(job) = &mut other {
+        job.model = "another".to_owned();
+    }
+    let refused = answer(&desk, attic.node.node_key(), &offer, &frame_of(&other)).await;
+    let reason = reason(refused);
+    assert!(reason.contains("not the one that was offered"), "{reason}");
+}
+
+#[tokio::test]
+async fn who_refuses_never_sees_the_words() {
+    let (desk, attic, ..) = pair().await;
+    let offer = offer(0);
+    let offered = OfferFrame::from(&offer);
+    let told = serde_json::to_value(&offered).expect("is JSON");
+    for (name, value) in told.as_object().expect("an object") {
+        let value = value.as_str().unwrap_or_default();
+        let public = ["task", "kind", "model"].contains(&name.as_str());
+        assert!(public || value.is_empty(), "{name}: {value}");
+    }
+    attic.settings.send_modify(|settings| settings.tasks.accept = false);
+    let mut stream =
+        desk.mesh.open_stream(attic.node.node_key(), wire::STREAM).await.expect("opens");
+    let frame = FromOrigin::Offer(Box::new(offered));
+    let bytes = wire::encode(&frame, wire::SMALL_BYTES).expect("small");
+    stream.send.write_all(&bytes).await.expect("writes");
+    let read = wire::read(&mut stream.recv, wire::PIECE_BYTES);
+    let refused: FromWorker = timeout(PATIENCE, read).await.expect("in time").expect("a frame");
+    assert!(reason(refused).contains("no work for others"));
 }
 
 #[tokio::test]

@@ -21,9 +21,13 @@ impl StreamHandler for Liar {
     fn serve(&self, mut stream: PeerStream) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         let answers = self.0.clone();
         Box::pin(async move {
-            let read = wire::read(&mut stream.recv, wire::OFFER_BYTES).await;
+            let read = wire::read(&mut stream.recv, wire::SMALL_BYTES).await;
             let Ok(FromOrigin::Offer(offer)) = read else { panic!("an offer was expected") };
             let frame = |said: Said, fence| FromWorker { task: offer.task.clone(), fence, said };
+            let need = wire::encode(&frame(Said::NeedJob, offer.fence), 1 << 10).expect("small");
+            stream.send.write_all(&need).await.expect("writes");
+            let read = wire::read(&mut stream.recv, wire::JOB_BYTES).await;
+            assert!(matches!(read, Ok(FromOrigin::Job { .. })), "{read:?}");
             let bytes = match answers {
                 Answers::Bytes(bytes) => bytes,
                 Answers::OtherTask => {
