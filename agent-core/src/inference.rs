@@ -33,7 +33,7 @@ use agent_api::{
     tasks::{Privacy, TaskPath},
 };
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio_util::sync::DropGuard;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tools::ToolFormat;
 
 use crate::{
@@ -82,6 +82,8 @@ pub enum InferenceError {
     SlowClient,
     #[error("The node is shutting down.")]
     ShuttingDown,
+    #[error("The owner of this node stopped the request.")]
+    Stopped,
 }
 
 /// How a model is loaded.
@@ -377,7 +379,8 @@ impl Inference {
         let model = self.ask(|reply| pool::Command::Submit { job, to, reply }).await??;
         let cancel = Cancel::Pool { id, commands: self.commands.clone() };
         let route = SharedRoute::default();
-        Ok(Answer { model, receiver, cancel, over: false, route, watcher: None })
+        let stop = CancellationToken::new();
+        Ok(Answer { model, receiver, cancel, over: false, route, watcher: None, stop })
     }
 
     /// Refuses new work, lets requests in flight finish for [`limits::DRAIN`], ends the programs.
@@ -405,6 +408,7 @@ pub struct Answer {
     over: bool,
     route: SharedRoute,
     watcher: Option<Watcher>,
+    stop: CancellationToken,
 }
 
 /// Which node answers, as known at this moment: it may become another one until the first word.
@@ -467,6 +471,7 @@ impl Answer {
             over: false,
             route: SharedRoute::default(),
             watcher: None,
+            stop: CancellationToken::new(),
         }
     }
 
@@ -478,6 +483,12 @@ impl Answer {
     /// Shows every piece to a watcher as it is taken out; it is dropped with the answer.
     pub fn watched(mut self, watcher: impl FnMut(&Piece) + Send + Sync + 'static) -> Self {
         self.watcher = Some(Watcher(Box::new(watcher)));
+        self
+    }
+
+    /// Ends it with [`InferenceError::Stopped`] when this is cancelled.
+    pub fn stopped_by(mut self, stop: CancellationToken) -> Self {
+        self.stop = stop;
         self
     }
 
@@ -501,21 +512,35 @@ impl Answer {
         if self.over {
             return None;
         }
-        // A closed channel without a last piece means that the pool dropped the request.
-        let piece = self.receiver.recv().await.unwrap_or(Piece::Failed(InferenceError::SlowClient));
+        let piece = tokio::select! {
+            // A closed channel without a last piece means that the pool dropped the request.
+            piece = self.receiver.recv() => {
+                piece.unwrap_or(Piece::Failed(InferenceError::SlowClient))
+            }
+            () = self.stop.cancelled() => {
+                self.cancel();
+                Piece::Failed(InferenceError::Stopped)
+            }
+        };
         self.over = matches!(piece, Piece::Done { .. } | Piece::Embedded { .. } | Piece::Failed(_));
         if let Some(Watcher(watch)) = &mut self.watcher {
             watch(&piece);
         }
         Some(piece)
     }
+
+    fn cancel(&self) {
+        if let Cancel::Pool { id, commands } = &self.cancel {
+            // If the queue is full the pool notices the closed channel at the next token.
+            let _ = commands.try_send(pool::Command::Cancel { id: *id });
+        }
+    }
 }
 
 impl Drop for Answer {
     fn drop(&mut self) {
-        if let (false, Cancel::Pool { id, commands }) = (self.over, &self.cancel) {
-            // If the queue is full the pool notices the closed channel at the next token.
-            let _ = commands.try_send(pool::Command::Cancel { id: *id });
+        if !self.over {
+            self.cancel();
         }
     }
 }

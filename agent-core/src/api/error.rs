@@ -132,6 +132,7 @@ pub(super) fn inference_code(error: &InferenceError) -> ErrorCode {
         InferenceError::NoModel
         | InferenceError::RunnerLost
         | InferenceError::Unavailable(_)
+        | InferenceError::Stopped
         | InferenceError::ShuttingDown => ErrorCode::Unavailable,
     }
 }

@@ -249,6 +249,7 @@ impl From<InferenceError> for JobError {
             | InferenceError::NotThere(_)
             | InferenceError::QueueFull
             | InferenceError::Unavailable(_)
+            | InferenceError::Stopped
             | InferenceError::ShuttingDown => Self::Refused { reason: text, retry_after: None },
             InferenceError::RunnerLost | InferenceError::Engine(_) | InferenceError::SlowClient => {
                 Self::Broke(text)

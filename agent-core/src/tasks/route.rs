@@ -279,9 +279,10 @@ impl Router {
         row.at(node.clone(), name.clone(), TaskPath::Local);
         row.update(|task| task.subject = Some(answer.model().to_owned()));
         let route = Route { node, name, path: TaskPath::Local, overhead_ms };
+        let stop = row.stop().clone();
         if !may_leave {
             let watch = move |piece: &Piece| watch_row(&mut row, piece);
-            return Ok(answer.with_route(route).watched(watch));
+            return Ok(answer.with_route(route).watched(watch).stopped_by(stop));
         }
         // The model that is meant, also where the active one changes meanwhile.
         let request = Request { model: answer.model().to_owned(), ..request.clone() };
@@ -290,7 +291,7 @@ impl Router {
         shared.set(route);
         let local = Local { router: self.clone(), request, row, out, route: shared };
         tokio::spawn(unless_cancelled(cancel, local.carry(answer)));
-        Ok(given)
+        Ok(given.stopped_by(stop))
     }
 
     async fn elsewhere(&self, request: Request, patience: Duration) -> Result<Answer, Nowhere> {
@@ -307,12 +308,13 @@ impl Router {
             }
         };
         let row = self.begin_row(&request);
+        let stop = row.stop().clone();
         let (out, answer, cancel) = open_answer(&first.node.model);
         let route = answer.shared_route();
         route.set(first.route.clone());
         let pump = Pump::new(self.clone(), request, tries, row, out, route);
         tokio::spawn(unless_cancelled(cancel, pump.run(first)));
-        Ok(answer)
+        Ok(answer.stopped_by(stop))
     }
 
     /// Other nodes that can answer, best first.
@@ -468,6 +470,8 @@ fn watch_row(row: &mut Row, piece: &Piece) {
             row.counted(*prompt_tokens, 0);
             row.end(TaskState::Done, "Answered");
         }
+        // Dropping the row says who stopped it.
+        Piece::Failed(InferenceError::Stopped) => {}
         Piece::Failed(error) => row.end(TaskState::Failed, &error.to_string()),
     }
 }

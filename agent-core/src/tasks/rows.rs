@@ -65,6 +65,9 @@ pub fn kind_of(kind: RequestKind) -> TaskKind {
     }
 }
 
+/// Why a task ended that the owner did not want to go on.
+pub const STOPPED: &str = "The owner of this node stopped it";
+
 /// A row that waits, of a task that begins now.
 pub fn new_row(id: TaskId, kind: TaskKind, role: Role, origin: (NodeId, String)) -> Task {
     Task {
@@ -117,6 +120,10 @@ impl Row {
         let stop = if hidden { CancellationToken::new() } else { board.begin(task) };
         let begun = Instant::now();
         Self { board, around, id, begun, first_text: None, ended: false, stop, hidden }
+    }
+
+    pub fn has_ended(&self) -> bool {
+        self.ended
     }
 
     /// Cancelled when the owner of this node stops the task.
@@ -201,7 +208,11 @@ impl Row {
 
 impl Drop for Row {
     fn drop(&mut self) {
-        self.end(TaskState::Cancelled, "Whoever asked does not want it any more");
+        let reason = match self.stop.is_cancelled() {
+            true => STOPPED,
+            false => "Whoever asked does not want it any more",
+        };
+        self.end(TaskState::Cancelled, reason);
     }
 }
 

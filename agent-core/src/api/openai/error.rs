@@ -93,6 +93,7 @@ impl From<InferenceError> for OpenAiError {
             InferenceError::RunnerLost => ("server_error", "runner_lost"),
             InferenceError::Unavailable(_) => ("server_error", "model_unavailable"),
             InferenceError::ShuttingDown => ("server_error", "shutting_down"),
+            InferenceError::Stopped => ("server_error", "stopped"),
             InferenceError::Engine(_) => ("server_error", "engine_error"),
             InferenceError::SlowClient => ("server_error", "slow_client"),
         };

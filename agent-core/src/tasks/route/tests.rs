@@ -358,6 +358,24 @@ async fn a_client_that_goes_stops_the_work() {
 }
 
 #[tokio::test]
+async fn the_owner_ends_an_answer_that_a_client_waits_for() {
+    let setup = setup(vec![view(ATTIC, "attic", "big")]);
+    let mut offered = setup.offered;
+    let peers = tokio::spawn(async move { Setup::offered(&mut offered).await.take() });
+    let work = Work::Generate(Box::new(generate("hi")));
+    let asked = setup.router.route(RequestKind::Chat, "big", work, SubmitOptions::default());
+    let mut answer = asked.await.expect("is taken");
+    let taken = peers.await.expect("runs");
+    let board = &setup.router.setup.board;
+    let id = board.tasks().into_keys().next().expect("is shown");
+    assert!(board.stop(&id));
+    let last = timeout(PATIENCE, answer.next()).await.expect("ends").expect("says why");
+    assert!(matches!(last, Piece::Failed(InferenceError::Stopped)), "{last:?}");
+    drop(answer);
+    timeout(PATIENCE, taken.cancelled.cancelled()).await.expect("is cancelled");
+}
+
+#[tokio::test]
 async fn a_worker_that_dies_in_the_middle_is_replaced_word_for_word() {
     let (desk, mut attic, mut cellar) =
         tokio::join!(TestNode::start("desk"), Working::start("attic"), Working::start("cellar"));

@@ -11,6 +11,7 @@ use tokio::{
     sync::mpsc,
     time::{Instant, Interval, MissedTickBehavior, interval, sleep_until},
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Inner, admission,
@@ -22,7 +23,7 @@ use super::{
 };
 use crate::tasks::{
     job::{Job, JobError, JobPiece, JobResult, JobStream},
-    rows::{Row, new_row},
+    rows::{Row, STOPPED, new_row},
     wire::{self, Outcome, Said},
 };
 
@@ -104,6 +105,8 @@ enum Over {
     Crowded,
     /// Nothing was heard of the origin for the whole lease.
     Expired,
+    /// The owner of this node does not want it here.
+    Stopped,
     Stopping,
 }
 
@@ -182,6 +185,12 @@ impl Serving {
                 self.row.end(TaskState::Cancelled, "Its node does not read the answer")
             }
             Over::Expired => self.row.end(TaskState::Expired, "Its node was not heard of any more"),
+            Over::Stopped => {
+                self.row.end(TaskState::Cancelled, STOPPED);
+                let why = JobError::Broke("the owner of the node stopped it there".to_owned());
+                // Whoever cannot be told now hears of it when it attaches again.
+                let _ = self.say(Said::error(&why)).await;
+            }
             Over::Stopping => self.row.end(TaskState::Cancelled, "This node was stopped"),
         }
         self.keep(over).await;
@@ -425,6 +434,11 @@ impl Serving {
     /// Minds the stream: renewals, its end, the lease, signs of life, a stream that comes in its
     /// place. Cancel-safe. Returns when there is something to decide.
     async fn beside(&mut self) -> Beside {
+        // It is said once: the last word still goes out.
+        let stop = match self.row.has_ended() {
+            true => CancellationToken::new(),
+            false => self.row.stop().clone(),
+        };
         loop {
             let expires = self.renewed + self.lease;
             tokio::select! {
@@ -455,6 +469,7 @@ impl Serving {
                 }
                 () = sleep_until(expires) => return Beside::Over(Over::Expired),
                 () = self.inner.stop.cancelled() => return Beside::Over(Over::Stopping),
+                () = stop.cancelled() => return Beside::Over(Over::Stopped),
             }
         }
     }

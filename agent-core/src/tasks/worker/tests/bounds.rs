@@ -3,6 +3,7 @@
 use super::*;
 use crate::tasks::{
     job::WasmJob,
+    rows,
     wire::{FromOrigin, FromWorker, OfferFrame, Said},
 };
 
@@ -164,4 +165,24 @@ async fn a_result_without_room_in_memory_is_kept_at_once_and_comes_again() {
     drop((stream, full));
     let mut again = remote.attach(peer, TaskPath::Lan, &offer).await.expect("is there");
     assert_eq!(whole(&mut again).await.0, "Hello");
+}
+
+#[tokio::test]
+async fn the_owner_stops_what_the_node_does_for_another() {
+    let (_desk, mut attic, remote, _dir) = pair().await;
+    let (peer, offer) = (attic.node.node_key(), offer(0));
+    let mut stream = remote.offer(peer, TaskPath::Lan, offer.clone()).await.expect("is taken");
+    let asked = attic.next().await;
+    asked.say("Hello").await;
+    assert!(attic.worker.inner.setup.board.stop(&offer.task));
+    let error = loop {
+        if let Err(error) = piece(&mut stream).await {
+            break error;
+        }
+    };
+    assert!(matches!(&error, JobError::Broke(why) if why.contains("owner")), "{error:?}");
+    timeout(PATIENCE, asked.cancelled.cancelled()).await.expect("its model stops");
+    until("it ended", || !attic.noted.ended.lock().expect("no panic").is_empty()).await;
+    let ended = attic.noted.ended.lock().expect("no panic").clone();
+    assert_eq!((ended[0].state, &*ended[0].reason), (TaskState::Cancelled, rows::STOPPED));
 }
