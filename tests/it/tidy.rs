@@ -248,6 +248,7 @@ fn published_migrations_are_never_edited() {
         ("0005_tasks.sql", 5_760),
         ("0006_schedules.sql", 1_493),
         ("0007_reputation.sql", 406),
+        ("0008_bounds.sql", 458),
     ];
     for (name, bytes) in known {
         let path = root().join("agent-core/migrations").join(name);

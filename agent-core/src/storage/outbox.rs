@@ -7,6 +7,7 @@ use agent_api::{
 use sqlx::{FromRow, SqlitePool, sqlite::SqliteConnection};
 
 use super::{StorageError, Write};
+use crate::clock::DAY_MS;
 
 /// Deliveries that wait: a receiver that is away for a day misses seven results a minute.
 const WAITING_ROWS: i64 = 10_000;
@@ -16,6 +17,9 @@ const WAITING_BYTES: i64 = 1 << 30;
 const DEAD_ROWS: i64 = 1_000;
 /// Deliveries that arrived and are kept for the owner to look back on, the newest.
 const DELIVERED_ROWS: i64 = 200;
+/// No wait is longer than this (its nine waits together are 22 hours, tasks/outbox.rs): a time that
+/// is further ahead was written under a clock that was wrong.
+const LONGEST_WAIT_MS: i64 = DAY_MS;
 /// Rows of one answer.
 const LISTED_ROWS: i64 = 200;
 
@@ -223,9 +227,11 @@ pub async fn due_deliveries(
     limit: u32,
 ) -> Result<Vec<String>, StorageError> {
     let ids = sqlx::query_scalar(
-        "SELECT id FROM outbox WHERE state = 'waiting' AND next_ms <= ? ORDER BY next_ms LIMIT ?",
+        "SELECT id FROM outbox WHERE state = 'waiting' AND (next_ms <= ? OR next_ms > ?) \
+         ORDER BY next_ms LIMIT ?",
     )
     .bind(now_ms)
+    .bind(now_ms.saturating_add(LONGEST_WAIT_MS))
     .bind(limit)
     .fetch_all(pool)
     .await?;
@@ -363,6 +369,8 @@ mod tests {
         storage.write(attempt(c, dead)).await.expect("writes");
         assert!(due_deliveries(storage.readers(), 49, 9).await.expect("reads").is_empty());
         assert_eq!(next_delivery_ms(storage.readers(), 20).await.expect("reads"), Some(50));
+        let behind = due_deliveries(storage.readers(), 49 - DAY_MS, 9).await.expect("reads");
+        assert_eq!(behind, [b.as_str()], "written under a clock that was ahead");
         assert_eq!(tasks(&storage, Some(DeliveryState::Dead)).await, ["c"]);
         assert_eq!(tasks(&storage, None).await, ["c", "b", "a"]);
         let retry = |id: &str| RetryDelivery { id: id.to_owned(), now_ms: 60 };

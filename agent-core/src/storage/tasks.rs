@@ -28,8 +28,11 @@ use super::StorageError;
 /// Tasks that may wait at an origin. Each is a row of some kilobytes; 200,000 are two minutes of
 /// the most that five nodes do.
 pub const QUEUED_TASKS: i64 = 200_000;
-/// Ended tasks that are kept, the newest.
-pub const ENDED_TASKS: i64 = 200_000;
+/// Ended tasks that were submitted here and are kept, the newest.
+pub const OWN_ENDED: i64 = 200_000;
+/// Ended tasks of other nodes and of those who waited for them, which have no words: others make
+/// them as they like, and must not push out what the owner submitted.
+pub const OTHERS_ENDED: i64 = 20_000;
 /// Events that one task shows.
 const EVENTS: i64 = 200;
 
@@ -232,6 +235,8 @@ struct TryRow {
     outcome: Option<String>,
     reason: String,
     result: Option<String>,
+    continued: Option<String>,
+    continued_tokens: Option<u32>,
 }
 
 /// An attempt, and its result while that waits for comparison (JSON).
@@ -239,6 +244,8 @@ struct TryRow {
 pub struct KeptAttempt {
     pub attempt: Attempt,
     pub result: Option<String>,
+    /// While it lives: see [`AttemptRow::continued`].
+    pub continued: Option<(String, u32)>,
 }
 
 /// Attempts of a task, oldest first.
@@ -247,8 +254,8 @@ pub async fn task_attempts(
     task: &Task,
 ) -> Result<Vec<KeptAttempt>, StorageError> {
     let rows: Vec<TryRow> = sqlx::query_as(
-        "SELECT fence, number, node, node_name, path, begun_ms, ended_ms, outcome, reason, result \
-         FROM task_attempts WHERE task = ? ORDER BY fence",
+        "SELECT fence, number, node, node_name, path, begun_ms, ended_ms, outcome, reason, result, \
+         continued, continued_tokens FROM task_attempts WHERE task = ? ORDER BY fence",
     )
     .bind(&task.id.0)
     .fetch_all(pool)
@@ -267,6 +274,7 @@ pub async fn task_attempts(
             reason: row.reason,
         },
         result: row.result,
+        continued: row.continued.map(|text| (text, row.continued_tokens.unwrap_or(0))),
     });
     Ok(attempts.collect())
 }

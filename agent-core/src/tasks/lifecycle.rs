@@ -16,9 +16,10 @@ mod tests;
 use agent_api::{NodeId, tasks::TaskState};
 
 use super::verify::{Verdict, compare};
+use crate::text::sentence;
 
 /// Stands for "it fails" where results are compared: nodes can agree on that too.
-const FAILS: [u8; 32] = [0; 32];
+pub(super) const FAILS: [u8; 32] = [0; 32];
 /// With nodes that this node chose to compare, the third one breaks a tie.
 const COMPARED: (usize, usize) = (2, 3);
 
@@ -55,6 +56,10 @@ pub struct Life {
     pub most: usize,
     /// The submission asked for several nodes: fewer are not enough.
     pub replicas: bool,
+    /// This node: what it computed itself it does not put to the vote.
+    pub here: Option<NodeId>,
+    /// What the last node said that holds that it fails anywhere.
+    pub fails: String,
     pub expires_ms: i64,
     pub leases: Vec<Lease>,
     pub results: Vec<Gathered>,
@@ -97,9 +102,11 @@ pub enum Input {
     },
     /// The result that comes is to be compared with another node's.
     Compare,
-    /// No node can do it now.
+    /// There is no node, not even a busy one, that could do it. `trusted`: of those whose results
+    /// are here, those that the owner trusts.
     NoCandidate {
         reason: String,
+        trusted: Vec<NodeId>,
     },
     Cancel,
     /// Time passed.
@@ -153,6 +160,8 @@ impl Life {
             // Half as many again may settle what the first ones left open.
             most: wanted + wanted / 2,
             replicas: wanted > 1,
+            here: None,
+            fails: String::new(),
             expires_ms,
             leases: Vec::new(),
             results: Vec::new(),
@@ -209,7 +218,7 @@ impl Life {
                     (self.wanted, self.most) = COMPARED;
                 }
             }
-            Input::NoCandidate { reason } => self.alone(&reason, &mut step),
+            Input::NoCandidate { reason, trusted } => self.alone(&reason, &trusted, &mut step),
             Input::Cancel => self.end(TaskState::Cancelled, "Cancelled by you.".into(), &mut step),
             Input::Tick => {
                 if now_ms >= self.expires_ms {
@@ -267,6 +276,7 @@ impl Life {
     fn fails(&mut self, fence: u64, reason: String, step: &mut Step) {
         if self.wanted > 1 {
             if self.leases.iter().any(|lease| lease.fence == fence) {
+                self.fails = reason;
                 self.finished(fence, FAILS, step);
             }
             return;
@@ -278,12 +288,16 @@ impl Life {
 
     fn failed(&mut self, fence: u64, reason: String, pause: bool, step: &mut Step) {
         let Some(lease) = self.take(fence) else { return };
+        self.tried_in_vain(lease.node, reason, pause, step);
+    }
+
+    fn tried_in_vain(&mut self, node: NodeId, reason: String, pause: bool, step: &mut Step) {
         self.failures += 1;
         if self.failures >= self.max_attempts {
             let tries = if self.failures == 1 { "one try" } else { "all its tries" };
             return self.end(TaskState::Failed, format!("It failed after {tries}: {reason}"), step);
         }
-        self.look(Some(lease.node), reason, step);
+        self.look(Some(node), reason, step);
         step.effects.push(Effect::Place { pause });
     }
 
@@ -300,22 +314,57 @@ impl Life {
         }
     }
 
-    /// A comparison that this node chose, with nobody to compare with, is left out.
-    fn alone(&mut self, reason: &str, step: &mut Step) {
-        if self.replicas || !self.leases.is_empty() {
+    /// A comparison that this node chose, with nobody to compare with, is left out. Results that
+    /// differ, with nobody to break the tie, decide nothing and punish nobody.
+    fn alone(&mut self, reason: &str, trusted: &[NodeId], step: &mut Step) {
+        let enough = !self.replicas || self.results.len() >= self.wanted;
+        if !enough || !self.leases.is_empty() {
             return;
         }
-        let [only] = self.results.as_slice() else { return };
-        let fence = only.fence;
-        if only.digest == FAILS {
-            return self.end(TaskState::Failed, "It fails there.".to_owned(), step);
+        match self.results.as_slice() {
+            [] => {}
+            [only] if only.digest == FAILS => {
+                // One node's word does not end a task; it counts as a try.
+                let node = only.node.clone();
+                self.results.clear();
+                (self.wanted, self.most) = (1, 1);
+                self.tried_in_vain(node, "It fails there.".to_owned(), true, step);
+            }
+            [only] => {
+                let fence = only.fence;
+                let text = format!("Done; not compared with another node: {reason}");
+                self.settle(fence, text, step);
+            }
+            several => {
+                let known = several.iter().find(|r| r.digest != FAILS && trusted.contains(&r.node));
+                let text = format!("The results of {} nodes differ", several.len());
+                match known.map(|result| result.fence) {
+                    Some(fence) => {
+                        let text = format!("Done: {text}; one is of a node that you trust.");
+                        self.settle(fence, text, step);
+                    }
+                    None => {
+                        let text = format!(
+                            "{text} and no other node can decide. Submit it again when there is one, or trust a node."
+                        );
+                        self.end(TaskState::Failed, text, step);
+                    }
+                }
+            }
         }
-        self.settle(fence, format!("Done; not compared with another node: {reason}"), step);
     }
 
     fn verdict(&self) -> Option<Verdict<NodeId>> {
         if self.wanted <= 1 {
             return None;
+        }
+        let own = self.results.iter().find(|r| Some(&r.node) == self.here.as_ref());
+        if let Some(own) = own.filter(|_| !self.replicas || self.results.len() >= self.wanted) {
+            let of = |alike: bool| {
+                let nodes = self.results.iter().filter(|r| (r.digest == own.digest) == alike);
+                nodes.map(|result| result.node.clone()).collect()
+            };
+            return Some(Verdict::Agreed { majority: of(true), others: of(false) });
         }
         let results = self.results.iter().map(|r| (r.node.clone(), r.digest));
         Some(compare(&results.collect::<Vec<_>>(), self.wanted, self.most))
@@ -334,12 +383,14 @@ impl Life {
             Verdict::Agreed { majority, others } => {
                 let winner = self.results.iter().find(|r| majority.contains(&r.node)).cloned();
                 let (agreed, of) = (majority.len(), self.results.len());
+                let own = self.here.as_ref().is_some_and(|here| majority.contains(here));
                 step.effects.push(Effect::Judge { agreed: majority, disagreed: others });
                 let Some(winner) = winner else { return };
-                let text = format!("{agreed} of {of} nodes agree.");
+                let whose = if own { ", this one among them" } else { "" };
+                let text = format!("{agreed} of {of} nodes agree{whose}.");
                 if winner.digest == FAILS {
-                    let text = format!("It fails: {text}");
-                    return self.end(TaskState::Failed, text, step);
+                    let text = format!("{} It fails: {text}", sentence(&self.fails));
+                    return self.end(TaskState::Failed, text.trim().to_owned(), step);
                 }
                 self.settle(winner.fence, format!("Done: {text}"), step);
             }

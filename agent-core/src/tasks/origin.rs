@@ -42,8 +42,9 @@ use crate::{
     storage::{
         Storage, StorageError,
         tasks::{
-            AddTask, Added, EndQueued, NewTask, PruneServedResults, PruneTasks, TaskRow,
-            expired_tasks, get_task, lanes, living_tasks, next_expiry, queued_of,
+            AddTask, Added, EndQueued, NewTask, OTHERS_ENDED, OWN_ENDED, PruneServedResults,
+            PruneTasks, TaskRow, expired_tasks, get_task, lanes, living_tasks, next_expiry,
+            queued_of,
         },
     },
 };
@@ -54,6 +55,8 @@ const EXPIRE: u32 = 256;
 const PRUNE: i64 = 500;
 /// How often old rows are looked for.
 const PRUNE_EVERY: Duration = Duration::from_secs(10 * 60);
+/// Clocks that are kept right by the network are moved by less than this between two looks.
+const CLOCK_MS: i64 = 10 * 1000;
 /// Results for other nodes are kept this long.
 const SERVED_MS: i64 = 10 * 60 * 1000;
 /// Clocks that are set must not make a timer wait for ever.
@@ -167,9 +170,7 @@ impl Origin {
         let mut book = Book::default();
         book.recover = living_tasks(storage.readers()).await?.into();
         let limit = u32::try_from(LANES).unwrap_or(u32::MAX);
-        for need in lanes(storage.readers(), limit).await? {
-            book.know(need);
-        }
+        learn(&mut book, lanes(storage.readers(), limit).await?, LANES);
         let (ends, _) = broadcast::channel(ENDS);
         let inner = Arc::new(Inner {
             me: workers.me(),
@@ -259,7 +260,12 @@ impl Origin {
         {
             let mut book = self.inner.book();
             ids.iter().for_each(|id| book.release(id, None));
+            if ended.is_err() {
+                // They wait as before; a flight finds out where.
+                book.recover.extend(ids);
+            }
         }
+        self.inner.wake.notify_one();
         let ended = ended?;
         for id in &ended {
             self.inner.listeners.tell(id, || News::End);
@@ -310,9 +316,12 @@ impl Origin {
             let look = inner.book().look_for_lanes();
             if look {
                 let limit = u32::try_from(LANES * 2).unwrap_or(u32::MAX);
-                if let Ok(needs) = lanes(inner.storage.readers(), limit).await {
-                    let mut book = inner.book();
-                    needs.into_iter().for_each(|need| book.know(need));
+                match lanes(inner.storage.readers(), limit).await {
+                    Ok(needs) => learn(&mut inner.book(), needs, LANES * 2),
+                    Err(e) => {
+                        tracing::warn!("the needs of waiting tasks cannot be read: {e}");
+                        inner.book().lose_lanes();
+                    }
                 }
             }
             let next = inner.book().next(Instant::now(), inner.is_draining());
@@ -404,14 +413,25 @@ impl Origin {
         }
     }
 
-    /// Forgets what is too old, now and every ten minutes, until the node stops.
+    /// Forgets what is too old or too much, every ten minutes, until the node stops. By age only
+    /// when the clock went as fast as time since the last look: one that was just set, far ahead
+    /// perhaps, must not cost the owner his results.
     pub async fn prune(self, keep_days: impl Fn() -> u32 + Send) {
         let inner = &self.inner;
+        let mut last = None;
         loop {
             let now = now_ms();
-            let before_ms = now.saturating_sub(i64::from(keep_days()).saturating_mul(DAY_MS));
-            let _ = inner.storage.write(PruneServedResults { before_ms: now - SERVED_MS }).await;
-            while let Ok(1..) = inner.storage.write(PruneTasks { before_ms, most: PRUNE }).await {
+            let look = (now, Instant::now());
+            let before_ms = if last.replace(look).is_some_and(|last| agree(last, look)) {
+                let served = PruneServedResults { before_ms: now.saturating_sub(SERVED_MS) };
+                let _ = inner.storage.write(served).await;
+                now.saturating_sub(i64::from(keep_days()).saturating_mul(DAY_MS))
+            } else {
+                i64::MIN
+            };
+            let (own, others) = (OWN_ENDED, OTHERS_ENDED);
+            let prune = PruneTasks { before_ms, own, others, most: PRUNE };
+            while let Ok(1..) = inner.storage.write(prune).await {
                 // Others write in between.
                 tokio::task::yield_now().await;
             }
@@ -421,4 +441,18 @@ impl Origin {
             }
         }
     }
+}
+
+/// Takes needs over that were read, `limit` at most.
+fn learn(book: &mut Book, needs: Vec<i64>, limit: usize) {
+    if needs.len() >= limit {
+        book.lose_lanes();
+    }
+    needs.into_iter().for_each(|need| book.know(need));
+}
+
+/// Whether the wall clock went as fast as time between two looks.
+fn agree((before_ms, before): (i64, Instant), (after_ms, after): (i64, Instant)) -> bool {
+    let passed = i64::try_from((after - before).as_millis()).unwrap_or(i64::MAX);
+    after_ms.saturating_sub(before_ms).saturating_sub(passed).saturating_abs() <= CLOCK_MS
 }

@@ -7,6 +7,8 @@
 use agent_api::tasks::Worker;
 use serde::{Deserialize, Serialize};
 
+use crate::clock::DAY_MS;
+
 /// Experiences lose half of their weight in this time: 7 days.
 const HALF_LIFE_MS: f64 = 7.0 * 24.0 * 60.0 * 60.0 * 1e3;
 /// An unknown node is taken for one with two experiences, 70 % good.
@@ -72,8 +74,10 @@ impl Reputation {
         };
         self.good = (good + more_good).min(MOST);
         self.bad = (bad + more_bad).min(MOST);
-        // A clock that was set back must not make the past weigh more.
-        self.at_ms = self.at_ms.max(now_ms);
+        // A clock that was set back must not make the past weigh more; one that was far ahead once
+        // must not keep it from ever weighing less.
+        let ahead = self.at_ms.saturating_sub(now_ms) > DAY_MS;
+        self.at_ms = if ahead { now_ms } else { self.at_ms.max(now_ms) };
         match experience {
             Experience::Done => self.done = self.done.saturating_add(1),
             Experience::Agreed => {
@@ -141,6 +145,18 @@ mod tests {
             }
         }
         reputation
+    }
+
+    #[test]
+    fn what_was_written_under_a_clock_far_ahead_decays_again() {
+        let mut reputation = Reputation::default();
+        reputation.add(&Experience::Done, 1_000 * DAY);
+        reputation.add(&Experience::Done, 5);
+        assert_eq!(reputation.at_ms, 5);
+        let (then, later) = (reputation.score(5), reputation.score(70 * DAY));
+        assert!(later < then, "{later} < {then}");
+        reputation.add(&Experience::Done, 4);
+        assert_eq!(reputation.at_ms, 5, "a small step back changes nothing");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use agent_api::{
 use serde_json::{Value, json};
 use sqlx::{FromRow, sqlite::SqliteConnection};
 
-use super::{COLUMNS, ENDED_TASKS, QUEUED_TASKS, Row, TaskRow, parse, whole, word};
+use super::{COLUMNS, QUEUED_TASKS, Row, TaskRow, parse, whole, word};
 use crate::storage::{NewDelivery, Write, enqueue};
 
 /// A submission that was checked.
@@ -185,6 +185,9 @@ pub struct AttemptRow {
     pub placement: Option<Placement>,
     /// JSON, while it waits for comparison.
     pub result: Option<String>,
+    /// Text of nodes that were lost, which this one goes on from, and its tokens. Of a new attempt;
+    /// kept until it ends.
+    pub continued: Option<(String, u32)>,
 }
 
 /// One step of a task that was submitted here: its row as it is from now on, what happened, and
@@ -296,10 +299,13 @@ async fn save_attempt(
     }
     sqlx::query(
         "INSERT INTO task_attempts (task, fence, number, node, node_name, path, begun_ms, \
-         ended_ms, outcome, reason, placement, result) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
+         ended_ms, outcome, reason, placement, result, continued, continued_tokens) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
          ON CONFLICT (task, fence) DO UPDATE SET path = coalesce(excluded.path, path), \
          ended_ms = excluded.ended_ms, outcome = excluded.outcome, reason = excluded.reason, \
-         result = excluded.result",
+         result = excluded.result, \
+         continued = iif(excluded.ended_ms IS NULL, coalesce(excluded.continued, continued), NULL), \
+         continued_tokens = coalesce(excluded.continued_tokens, continued_tokens)",
     )
     .bind(&task.0)
     .bind(whole(attempt.fence))
@@ -313,6 +319,8 @@ async fn save_attempt(
     .bind(&attempt.reason)
     .bind(placement)
     .bind(&attempt.result)
+    .bind(attempt.continued.as_ref().map(|(text, _)| text))
+    .bind(attempt.continued.as_ref().map(|(_, tokens)| *tokens))
     .execute(connection)
     .await
     .map(|_| ())
@@ -435,11 +443,14 @@ impl Write for SaveEndedTask {
     }
 }
 
-/// Forgets ended tasks that are older than `before_ms` and those beyond [`ENDED_TASKS`], at most
-/// `most` in one go.
+/// Forgets ended tasks that are older than `before_ms` and those beyond the newest `own` and
+/// `others` (see [`OWN_ENDED`](super::OWN_ENDED), [`OTHERS_ENDED`](super::OTHERS_ENDED)), at most
+/// `most` of each in one go.
 #[derive(Clone, Copy, Debug)]
 pub struct PruneTasks {
     pub before_ms: i64,
+    pub own: i64,
+    pub others: i64,
     pub most: i64,
 }
 
@@ -468,15 +479,32 @@ impl Write for PruneTasks {
         )
         .fetch_one(&mut *connection)
         .await?;
-        let many = (n - ENDED_TASKS).clamp(0, self.most);
-        let more = sqlx::query(
-            "DELETE FROM tasks WHERE id IN (SELECT id FROM tasks WHERE ended_ms IS NOT NULL \
+        let others: i64 = sqlx::query_scalar(
+            "SELECT count(*) FROM tasks INDEXED BY tasks_ended_others \
+             WHERE ended_ms IS NOT NULL AND (role = 'served' OR interactive = 1)",
+        )
+        .fetch_one(&mut *connection)
+        .await?;
+        let mut more = sqlx::query(
+            "DELETE FROM tasks WHERE id IN (SELECT id FROM tasks INDEXED BY tasks_ended_others \
+             WHERE ended_ms IS NOT NULL AND (role = 'served' OR interactive = 1) \
              ORDER BY ended_ms LIMIT ?)",
         )
-        .bind(many)
+        .bind((others - self.others).clamp(0, self.most))
         .execute(&mut *connection)
         .await?
         .rows_affected();
+        let own = n - others;
+        if own > self.own {
+            more += sqlx::query(
+                "DELETE FROM tasks WHERE id IN (SELECT id FROM tasks WHERE ended_ms IS NOT NULL \
+                 AND role <> 'served' AND interactive = 0 ORDER BY ended_ms LIMIT ?)",
+            )
+            .bind((own - self.own).min(self.most))
+            .execute(&mut *connection)
+            .await?
+            .rows_affected();
+        }
         sqlx::query("DELETE FROM task_days WHERE day < ? / 86400000 - 1")
             .bind(self.before_ms)
             .execute(connection)

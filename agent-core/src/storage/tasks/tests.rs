@@ -202,10 +202,44 @@ async fn ended_rows_of_others_never_replace_a_row_and_go_when_they_are_old() {
     }
     let kept = get_task(storage.readers(), &TaskId("t_1".into())).await.expect("reads");
     assert_eq!(kept.map(|row| row.task.role), Some(Role::Asked));
-    let prune = PruneTasks { before_ms: 2_000, most: 10 };
+    let prune = PruneTasks { before_ms: 2_000, own: 9, others: 9, most: 10 };
     assert_eq!(storage.write(prune).await.expect("writes"), 1);
     let counts = task_counts(storage.readers(), 1_000).await.expect("reads");
     assert_eq!((counts.done, counts.queued), (0, 1));
+}
+
+#[tokio::test]
+async fn what_others_make_does_not_push_out_what_the_owner_submitted() {
+    let (_dir, storage) = open().await;
+    for n in 0..3_i64 {
+        let mut own = row(&format!("t_{n}"));
+        storage.write(new(own.clone(), None, 1)).await.expect("writes");
+        own.task.state = TaskState::Done;
+        own.task.ended_ms = Some(n);
+        assert!(storage.write(step(&own, "Done.")).await.expect("writes"));
+    }
+    for n in 0..20_i64 {
+        let mut task = row(&format!("u_{n}")).task;
+        (task.role, task.interactive) =
+            if n % 2 == 0 { (Role::Served, false) } else { (Role::Asked, true) };
+        (task.state, task.ended_ms) = (TaskState::Done, Some(1_000 + n));
+        storage.write(SaveEndedTask(Box::new(task))).await.expect("writes");
+    }
+    let left = async || {
+        let filter = Filter { limit: 99, ..Filter::default() };
+        let rows = list_tasks(storage.readers(), &filter).await.expect("reads");
+        let mut ids: Vec<String> = rows.into_iter().map(|row| row.task.id.0).collect();
+        ids.sort();
+        ids
+    };
+    let prune = PruneTasks { before_ms: i64::MIN, own: 9, others: 4, most: 10 };
+    assert_eq!(storage.write(prune).await.expect("writes"), 10);
+    assert_eq!(storage.write(prune).await.expect("writes"), 6);
+    assert_eq!(storage.write(prune).await.expect("writes"), 0);
+    assert_eq!(left().await, ["t_0", "t_1", "t_2", "u_16", "u_17", "u_18", "u_19"]);
+    let prune = PruneTasks { own: 1, ..prune };
+    assert_eq!(storage.write(prune).await.expect("writes"), 2);
+    assert_eq!(left().await, ["t_2", "u_16", "u_17", "u_18", "u_19"]);
 }
 
 #[tokio::test]

@@ -174,10 +174,17 @@ impl Tasks {
         }
         let words = task_words(pool, id).await?;
         let submitted = words.submitted.as_deref().and_then(parse_submitted);
-        let mut task = submitted.ok_or_else(|| TaskError::NoWords(id.clone()))?;
-        task.webhook = row.webhook.as_deref().and_then(|json| serde_json::from_str(json).ok());
-        self.submit_for(task, row.task.schedule).await
+        let task = submitted.ok_or_else(|| TaskError::NoWords(id.clone()))?;
+        self.submit_for(once_more(task, &row), row.task.schedule).await
     }
+}
+
+/// A submission as it was when it was taken: what it left open then stays as it was decided.
+fn once_more(mut task: SubmitTask, row: &TaskRow) -> SubmitTask {
+    task.webhook = row.webhook.as_deref().and_then(|json| serde_json::from_str(json).ok());
+    // A default that was widened since must not send its words further.
+    task.privacy = Some(row.task.privacy);
+    task
 }
 
 /// The submission with its webhook.
@@ -283,6 +290,31 @@ mod tests {
         }
         assert_eq!(last.0.len(), 28);
         assert!(crate::tasks::rows::is_task_id(&last), "{last}");
+    }
+
+    #[test]
+    fn a_retry_goes_no_further_than_the_task_did() {
+        use crate::tasks::rows::new_row;
+        use agent_api::{NodeId, tasks::Privacy};
+
+        let origin = (NodeId("a".into()), "here".into());
+        let mut row = new_row(new_task_id(), TaskKind::Chat, Role::Asked, origin);
+        row.privacy = Privacy::ThisNode;
+        let row = TaskRow {
+            task: row,
+            need: 1,
+            node: None,
+            fence: 0,
+            failures: 0,
+            max_attempts: 3,
+            wanted: 1,
+            most: 1,
+            replicas: None,
+            expires_ms: None,
+            webhook: None,
+        };
+        let again = once_more(task(r#"{"kind":"chat","input":{"a":1}}"#), &row);
+        assert_eq!(again.privacy, Some(Privacy::ThisNode));
     }
 
     #[test]

@@ -85,10 +85,65 @@ fn a_comparison_that_nobody_can_make_is_left_out_unless_it_was_asked_for() {
     life.results.push(Gathered { fence: 1, node: node(1), digest: [1; 32] });
     life.leases.clear();
     let mut asked = Life { replicas: true, ..life.clone() };
-    let nobody = Input::NoCandidate { reason: "no other node".into() };
+    let nobody = Input::NoCandidate { reason: "no other node".into(), trusted: Vec::new() };
     let step = life.apply(nobody.clone(), 0);
     assert_eq!(step.effects, [Effect::Settle { fence: 1 }]);
     assert_eq!(asked.apply(nobody, 0), Step::default());
+}
+
+/// Two results that differ, of a task whose comparison this node chose.
+fn differ(here: Option<NodeId>) -> (Life, Step) {
+    let mut life = Life { here, ..Life::new(None, 3, EXPIRES) };
+    life.apply(placed(1), 0);
+    life.apply(Input::Compare, 0);
+    life.apply(Input::Finished { fence: 1, digest: [1; 32] }, 0);
+    life.apply(placed(2), 0);
+    let step = life.apply(Input::Finished { fence: 2, digest: [2; 32] }, 0);
+    (life, step)
+}
+
+#[test]
+fn what_this_node_computed_itself_decides_at_once() {
+    let (life, step) = differ(Some(node(2)));
+    let judged = Effect::Judge { agreed: vec![node(2)], disagreed: vec![node(1)] };
+    assert_eq!(step.effects, [judged, Effect::Settle { fence: 2 }]);
+    assert_eq!(life.state, TaskState::Done);
+    let mut asked = Life { here: Some(node(1)), ..Life::new(Some(3), 3, EXPIRES) };
+    for n in 1..=3 {
+        asked.apply(placed(n), 0);
+    }
+    for n in 1..=2 {
+        asked.apply(Input::Finished { fence: n.into(), digest: [n; 32] }, 0);
+        assert_eq!(asked.state, TaskState::Verifying, "three were asked for");
+    }
+    let step = asked.apply(Input::Finished { fence: 3, digest: [2; 32] }, 0);
+    assert_eq!(step.effects.last(), Some(&Effect::Settle { fence: 1 }));
+}
+
+#[test]
+fn a_tie_that_nobody_can_break_ends_without_blame() {
+    let nobody = |trusted| Input::NoCandidate { reason: "nobody".into(), trusted };
+    let (mut life, step) = differ(None);
+    assert_eq!((life.openings(), step.effects.len()), (1, 1), "a third one is looked for");
+    let mut trusting = life.clone();
+    let step = life.apply(nobody(Vec::new()), 0);
+    assert_eq!((life.state, step.effects), (TaskState::Failed, vec![]));
+    let step = trusting.apply(nobody(vec![node(2)]), 0);
+    assert_eq!(step.effects, [Effect::Settle { fence: 2 }]);
+}
+
+#[test]
+fn one_node_that_says_it_fails_is_no_end_while_there_are_tries() {
+    let mut life = Life::new(None, 2, EXPIRES);
+    for fence in 1..=2 {
+        life.apply(placed(1), 0);
+        life.apply(Input::Compare, 0);
+        life.apply(Input::Failed { fence, reason: "traps".into(), again: false }, 0);
+        assert_eq!(life.state, TaskState::Verifying);
+        life.apply(Input::NoCandidate { reason: "nobody".into(), trusted: Vec::new() }, 0);
+        assert_eq!(life.failures, u32::try_from(fence).expect("fits"));
+    }
+    assert_eq!(life.state, TaskState::Failed);
 }
 
 fn input() -> impl Strategy<Value = Input> {
@@ -105,7 +160,7 @@ fn input() -> impl Strategy<Value = Input> {
             .prop_map(move |(fence, again)| Input::Failed { fence, reason: reason(), again }),
         1 => fence.prop_map(|fence| Input::Interrupted { fence }),
         1 => Just(Input::Compare),
-        1 => Just(Input::NoCandidate { reason: "nobody".into() }),
+        1 => Just(Input::NoCandidate { reason: "nobody".into(), trusted: vec![node(1)] }),
         1 => Just(Input::Cancel),
         1 => Just(Input::Tick),
     ]

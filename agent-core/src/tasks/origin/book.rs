@@ -4,6 +4,9 @@
 //! node can do now do not stand in the way of others. A lane holds the first few of its ids and is
 //! filled again from the database by an index; the rest of the queue is only there.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
@@ -31,13 +34,21 @@ const DELAYED: usize = 4_096;
 const PARK: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 /// When things move all the time (a large mesh) lanes are looked at so often.
 const MOVES: Duration = Duration::from_millis(250);
-/// A node that said no without saying for how long.
-const BUSY: Duration = Duration::from_millis(500);
+/// A node that said no is left alone for so long, whatever it says itself; each no after that wait
+/// doubles it. A worker must not have this node ask it all the time.
+const BUSY: (Duration, Duration) = PARK;
 /// How long a node's limit, learned from its refusal, is believed. Without it each free place there
 /// would be fought for by all that wait, with a row for every refusal.
 const FULL: Duration = Duration::from_secs(30);
 
 type Place = (Reverse<u8>, TaskId);
+
+/// A node that said no to a need.
+#[derive(Debug)]
+struct Busy {
+    until: Instant,
+    backoff: Backoff,
+}
 
 #[derive(Debug)]
 struct Lane {
@@ -85,7 +96,7 @@ pub(super) struct Book {
     /// With a node when the process ended.
     pub(super) recover: VecDeque<TaskId>,
     /// Nodes that said no, per need.
-    busy: HashMap<(NodeId, i64), Instant>,
+    busy: HashMap<(NodeId, i64), Busy>,
     /// What a node had of this one's tasks when it said no to another, and until when that counts.
     full_at: HashMap<NodeId, (u32, Instant)>,
     moved: Option<Instant>,
@@ -123,6 +134,11 @@ impl Book {
         }
     }
 
+    /// There are more lanes in the database than were read.
+    pub(super) fn lose_lanes(&mut self) {
+        self.lost_lanes = true;
+    }
+
     /// Lanes that had no room are to be looked for, and there is room now.
     pub(super) fn look_for_lanes(&mut self) -> bool {
         let look = self.lost_lanes && self.lanes.len() < LANES;
@@ -135,20 +151,26 @@ impl Book {
         let all = rows.len() < limit as usize;
         let Self { lanes, claimed, delayed_ids, .. } = self;
         let Some(lane) = lanes.get_mut(&need) else { return };
-        lane.complete = all && !lane.skipped;
+        let mut left_over = false;
         for row in rows {
             let id = TaskId(row.id);
-            if !claimed.contains_key(&id) && !delayed_ids.contains(&id) && lane.head.len() < LANE {
-                lane.head.insert((Reverse(row.priority), id));
+            if claimed.contains_key(&id) || delayed_ids.contains(&id) {
+                continue;
             }
+            if lane.head.len() >= LANE {
+                left_over = true;
+                break;
+            }
+            lane.head.insert((Reverse(row.priority), id));
         }
+        lane.complete = all && !left_over && !lane.skipped;
     }
 
     /// What is to be done. A task that is given out is claimed.
     pub(super) fn next(&mut self, now: Instant, draining: bool) -> Next {
         self.wake_delayed(now);
         if draining || self.claimed.len() >= IN_FLIGHT {
-            return Next::Wait(self.earliest());
+            return Next::Wait(self.earliest(now));
         }
         if let Some(id) = self.recover.pop_front() {
             self.claimed.insert(id.clone(), None);
@@ -177,7 +199,7 @@ impl Book {
                 first = Some((*need, place));
             }
         }
-        let Some((need, place)) = first else { return Next::Wait(self.earliest()) };
+        let Some((need, place)) = first else { return Next::Wait(self.earliest(now)) };
         let id = place.1.clone();
         if let Some(lane) = self.lanes.get_mut(&need) {
             lane.head.pop_first();
@@ -187,10 +209,12 @@ impl Book {
         Next::Start { id, lane: Some(need) }
     }
 
-    fn earliest(&self) -> Option<Instant> {
+    /// When something is due by itself. What was due before `now` waits for something else: the end
+    /// of a flight, or of the draining.
+    fn earliest(&self, now: Instant) -> Option<Instant> {
         let delayed = self.delayed.keys().next().map(|(at, _)| *at);
-        let parked = self.lanes.values().filter_map(|lane| lane.parked).min();
-        [delayed, parked].into_iter().flatten().min()
+        let parked = self.lanes.values().filter_map(|lane| lane.parked);
+        parked.chain(delayed).filter(|at| *at > now).min()
     }
 
     fn wake_delayed(&mut self, now: Instant) {
@@ -226,8 +250,8 @@ impl Book {
 
     /// No node can take tasks of this lane now.
     pub(super) fn park(&mut self, need: i64, now: Instant) {
-        let busy = self.busy.iter().filter(|((_, of), until)| *of == need && **until > now);
-        let busy = busy.map(|(_, until)| *until).min();
+        let busy = self.busy.iter().filter(|((_, of), busy)| *of == need && busy.until > now);
+        let busy = busy.map(|(_, busy)| busy.until).min();
         let lane = self.lanes.entry(need).or_insert_with(|| Lane::new(false));
         let until = busy.unwrap_or_else(|| now + lane.backoff.next_wait());
         lane.parked = Some(until);
@@ -253,7 +277,7 @@ impl Book {
         }
     }
 
-    /// `wait`: for how long, as it says; `has`: the tasks that it has, this one included.
+    /// `wait`: at least so long, as it says; `has`: the tasks that it has, this one included.
     pub(super) fn refused(
         &mut self,
         node: NodeId,
@@ -261,12 +285,18 @@ impl Book {
         (wait, has): (Option<Duration>, u32),
         now: Instant,
     ) {
-        self.busy.retain(|_, until| *until > now);
+        // How long it waited is known for a while, so that the next no can double it.
+        self.busy.retain(|_, busy| busy.until + BUSY.1 > now);
         self.full_at.retain(|_, (_, until)| *until > now);
         if has > 1 {
             self.full_at.insert(node.clone(), (has - 1, now + FULL));
         }
-        self.busy.insert((node, need), now + wait.unwrap_or(BUSY).min(PARK.1));
+        let known = self.busy.entry((node, need));
+        let busy =
+            known.or_insert_with(|| Busy { until: now, backoff: Backoff::new(BUSY.0, BUSY.1) });
+        // Others that were asked at the same moment say the same no.
+        let again = if busy.until <= now { now + busy.backoff.next_wait() } else { busy.until };
+        busy.until = again.max(now + wait.unwrap_or_default().min(BUSY.1));
     }
 
     /// It said no a moment ago, or has as many tasks as when it did.
@@ -275,7 +305,7 @@ impl Book {
         if full.is_some_and(|(most, until)| has >= *most && *until > now) {
             return true;
         }
-        self.busy.get(&(node.clone(), need)).is_some_and(|until| *until > now)
+        self.busy.get(&(node.clone(), need)).is_some_and(|busy| busy.until > now)
     }
 
     pub(super) fn board(&mut self, id: &TaskId, flight: Flight) {

@@ -34,6 +34,7 @@ use crate::{
         known::Underway,
         lifecycle::{Effect, Input, Life, Step},
         placement::{NodeView, Placed, Wanted, estimate_tokens},
+        reputation::Experience,
     },
 };
 
@@ -129,6 +130,8 @@ struct Run {
     /// Nodes that agree, of those that were compared.
     verdict: Option<(usize, usize)>,
     settled: Option<u64>,
+    /// Nodes that said that it would fail anywhere, and why.
+    gave_up: Vec<(NodeId, String)>,
     /// Text of nodes that were lost, which the next one goes on from, and its tokens.
     continued: (String, u32),
     partial: Partial,
@@ -143,7 +146,11 @@ struct Run {
 /// Whether nodes were found.
 enum Placing {
     Enough,
-    Nobody(String),
+    /// `able`: there are nodes that could, later.
+    Nobody {
+        reason: String,
+        able: bool,
+    },
     /// The database cannot be written.
     Broken,
 }
@@ -158,8 +165,10 @@ impl Run {
             }
             match self.place().await {
                 Placing::Broken => return self.leave(After::Delay(PAUSE.0)),
-                Placing::Nobody(reason) if self.leases.is_empty() => {
-                    self.feed(Input::NoCandidate { reason: reason.clone() });
+                Placing::Nobody { reason, able } if self.leases.is_empty() => {
+                    if !able {
+                        self.alone(&reason);
+                    }
                     if self.life.state.is_final() {
                         self.persist().await;
                         continue;
@@ -171,7 +180,7 @@ impl Run {
                     }
                     return self.wait_again();
                 }
-                Placing::Nobody(_) | Placing::Enough => {}
+                Placing::Nobody { .. } | Placing::Enough => {}
             }
             if self.gone || self.life.state.is_final() {
                 continue;
@@ -199,7 +208,7 @@ impl Run {
                     self.persist().await;
                 }
                 Some(Control::Tick) => {
-                    self.feed(Input::Tick);
+                    self.tick();
                     if self.life.state.is_final() {
                         self.persist().await;
                     }
@@ -213,6 +222,35 @@ impl Run {
             () = self.inner.stop.cancelled() => {
                 self.gone = true;
                 self.hold();
+            }
+        }
+    }
+
+    /// Nobody could do it, now or later.
+    fn alone(&mut self, reason: &str) {
+        let (results, failures) = (!self.life.results.is_empty(), self.life.failures);
+        let trusted = if results {
+            let (nodes, _) = self.inner.workers.place(&self.wanted());
+            let trusted = nodes.into_iter().filter(|node| node.here || node.mine || node.trusted);
+            trusted.map(|node| node.id).collect()
+        } else {
+            Vec::new()
+        };
+        self.feed(Input::NoCandidate { reason: reason.to_owned(), trusted });
+        self.failed |= self.life.failures > failures;
+    }
+
+    /// It may have expired. A peer that had it for most of its time is to blame.
+    fn tick(&mut self) {
+        let given = self.life.expires_ms.saturating_sub(self.row.task.created_ms);
+        let most = Duration::from_millis(given.max(0).unsigned_abs() / 2);
+        let slow = self.leases.values().filter(|l| l.taken && !l.here && l.begun.elapsed() >= most);
+        let slow: Vec<NodeId> = slow.map(|live| live.node.clone()).collect();
+        self.feed(Input::Tick);
+        if self.life.state == TaskState::Expired {
+            for node in slow {
+                let why = "a task ran out of its time there".to_owned();
+                self.inner.workers.experience(&node, Experience::Failed(why));
             }
         }
     }
@@ -239,6 +277,9 @@ impl Run {
                 name,
                 here: false,
                 attaching: true,
+                taken: false,
+                begun: Instant::now(),
+                notes: 0,
                 seen: self.new_seen(None, false),
                 first_text: None,
                 stop: stop.clone(),
@@ -257,18 +298,21 @@ impl Run {
     async fn place(&mut self) -> Placing {
         while self.life.openings() > 0 {
             if self.inner.is_draining() {
-                return Placing::Nobody("No task is started: the node is draining.".to_owned());
+                let reason = "No task is started: the node is draining.".to_owned();
+                return Placing::Nobody { reason, able: true };
             }
             let (nodes, placed) = self.inner.workers.place(&self.wanted());
             let Some((node, model)) = self.choose(&nodes, &placed) else {
-                return Placing::Nobody(placed.explanation.summary);
+                let able = !placed.explanation.candidates.is_empty();
+                return Placing::Nobody { reason: placed.explanation.summary, able };
             };
             let placement = chosen(placed, &node.id);
             let counted = self.inner.in_flight.begin_for(&node.id);
             let input = Input::Placed { node: node.id.clone(), name: node.name.clone() };
             let step = self.life.apply(input, now_ms());
             let Some(fence) = step.effects.iter().find_map(offered) else {
-                return Placing::Nobody("It is with every node that can do it.".to_owned());
+                let reason = "It is with every node that can do it.".to_owned();
+                return Placing::Nobody { reason, able: true };
             };
             self.new_try(fence, &node, placement);
             self.absorb(step);
@@ -304,14 +348,34 @@ impl Run {
     fn choose(&self, nodes: &[NodeView], placed: &Placed) -> Option<(NodeView, Option<String>)> {
         let book = self.inner.book();
         let (not, now) = (self.life.not(), Instant::now());
-        placed.ranked.iter().enumerate().find_map(|(rank, index)| {
+        let mut free = placed.ranked.iter().enumerate().filter_map(|(rank, index)| {
             let node = nodes.get(*index)?;
             let tried = self.tried.iter().any(|(id, _)| *id == node.id);
             let has = self.inner.in_flight.count_for(&node.id);
             let busy = book.is_busy(&node.id, self.row.need, has, now);
             let free = !tried && !busy && !not.contains(&node.id);
-            free.then(|| (node.clone(), placed.models.get(rank).cloned().flatten()))
-        })
+            free.then_some((rank, node))
+        });
+        let second = self.life.wanted > 1 && !self.life.replicas && !not.is_empty();
+        let (rank, node) = if second || !self.gave_up.is_empty() {
+            free.min_by_key(|(rank, node)| (self.standing(node, second), *rank))?
+        } else {
+            free.next()?
+        };
+        Some((node.clone(), placed.models.get(rank).cloned().flatten()))
+    }
+
+    /// Who is asked first after another's word is not enough: a node that did not give up, and to
+    /// compare results one whose result means something.
+    fn standing(&self, node: &NodeView, second: bool) -> (bool, u8) {
+        let gave_up = self.gave_up.iter().any(|(id, _)| *id == node.id);
+        let stranger = match (node.mine, node.trusted) {
+            _ if !second || node.here => 0,
+            (true, _) => 1,
+            (false, true) => 2,
+            (false, false) => 3,
+        };
+        (gave_up, stranger)
     }
 
     fn begin(&mut self, fence: u64, node: NodeView, model: Option<String>, counted: Underway) {
@@ -327,6 +391,9 @@ impl Run {
             name: node.name.clone(),
             here,
             attaching: false,
+            taken: false,
+            begun: Instant::now(),
+            notes: 0,
             seen: self.new_seen(bytes, here),
             first_text: None,
             stop: stop.clone(),
@@ -452,8 +519,15 @@ impl Run {
     }
 
     fn wait_again(&mut self) -> After {
-        // One that waits for another node's result is in no lane.
-        if self.failed || self.life.state == TaskState::Verifying {
+        if !self.failed && self.life.state == TaskState::Verifying {
+            // One that waits for another node's result is in no lane. It waits as long again as it
+            // has waited.
+            let since = self.tries.values().filter_map(|row| row.ended_ms).max();
+            let waited = since.map_or(0, |since| now_ms().saturating_sub(since)).max(0);
+            let wait = Duration::from_millis(waited.unsigned_abs()).clamp(PAUSE.0, PAUSE.1);
+            return self.leave(After::Delay(wait));
+        }
+        if self.failed {
             let mut backoff = Backoff::new(PAUSE.0, PAUSE.1);
             let waits = (0..self.life.failures.max(1)).map(|_| backoff.next_wait());
             let wait = waits.last().unwrap_or(PAUSE.0);

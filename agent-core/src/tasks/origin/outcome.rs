@@ -1,6 +1,6 @@
 //! What of a result is believed, and the output that is made of it. Pure.
 
-use agent_api::tasks::{EmbeddingOutput, TextOutput, WasmOutput};
+use agent_api::tasks::{CodeOutput, EmbeddingOutput, TextOutput, WasmOutput};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use sha2::{Digest as _, Sha256};
 
@@ -13,6 +13,12 @@ use crate::tasks::{
 pub(super) const TEXT_BYTES: usize = 1 << 20;
 /// As the contract of `wasm` says.
 const WASM_OUTPUT_BYTES: usize = 1 << 20;
+
+/// Tokens that a template, or what begins and ends each text, adds to one prompt.
+const TEMPLATE_TOKENS: u32 = 1_024;
+/// Tokens that the model may write in one round of a `code` job (`tasks/run.rs`); only the program
+/// that it wrote comes here.
+const ROUND_TOKENS: u32 = 4_096;
 
 /// What was seen while the result came.
 #[derive(Clone, Debug, Default)]
@@ -72,9 +78,10 @@ pub(super) fn take(job: &Job, result: &JobResult, seen: &Seen) -> Result<Taken, 
                 let (sent, came) = (inputs.len(), vectors.len());
                 return Err(format!("{came} vectors came for {sent} texts"));
             }
-            let output =
-                EmbeddingOutput { vectors: vectors.clone(), prompt_tokens: *prompt_tokens };
-            Ok(taken(&output, (Some(*prompt_tokens), None), None))
+            let most = whole(seen.prompt_bytes).saturating_add(TEMPLATE_TOKENS);
+            let tokens = if seen.here { *prompt_tokens } else { (*prompt_tokens).min(most) };
+            let output = EmbeddingOutput { vectors: vectors.clone(), prompt_tokens: tokens };
+            Ok(taken(&output, (Some(tokens), None), None))
         }
         (Job::Wasm(job), JobResult::Wasm { output, fuel_used }) => {
             let bytes = BASE64_STANDARD.decode(output).map_err(|e| format!("no base64: {e}"))?;
@@ -92,11 +99,30 @@ pub(super) fn take(job: &Job, result: &JobResult, seen: &Seen) -> Result<Taken, 
             Ok(Taken { digest, ..taken(&output, (None, None), None) })
         }
         (Job::Code(_), JobResult::Code { output }) => {
+            let mut output = output.clone();
+            if !seen.here {
+                cap(&mut output, seen.prompt_bytes);
+            }
             let tokens = (Some(output.prompt_tokens), Some(output.completion_tokens));
-            Ok(taken(output, tokens, None))
+            Ok(taken(&output, tokens, None))
         }
         (job, _) => Err(format!("a result of another kind came for a {} job", job.kind().as_str())),
     }
+}
+
+/// Cuts what a node claims for a `code` job: each round's prompt is what was sent and what came of
+/// the round before.
+fn cap(output: &mut CodeOutput, sent: usize) {
+    let received = output.iterations.iter().map(|i| i.code.len() + i.stdout.len() + i.stderr.len());
+    let rounds = whole(output.iterations.len());
+    let prompts = whole(sent).saturating_add(TEMPLATE_TOKENS).saturating_mul(rounds);
+    let most = prompts.saturating_add(whole(received.sum()));
+    output.prompt_tokens = output.prompt_tokens.min(most);
+    output.completion_tokens = output.completion_tokens.min(ROUND_TOKENS.saturating_mul(rounds));
+}
+
+fn whole(bytes: usize) -> u32 {
+    u32::try_from(bytes).unwrap_or(u32::MAX)
 }
 
 fn taken<T: serde::Serialize>(
@@ -142,5 +168,64 @@ pub(super) fn prompt_bytes(job: &Job) -> usize {
         Job::Embedding { inputs, .. } => serde_json::to_string(inputs).map_or(0, |json| json.len()),
         Job::Code(input) => input.prompt.len() + input.tests.len(),
         Job::Wasm(_) => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use agent_api::{
+        runner::TextInput,
+        tasks::{CodeInput, CodeIteration, Language},
+    };
+
+    use super::*;
+
+    fn seen(job: &Job, here: bool) -> Seen {
+        Seen { prompt_bytes: prompt_bytes(job), here, ..Seen::default() }
+    }
+
+    #[test]
+    fn tokens_of_vectors_are_no_more_than_the_texts_can_have() {
+        let inputs = vec![TextInput::Text { text: "hello".into() }];
+        let job = Job::Embedding { model: "m".into(), inputs };
+        let result = JobResult::Embedded { vectors: vec![vec![1.0]], prompt_tokens: u32::MAX };
+        let tokens = |here| take(&job, &result, &seen(&job, here)).expect("taken").prompt_tokens;
+        assert!(tokens(false).expect("counted") < 2_000);
+        assert_eq!(tokens(true), Some(u32::MAX), "this node is believed");
+    }
+
+    #[test]
+    fn tokens_of_a_program_are_no_more_than_its_rounds_can_have() {
+        let job = Job::Code(CodeInput {
+            version: 1,
+            model: "m".into(),
+            language: Language::Python,
+            prompt: "Write add(a, b).".into(),
+            tests: String::new(),
+            max_iterations: None,
+            run_s: None,
+        });
+        let round = CodeIteration {
+            code: "x".into(),
+            status: Some(0),
+            stdout: String::new(),
+            stderr: String::new(),
+            problem: None,
+            run_ms: 1,
+        };
+        let mut output = CodeOutput {
+            code: "x".into(),
+            passed: true,
+            iterations: vec![round],
+            prompt_tokens: u32::MAX,
+            completion_tokens: u32::MAX,
+        };
+        let result = JobResult::Code { output: output.clone() };
+        let taken = take(&job, &result, &seen(&job, false)).expect("taken");
+        assert_eq!(taken.completion_tokens, Some(ROUND_TOKENS));
+        assert!(taken.prompt_tokens.expect("counted") < 2_000);
+        (output.prompt_tokens, output.completion_tokens) = (700, 300);
+        let honest = take(&job, &JobResult::Code { output }, &seen(&job, false)).expect("taken");
+        assert_eq!((honest.prompt_tokens, honest.completion_tokens), (Some(700), Some(300)));
     }
 }

@@ -8,7 +8,10 @@ use fakes::{Fakes, Script, job, text_job};
 use super::*;
 use crate::{
     storage::tasks::{Filter, list_tasks, task_attempts, task_events, task_words},
-    tasks::job::Job,
+    tasks::{
+        job::{Job, Offer},
+        reputation::Experience,
+    },
 };
 
 struct Bench {
@@ -82,6 +85,12 @@ impl Bench {
         let fences: Vec<u64> = tries.iter().map(|kept| kept.attempt.fence).collect();
         assert!(fences.is_sorted_by(|a, b| a < b), "{fences:?}");
         tries.into_iter().map(|kept| kept.attempt.outcome).collect()
+    }
+
+    async fn first_node(&self, id: &TaskId) -> NodeId {
+        let task = self.task(id).await;
+        let tries = task_attempts(self.storage.readers(), &task).await.expect("reads");
+        tries[0].attempt.node.clone()
     }
 
     async fn events(&self, id: &TaskId) -> Vec<TaskEvent> {
@@ -209,13 +218,131 @@ async fn a_text_goes_on_at_the_next_node_from_what_was_delivered() {
 }
 
 #[tokio::test]
-async fn what_would_fail_anywhere_fails_once() {
-    let bench = Bench::start(3).await;
-    bench.fakes.script(&[Script::Fails]);
+async fn what_two_nodes_say_would_fail_anywhere_is_over() {
+    for job in [job(), text_job()] {
+        let bench = Bench::start(3).await;
+        bench.fakes.script(&[Script::Fails, Script::Fails]);
+        let id = bench.add(1, &job).await;
+        let task = bench.ended(&id).await;
+        assert_eq!((task.state, task.attempts), (TaskState::Failed, 2));
+        assert!(task.reason.contains("traps"), "{}", task.reason);
+    }
+}
+
+#[tokio::test]
+async fn one_stranger_that_says_it_fails_does_not_end_a_task_and_is_remembered() {
+    for job in [job(), text_job()] {
+        let bench = Bench::start(3).await;
+        bench.fakes.script(&[Script::Fails]);
+        let id = bench.add(1, &job).await;
+        assert_eq!(bench.ended(&id).await.state, TaskState::Done);
+        let first = bench.first_node(&id).await;
+        let bad = |(node, what): &(NodeId, Experience)| *node == first && what.is_bad();
+        let all = bench.fakes.experiences();
+        assert_eq!(all.iter().filter(|e| e.1.is_bad()).count(), 1, "{all:?}");
+        assert!(all.iter().any(bad), "{all:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_cannot_be_reached_costs_no_try() {
+    let bench = Bench::start(2).await;
+    bench.fakes.script(&[Script::LostAtOnce; 5]);
+    let id = bench.add(1, &job()).await;
+    assert_eq!(bench.ended(&id).await.state, TaskState::Done);
+    assert_eq!(bench.row(&id).await.failures, 0);
+    assert!(bench.fakes.experiences().iter().all(|(_, what)| !what.is_bad()));
+}
+
+#[tokio::test]
+async fn a_comparison_waits_for_a_busy_node_and_is_left_out_where_there_is_none() {
+    let bench = Bench::start(2).await;
+    bench.fakes.compare();
+    bench.fakes.script(&[Script::Well, Script::Refuse]);
     let id = bench.add(1, &job()).await;
     let task = bench.ended(&id).await;
-    assert_eq!((task.state, task.attempts), (TaskState::Failed, 1));
-    assert!(task.reason.contains("traps"), "{}", task.reason);
+    assert!(task.reason.contains("2 of 2 nodes agree"), "{}", task.reason);
+    let bench = Bench::start(1).await;
+    bench.fakes.compare();
+    let id = bench.add(1, &job()).await;
+    let task = bench.ended(&id).await;
+    assert!(task.reason.contains("not compared"), "{}", task.reason);
+}
+
+#[tokio::test]
+async fn a_result_is_compared_with_a_node_that_the_owner_trusts_if_there_is_one() {
+    let bench = Bench::start(5).await;
+    bench.fakes.compare();
+    bench.fakes.trust(4);
+    let id = bench.add(1, &job()).await;
+    assert_eq!(bench.ended(&id).await.state, TaskState::Done);
+    let task = bench.task(&id).await;
+    let tries = task_attempts(bench.storage.readers(), &task).await.expect("reads");
+    let nodes: Vec<NodeId> = tries.into_iter().map(|kept| kept.attempt.node).collect();
+    assert_eq!(nodes[1..], [fakes::node(4)]);
+}
+
+#[tokio::test]
+async fn a_flood_of_notes_ends_the_lease_and_not_the_task() {
+    let bench = Bench::start(2).await;
+    bench.fakes.script(&[Script::Notes]);
+    let id = bench.add(1, &job()).await;
+    assert_eq!(bench.ended(&id).await.state, TaskState::Done);
+    let notes = bench.events(&id).await.iter().filter(|e| e.text == "still here").count();
+    assert!(notes < 100, "{notes}");
+    let all = bench.fakes.experiences();
+    assert!(all.iter().any(|(_, what)| matches!(what, Experience::Misbehaved(_))), "{all:?}");
+}
+
+#[tokio::test]
+async fn a_text_is_whole_when_this_node_restarts_while_a_second_one_goes_on() {
+    let mut bench = Bench::start(2).await;
+    bench.fakes.script(&[Script::LostInText, Script::SilentRunning]);
+    let id = bench.add(1, &text_job()).await;
+    bench.fakes.began_all().await;
+    bench.reaches(&id, &[TaskState::Running]).await;
+    let fence = bench.row(&id).await.fence;
+    assert_eq!(fence, 2);
+    bench.fakes.remember(&id, fence);
+    bench.restart().await;
+    assert_eq!(bench.ended(&id).await.state, TaskState::Done);
+    let words = task_words(bench.storage.readers(), &id).await.expect("reads");
+    let output: serde_json::Value =
+        serde_json::from_str(&words.output.expect("is there")).expect("is JSON");
+    assert_eq!((output["text"].as_str(), bench.row(&id).await.fence), (Some("one two three"), 2));
+}
+
+/// How the lease of a job ends on a peer that does this, and when, in virtual seconds.
+async fn pumped(job: Job, script: Script) -> (String, u64) {
+    use lease::{Begin, LeaseNews, pump};
+
+    let fakes = Arc::new(Fakes::new(1));
+    fakes.script(&[script]);
+    let (news, mut inbox) = tokio::sync::mpsc::channel(16);
+    let lease = Duration::from_secs(30);
+    let offer = Offer { task: TaskId("t".into()), attempt: 1, fence: 1, job, priority: 5, lease };
+    let begin = Begin::Offer(Box::new(fakes::view(0)));
+    let begun = Instant::now();
+    tokio::spawn(pump(fakes, begin, offer, CancellationToken::new(), news));
+    loop {
+        match inbox.recv().await.expect("ends").1 {
+            LeaseNews::Overdue(why) => return (why, begun.elapsed().as_secs()),
+            LeaseNews::Over(error) => panic!("{error}"),
+            LeaseNews::Taken(_) | LeaseNews::Piece(_) => {}
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_only_lives_loses_its_lease() {
+    let (why, after) = pumped(text_job(), Script::Silent).await;
+    assert!(why.contains("whether it takes it") && after < 60, "{why} {after}");
+    let (why, after) = pumped(text_job(), Script::Stands).await;
+    assert!(why.contains("did not come nearer") && after < 11 * 60, "{why} {after}");
+    let (why, after) = pumped(text_job(), Script::Empty).await;
+    assert!(why.contains("got nowhere") && after < 11 * 60, "{why} {after}");
+    let (why, after) = pumped(job(), Script::SilentRunning).await;
+    assert!(why.contains("got nowhere") && after < 40, "{why} {after}");
 }
 
 #[tokio::test]
@@ -289,7 +416,7 @@ async fn tasks_expire_while_they_wait_and_while_they_run() {
     bench.fakes.script(&[Script::SilentRunning]);
     let short = |n| {
         let mut new = new_task(n, &job());
-        new.row.expires_ms = Some(now_ms() + 400);
+        new.row.expires_ms = Some(now_ms() + 3_000);
         new
     };
     let (running, waiting) = (short(1), short(2));
@@ -301,6 +428,8 @@ async fn tasks_expire_while_they_wait_and_while_they_run() {
     for id in &ids {
         assert_eq!(bench.ended(id).await.state, TaskState::Expired);
     }
+    let all = bench.fakes.experiences();
+    assert!(matches!(all.as_slice(), [(_, Experience::Failed(_))]), "it held it: {all:?}");
 }
 
 #[tokio::test]
@@ -334,4 +463,14 @@ async fn a_follower_hears_of_the_end() {
     assert_eq!(text, "one two three");
     assert_eq!(bench.task(&id).await.state, TaskState::Done);
     assert_eq!(bench.task(&id).await.kind, TaskKind::Chat);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_was_set_between_two_looks_is_not_believed() {
+    let then = Instant::now();
+    let later = then + PRUNE_EVERY;
+    let passed = i64::try_from(PRUNE_EVERY.as_millis()).expect("fits");
+    assert!(agree((1_000, then), (1_000 + passed + 50, later)));
+    assert!(!agree((1_000, then), (1_000 + passed + DAY_MS, later)), "set ahead");
+    assert!(!agree((1_000, then), (1_000 - DAY_MS, later)), "set back");
 }

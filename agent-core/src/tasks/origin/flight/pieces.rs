@@ -1,9 +1,14 @@
 //! What comes from a task's leases.
 
-use agent_api::tasks::{AttemptOutcome, TaskEvent, TaskState};
+use std::time::Duration;
+
+use agent_api::{
+    NodeId,
+    tasks::{AttemptOutcome, TaskEvent, TaskState},
+};
 use tokio::time::Instant;
 
-use super::Run;
+use super::{Run, rows::IT_FAILS};
 use crate::{
     clock::now_ms,
     tasks::{
@@ -18,6 +23,9 @@ use crate::{
     },
 };
 
+/// Lines for people of one lease. A `code` job has three in each of its ten rounds; each is a row.
+const NOTES: u32 = 64;
+
 impl Run {
     pub(super) async fn on_news(&mut self, fence: u64, news: LeaseNews) {
         // Of a lease that is over: what it says is not taken.
@@ -28,12 +36,21 @@ impl Run {
             LeaseNews::Taken(path) => {
                 if let Some(live) = self.leases.get_mut(&fence) {
                     live.attaching = false;
+                    live.taken = true;
                 }
                 self.note_try(fence, |row| row.path = Some(path));
                 self.row.task.path = Some(path);
             }
             LeaseNews::Piece(piece) => self.on_piece(fence, piece).await,
             LeaseNews::Over(error) => self.on_error(fence, error).await,
+            LeaseNews::Overdue(why) => {
+                let live = self.leases.get(&fence).filter(|live| !live.taken && !live.attaching);
+                if let Some(node) = live.map(|live| live.node.clone()) {
+                    // It can be reached, and says nothing.
+                    self.inner.workers.experience(&node, Experience::Failed(why.clone()));
+                }
+                self.on_error(fence, JobError::Lost(why)).await;
+            }
         }
     }
 
@@ -49,6 +66,13 @@ impl Run {
             JobPiece::Running | JobPiece::Started { .. } => self.runs(fence),
             JobPiece::Text { text, .. } => self.on_text(fence, text).await,
             JobPiece::Note { text } => {
+                if let Some(live) = self.leases.get_mut(&fence) {
+                    live.notes += 1;
+                    if live.notes > NOTES {
+                        let problem = format!("it sent more than {NOTES} notes");
+                        return self.on_error(fence, JobError::Misbehaved(problem)).await;
+                    }
+                }
                 let live = self.leases.get(&fence);
                 let event = TaskEvent {
                     at_ms: now_ms(),
@@ -119,6 +143,9 @@ impl Run {
             };
             self.inner.workers.experience(&node, what);
         }
+        for (node, why) in std::mem::take(&mut self.gave_up) {
+            self.inner.workers.experience(&node, Experience::Failed(why));
+        }
         let compared = matches!(self.job, Job::Wasm(_)) && !here && self.row.node.is_none();
         if compared && self.life.wanted == 1 && self.inner.workers.must_compare(&node) {
             self.feed(Input::Compare);
@@ -155,11 +182,14 @@ impl Run {
         let text = error.to_string();
         let (outcome, experience) = match &error {
             JobError::Refused { retry_after, .. } => {
-                let now = Instant::now();
                 let has = self.inner.in_flight.count_for(&node);
-                let mut book = self.inner.book();
-                book.refused(node.clone(), self.row.need, (*retry_after, has), now);
+                self.leave_alone(&node, (*retry_after, has));
                 (AttemptOutcome::Refused, None)
+            }
+            // It never had it. A network that is cut is no try, and no node's fault.
+            JobError::Lost(_) if !live.taken => {
+                self.leave_alone(&node, (None, 0));
+                (AttemptOutcome::Lost, None)
             }
             JobError::Lost(_) | JobError::Cancelled => {
                 (AttemptOutcome::Lost, Some(Experience::Failed(text.clone())))
@@ -173,13 +203,20 @@ impl Run {
         if let Some(experience) = experience.filter(|_| !live.here) {
             self.inner.workers.experience(&node, experience);
         }
-        self.go_on_from(&error, &live);
+        if live.taken {
+            self.go_on_from(&error, &live);
+        }
         self.finish_try(fence, Some(outcome), &text);
         self.tried.push((node, text.clone()));
         let reason = format!("{name}: {text}");
         let input = match error {
             JobError::Refused { .. } => Input::Refused { fence, reason },
-            JobError::Failed(_) => Input::Failed { fence, reason, again: false },
+            JobError::Lost(_) if !live.taken => Input::Refused { fence, reason },
+            JobError::Failed(_) => {
+                let again = self.gives_up(fence, &live, text);
+                self.failed |= again;
+                Input::Failed { fence, reason, again }
+            }
             _ => {
                 self.failed = true;
                 Input::Failed { fence, reason, again: true }
@@ -188,6 +225,30 @@ impl Run {
         drop(live);
         self.feed(input);
         self.persist().await;
+    }
+
+    fn leave_alone(&self, node: &NodeId, said: (Option<Duration>, u32)) {
+        let mut book = self.inner.book();
+        book.refused(node.clone(), self.row.need, said, Instant::now());
+    }
+
+    /// A node says that it would fail anywhere; whether it is tried elsewhere all the same. One
+    /// stranger's word is not enough to end a task: modules are compared, of others a second node
+    /// has to say so too.
+    fn gives_up(&mut self, fence: u64, live: &super::Live, why: String) -> bool {
+        if live.here || self.row.node.is_some() {
+            return false;
+        }
+        if matches!(self.job, Job::Wasm(_)) || self.life.wanted > 1 {
+            self.feed(Input::Compare);
+            self.finish_try(fence, None, &why);
+            self.note_try(fence, |row| row.result = Some(IT_FAILS.to_owned()));
+            return false;
+        }
+        let seconded = self.gave_up.iter().any(|(node, _)| *node != live.node);
+        self.note_try(fence, |row| row.result = Some(IT_FAILS.to_owned()));
+        self.gave_up.push((live.node.clone(), why));
+        !seconded
     }
 
     /// The next node goes on from the text that is here; not from that of one that misbehaved.

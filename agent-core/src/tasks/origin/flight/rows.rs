@@ -22,7 +22,7 @@ use crate::{
     },
     tasks::{
         job::{Job, JobResult},
-        lifecycle::{Gathered, Lease, Life},
+        lifecycle::{FAILS, Gathered, Lease, Life},
         origin::{
             Inner,
             outcome::{self, Seen},
@@ -32,6 +32,8 @@ use crate::{
     },
 };
 
+/// Stands for the result of an attempt that says that it fails anywhere.
+pub(super) const IT_FAILS: &str = "null";
 /// The end of a task has to be written: the database is tried again this often.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -69,6 +71,7 @@ impl Run {
             tried: Vec::new(),
             verdict: None,
             settled: None,
+            gave_up: Vec::new(),
             continued: Default::default(),
             partial,
             failed: false,
@@ -88,14 +91,22 @@ impl Run {
         life.attempts = row.task.attempts;
         life.failures = row.failures;
         life.fence = row.fence;
+        life.here = Some(self.inner.me.clone());
         life.wanted = row.wanted as usize;
         life.most = row.most as usize;
         let running = row.task.state == TaskState::Running;
-        for KeptAttempt { attempt, result } in tries {
-            let gathered = result.and_then(|json| serde_json::from_str::<JobResult>(&json).ok());
-            let taken = gathered
-                .and_then(|result| outcome::take(&self.job, &result, &Seen::default()).ok());
+        for KeptAttempt { attempt, result, continued } in tries {
+            let gathered = result.as_deref().and_then(|json| serde_json::from_str(json).ok());
+            let taken = gathered.and_then(|result: JobResult| {
+                outcome::take(&self.job, &result, &Seen::default()).ok()
+            });
+            let fails = result.as_deref() == Some(IT_FAILS);
             if attempt.ended_ms.is_none() {
+                // What the node was asked to go on from is a part of the answer.
+                if let Some(continued) = continued {
+                    self.partial.lock().clone_from(&continued.0);
+                    self.continued = continued;
+                }
                 self.life.leases.push(Lease {
                     fence: attempt.fence,
                     node: attempt.node.clone(),
@@ -108,10 +119,16 @@ impl Run {
                     digest: taken.digest,
                 });
                 self.results.insert(attempt.fence, (attempt.node.clone(), taken));
+            } else if fails && attempt.outcome.is_none() {
+                let (fence, node) = (attempt.fence, attempt.node.clone());
+                self.life.results.push(Gathered { fence, node, digest: FAILS });
+            } else if fails {
+                self.gave_up.push((attempt.node, attempt.reason));
+                continue;
             } else {
                 continue;
             }
-            self.tries.insert(attempt.fence, as_row(attempt));
+            self.tries.insert(attempt.fence, as_row(attempt, result));
         }
     }
 
@@ -128,6 +145,7 @@ impl Run {
             reason: String::new(),
             placement: Some(placement),
             result: None,
+            continued: Some(self.continued.clone()).filter(|(text, _)| !text.is_empty()),
         };
         self.row.task.worker = Some(node.id.clone());
         self.row.task.worker_name = Some(node.name.clone());
@@ -154,7 +172,7 @@ impl Run {
 
     /// The row as the life says it is.
     pub(super) fn sync(&mut self) {
-        let Self { row, life, .. } = self;
+        let Self { row, life, tries, changed, .. } = self;
         row.task.state = life.state;
         row.task.attempts = life.attempts;
         row.fence = life.fence;
@@ -163,6 +181,18 @@ impl Run {
         row.most = u32::try_from(life.most).unwrap_or(u32::MAX);
         if life.state.is_final() {
             row.task.ended_ms.get_or_insert_with(now_ms);
+        }
+        // Results that nothing is compared with any more are not kept.
+        for (fence, attempt) in tries {
+            let waits = life.results.iter().any(|result| result.fence == *fence);
+            let kept = attempt.outcome.is_none() && attempt.result.is_some();
+            if kept && (life.state.is_final() || !waits) {
+                attempt.result = None;
+                if !life.state.is_final() {
+                    attempt.outcome = Some(AttemptOutcome::Failed);
+                }
+                changed.insert(*fence);
+            }
         }
         if !matches!(life.state, TaskState::Leased | TaskState::Running) {
             row.task.queue_position = None;
@@ -215,7 +245,7 @@ impl Run {
         self.changed.clear();
         self.flush_at = None;
         // Placements are large, and on disk from now on.
-        self.tries.values_mut().for_each(|row| row.placement = None);
+        self.tries.values_mut().for_each(|row| (row.placement, row.continued) = (None, None));
         let waits: Vec<u64> = self.life.results.iter().map(|result| result.fence).collect();
         self.tries.retain(|fence, row| row.ended_ms.is_none() || waits.contains(fence));
         true
@@ -264,9 +294,9 @@ impl Run {
         for (fence, node) in fences {
             let agrees = agreed.contains(&node);
             let (outcome, reason, what) = if agrees {
-                (AttemptOutcome::Done, "Agrees with the majority.", Experience::Agreed)
+                (AttemptOutcome::Done, "Agrees with what counts.", Experience::Agreed)
             } else {
-                (AttemptOutcome::Disagreed, "Differs from the majority.", Experience::Disagreed)
+                (AttemptOutcome::Disagreed, "Differs from what counts.", Experience::Disagreed)
             };
             self.finish_try(fence, Some(outcome), reason);
             self.note_try(fence, |row| row.result = None);
@@ -277,7 +307,7 @@ impl Run {
     }
 }
 
-fn as_row(attempt: Attempt) -> AttemptRow {
+fn as_row(attempt: Attempt, result: Option<String>) -> AttemptRow {
     AttemptRow {
         fence: attempt.fence,
         number: attempt.number,
@@ -289,6 +319,7 @@ fn as_row(attempt: Attempt) -> AttemptRow {
         outcome: attempt.outcome,
         reason: attempt.reason,
         placement: None,
-        result: None,
+        result,
+        continued: None,
     }
 }

@@ -4,7 +4,7 @@ use std::{
     collections::{HashMap, HashSet, VecDeque},
     sync::{
         Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -13,7 +13,7 @@ use agent_api::{
     NodeId, TaskId,
     mesh::AnnouncedServing,
     runner::{FinishReason, Generate, Prompt, Sampling, Timings, Usage},
-    tasks::{TaskKind, TaskPath},
+    tasks::{Candidate, TaskKind, TaskPath},
 };
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -42,6 +42,13 @@ pub(super) enum Script {
     /// Nothing is heard of it.
     Silent,
     SilentRunning,
+    /// It runs, and sends nothing in many pieces.
+    Empty,
+    /// Waits, and comes no nearer.
+    Stands,
+    Notes,
+    /// As without a script.
+    Well,
 }
 
 #[derive(Debug)]
@@ -53,6 +60,12 @@ pub(super) struct Fakes {
     results: Mutex<HashMap<TaskId, u32>>,
     /// Tasks that a peer still has after a restart, with their fence.
     kept: Mutex<HashSet<(TaskId, u64)>>,
+    /// As it was offered.
+    offers: Mutex<HashMap<(TaskId, u64), Offer>>,
+    experiences: Mutex<Vec<(NodeId, Experience)>>,
+    /// Results are compared.
+    compared: AtomicBool,
+    trusted: AtomicUsize,
     turn: AtomicUsize,
 }
 
@@ -92,6 +105,10 @@ impl Fakes {
             scripts: Mutex::default(),
             results: Mutex::default(),
             kept: Mutex::default(),
+            offers: Mutex::default(),
+            experiences: Mutex::default(),
+            compared: AtomicBool::new(false),
+            trusted: AtomicUsize::new(usize::MAX),
             turn: AtomicUsize::new(0),
         }
     }
@@ -111,6 +128,18 @@ impl Fakes {
         self.kept.lock().expect("lock").insert((task.clone(), fence));
     }
 
+    pub(super) fn compare(&self) {
+        self.compared.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn trust(&self, node: usize) {
+        self.trusted.store(node, Ordering::Relaxed);
+    }
+
+    pub(super) fn experiences(&self) -> Vec<(NodeId, Experience)> {
+        self.experiences.lock().expect("lock").clone()
+    }
+
     /// Results of a task that the origin has said to be safe.
     pub(super) fn settled(&self, task: &TaskId) -> u32 {
         self.results.lock().expect("lock").get(task).copied().unwrap_or(0)
@@ -120,7 +149,7 @@ impl Fakes {
         let (out, pieces) = mpsc::channel(JOB_PIECES);
         let cancel = CancellationToken::new();
         *self.results.lock().expect("lock").entry(offer.task.clone()).or_default() +=
-            u32::from(script.is_none());
+            u32::from(matches!(script, None | Some(Script::Well)));
         tokio::spawn(perform(offer, script, out, cancel.clone()));
         JobStream { pieces, path: TaskPath::Lan, cancel: cancel.drop_guard() }
     }
@@ -139,17 +168,36 @@ async fn perform(
         }
     };
     let lost = || Err(JobError::Lost("the stream ended".into()));
+    let text = |text: &str| JobPiece::Text { text: text.to_owned(), logprobs: Vec::new() };
     match script {
         Some(Script::Silent) => return cancel.cancelled().await,
+        Some(Script::Stands) => loop {
+            send(Ok(JobPiece::Waiting { position: 3, reason: String::new() })).await;
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            if out.is_closed() {
+                return;
+            }
+        },
         Some(Script::LostWaiting) => {
             send(Ok(JobPiece::Waiting { position: 2, reason: String::new() })).await;
             return send(lost()).await;
         }
         _ => send(Ok(JobPiece::Running)).await,
     }
-    let text = |text: &str| JobPiece::Text { text: text.to_owned(), logprobs: Vec::new() };
     match script {
         Some(Script::SilentRunning) => return cancel.cancelled().await,
+        Some(Script::Empty) => loop {
+            send(Ok(text(""))).await;
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            if out.is_closed() {
+                return;
+            }
+        },
+        Some(Script::Notes) => {
+            for _ in 0..1_000 {
+                send(Ok(JobPiece::Note { text: "still here".into() })).await;
+            }
+        }
         Some(Script::LostRunning) => return send(lost()).await,
         Some(Script::Broke) => return send(Err(JobError::Broke("out of memory".into()))).await,
         Some(Script::Fails) => return send(Err(JobError::Failed("it traps".into()))).await,
@@ -184,6 +232,8 @@ impl Workers for Fakes {
     }
 
     fn place(&self, wanted: &Wanted) -> (Vec<NodeView>, Placed) {
+        let trusted = self.trusted.load(Ordering::Relaxed);
+        let view = |n| NodeView { trusted: n == trusted, ..view(n) };
         let nodes: Vec<NodeView> = (0..self.nodes).map(view).collect();
         let mut placed = Placed::default();
         placed.explanation.summary = "No node can do it.".into();
@@ -193,11 +243,15 @@ impl Workers for Fakes {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         placed.ranked = (0..self.nodes).map(|n| (n + turn) % self.nodes).collect();
         placed.models = vec![None; self.nodes];
+        let able = nodes.iter().filter(|node| !wanted.not.contains(&node.id));
+        placed.explanation.candidates = able.map(candidate).collect();
         (nodes, placed)
     }
 
     fn offer(&self, _node: NodeView, offer: Offer) -> BoxFuture<'_, Result<JobStream, JobError>> {
         let script = self.scripts.lock().expect("lock").pop_front();
+        let under = (offer.task.clone(), offer.fence);
+        self.offers.lock().expect("lock").insert(under, offer.clone());
         let retry_after = Some(Duration::from_millis(20));
         let answer = match script {
             Some(Script::Refuse) => {
@@ -210,20 +264,35 @@ impl Workers for Fakes {
     }
 
     fn attach(&self, _node: NodeId, offer: Offer) -> BoxFuture<'_, Result<JobStream, JobError>> {
-        let kept = self.kept.lock().expect("lock").contains(&(offer.task.clone(), offer.fence));
+        let under = (offer.task.clone(), offer.fence);
+        let kept = self.kept.lock().expect("lock").contains(&under);
+        let offer = self.offers.lock().expect("lock").get(&under).cloned().unwrap_or(offer);
         let refused = JobError::Refused { reason: "It is not here.".into(), retry_after: None };
         let answer = if kept { Ok(self.carry(offer, None)) } else { Err(refused) };
         Box::pin(std::future::ready(answer))
     }
 
-    fn experience(&self, _node: &NodeId, _what: Experience) {}
+    fn experience(&self, node: &NodeId, what: Experience) {
+        self.experiences.lock().expect("lock").push((node.clone(), what));
+    }
 
     fn must_compare(&self, _node: &NodeId) -> bool {
-        false
+        self.compared.load(Ordering::Relaxed)
     }
 }
 
-fn view(n: usize) -> NodeView {
+fn candidate(node: &NodeView) -> Candidate {
+    Candidate {
+        node: node.id.clone(),
+        name: node.name.clone(),
+        chosen: false,
+        refused: None,
+        cost_ms: 1.0,
+        parts: Vec::new(),
+    }
+}
+
+pub(super) fn view(n: usize) -> NodeView {
     NodeView {
         id: node(n),
         name: format!("n{n}"),
