@@ -283,6 +283,20 @@ async fn a_result_is_compared_with_a_node_that_the_owner_trusts_if_there_is_one(
 }
 
 #[tokio::test]
+async fn a_node_that_says_it_fails_is_not_asked_again_while_another_is_waited_for() {
+    let bench = Bench::start(3).await;
+    bench.fakes.script(&[Script::Fails, Script::Refuse, Script::Refuse]);
+    let id = bench.add(1, &job()).await;
+    assert_eq!(bench.ended(&id).await.state, TaskState::Done);
+    let first = bench.first_node(&id).await;
+    let task = bench.task(&id).await;
+    let tries = task_attempts(bench.storage.readers(), &task).await.expect("reads");
+    assert_eq!(tries.iter().filter(|kept| kept.attempt.node == first).count(), 1);
+    assert_eq!(tries[0].attempt.outcome, Some(AttemptOutcome::Disagreed));
+    assert!(tries.iter().all(|kept| kept.result.is_none()), "nothing is compared any more");
+}
+
+#[tokio::test]
 async fn a_flood_of_notes_ends_the_lease_and_not_the_task() {
     let bench = Bench::start(2).await;
     bench.fakes.script(&[Script::Notes]);
@@ -416,7 +430,10 @@ async fn tasks_expire_while_they_wait_and_while_they_run() {
     bench.fakes.script(&[Script::SilentRunning]);
     let short = |n| {
         let mut new = new_task(n, &job());
-        new.row.expires_ms = Some(now_ms() + 3_000);
+        let expires = now_ms() + 1_500;
+        new.row.expires_ms = Some(expires);
+        // Whoever has it has it for most of its time.
+        new.row.task.created_ms = expires - 20;
         new
     };
     let (running, waiting) = (short(1), short(2));

@@ -44,10 +44,14 @@ impl Run {
             LeaseNews::Piece(piece) => self.on_piece(fence, piece).await,
             LeaseNews::Over(error) => self.on_error(fence, error).await,
             LeaseNews::Overdue(why) => {
-                let live = self.leases.get(&fence).filter(|live| !live.taken && !live.attaching);
-                if let Some(node) = live.map(|live| live.node.clone()) {
-                    // It can be reached, and says nothing.
-                    self.inner.workers.experience(&node, Experience::Failed(why.clone()));
+                let runs = self.is_running(fence);
+                let live = self.leases.get_mut(&fence).filter(|live| !live.attaching && !runs);
+                if let Some(live) = live {
+                    // It can be reached and did nothing yet: that is held against it, but a long
+                    // wait is no try of the task.
+                    live.taken = false;
+                    let held = Experience::Failed(why.clone());
+                    self.inner.workers.experience(&live.node, held);
                 }
                 self.on_error(fence, JobError::Lost(why)).await;
             }
@@ -88,9 +92,13 @@ impl Run {
         }
     }
 
+    fn is_running(&self, fence: u64) -> bool {
+        let mut leases = self.life.leases.iter();
+        leases.any(|lease| lease.fence == fence && lease.state == TaskState::Running)
+    }
+
     fn runs(&mut self, fence: u64) {
-        let running = |l: &&crate::tasks::lifecycle::Lease| l.state == TaskState::Running;
-        if self.life.leases.iter().filter(running).any(|lease| lease.fence == fence) {
+        if self.is_running(fence) {
             return;
         }
         self.row.task.started_ms = Some(now_ms());
