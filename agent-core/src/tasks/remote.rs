@@ -302,6 +302,7 @@ async fn in_time<T>(
 }
 
 /// What a worker says to an offer.
+#[derive(Debug)]
 enum Taken {
     NeedsJob,
     NeedsModule,
