@@ -162,8 +162,9 @@ const PROCESS_OPTIONS: [u64; 4] = [
 const DESCRIPTOR_OPTIONS: [u64; 6] =
     [libc::TCGETS, libc::TIOCGWINSZ, libc::FIONREAD, libc::FIONBIO, libc::FIOCLEX, libc::FIONCLEX];
 
-/// Copies, flags of their own, locks. `F_SETFL` is looked at more closely.
-const DESCRIPTOR_COMMANDS: [u64; 11] = [
+/// Copies, flags of their own, locks, and the seals of memory files, in which wasmtime keeps what
+/// the memory of a module begins with. `F_SETFL` is looked at more closely.
+const DESCRIPTOR_COMMANDS: [u64; 12] = [
     libc::F_DUPFD as u64,
     libc::F_DUPFD_CLOEXEC as u64,
     libc::F_GETFD as u64,
@@ -175,6 +176,7 @@ const DESCRIPTOR_COMMANDS: [u64; 11] = [
     libc::F_OFD_GETLK as u64,
     libc::F_OFD_SETLK as u64,
     libc::F_OFD_SETLKW as u64,
+    libc::F_ADD_SEALS as u64,
 ];
 
 const MEMORY: &[c_long] = &[

@@ -144,6 +144,21 @@ fn a_wasi_command_reads_its_input_and_writes_its_output() {
 }
 
 #[test]
+fn a_modules_own_data_are_there_in_every_job() {
+    // As compilers write them; wasmtime keeps them in a sealed memory file.
+    let data = GIVE_BACK.replace("(local.get $at)", "(i32.const 2048)");
+    let module = bare(&data).replacen(
+        "(memory (export \"memory\") 1)",
+        "(memory (export \"memory\") 1) (data (i32.const 2048) \"data!\")",
+        1,
+    );
+    let mut served = Served::start();
+    for _ in 0..3 {
+        assert_eq!(served.done(&module, b"12345", USUAL).0, b"data!");
+    }
+}
+
+#[test]
 fn a_bare_module_gets_and_gives_bytes() {
     let mut served = Served::start();
     assert_eq!(served.done(&bare(GIVE_BACK), b"hello", USUAL).0, b"hello");

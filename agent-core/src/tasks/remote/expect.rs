@@ -146,11 +146,11 @@ impl Expect {
                 self.module = None;
                 Ok(Means::Module)
             }
-            Said::Waiting { position, reason } if !runs && !self.has_job => {
+            Said::Waiting { position, reason } if !runs => {
                 self.stage = Stage::Waiting;
                 Ok(Means::Piece(JobPiece::Waiting { position, reason: wire::cut(&reason) }))
             }
-            Said::Running if !runs && !self.has_job => {
+            Said::Running if !runs => {
                 self.stage = Stage::Running;
                 Ok(Means::Piece(JobPiece::Running))
             }

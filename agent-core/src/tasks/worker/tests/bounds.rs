@@ -1,8 +1,9 @@
 //! What a worker bounds by itself, whatever the other node did not.
 
+use agent_api::runner::TextInput;
+
 use super::*;
 use crate::tasks::{
-    job::WasmJob,
     rows,
     wire::{FromOrigin, FromWorker, OfferFrame, Said},
 };
@@ -38,19 +39,13 @@ fn reason(answer: FromWorker) -> String {
 #[tokio::test]
 async fn a_job_beyond_its_kinds_bounds_is_refused_by_name() {
     let (desk, attic, ..) = pair().await;
-    let wasm = WasmJob {
-        module: "ab".repeat(32),
-        name: None,
-        input: String::new(),
-        fuel: 1,
-        memory_bytes: 1 << 20,
-        wall_ms: u64::MAX,
-    };
-    let offer = Offer { job: Job::Wasm(wasm), ..offer(0) };
+    let input = TextInput::Text { text: String::new() };
+    let job = Job::Embedding { model: "demo".to_owned(), inputs: vec![input; 2_049] };
+    let offer = Offer { job, ..offer(0) };
     let refused = answer(&desk, attic.node.node_key(), &offer, &frame_of(&offer.job)).await;
     assert_eq!(refused.task, offer.task);
     let reason = reason(refused);
-    assert!(reason.contains("wall_ms"), "{reason}");
+    assert!(reason.contains("inputs"), "{reason}");
 }
 
 #[tokio::test]
