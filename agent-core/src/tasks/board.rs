@@ -5,7 +5,10 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use agent_api::{TaskId, tasks::Task};
+use agent_api::{
+    TaskId,
+    tasks::{Placement, Task},
+};
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
@@ -15,6 +18,8 @@ const CHANGES: usize = 1_024;
 #[derive(Debug)]
 struct Living {
     task: Task,
+    /// Why it is where it is, if that is in no database.
+    placement: Option<Placement>,
     /// Cancelled when the owner does not want it to go on.
     stop: CancellationToken,
 }
@@ -38,7 +43,7 @@ impl Board {
     pub fn begin(&self, task: Task) -> CancellationToken {
         let _ = self.changes.send(task.clone());
         let stop = CancellationToken::new();
-        let living = Living { stop: stop.clone(), task };
+        let living = Living { stop: stop.clone(), task, placement: None };
         self.lock().insert(living.task.id.clone(), living);
         stop
     }
@@ -57,12 +62,27 @@ impl Board {
         let _ = self.changes.send(living.task.clone());
     }
 
+    /// Why it is where it is.
+    pub fn placed(&self, id: &TaskId, placement: Placement) {
+        if let Some(living) = self.lock().get_mut(id) {
+            living.placement = Some(placement);
+        }
+    }
+
+    pub fn placement(&self, id: &TaskId) -> Option<Placement> {
+        self.lock().get(id)?.placement.clone()
+    }
+
     /// Changes it a last time and shows it no more as living; returns it.
-    pub fn end(&self, id: &TaskId, change: impl FnOnce(&mut Task)) -> Option<Task> {
-        let mut task = self.lock().remove(id)?.task;
+    pub fn end(
+        &self,
+        id: &TaskId,
+        change: impl FnOnce(&mut Task),
+    ) -> Option<(Task, Option<Placement>)> {
+        let Living { mut task, placement, .. } = self.lock().remove(id)?;
         change(&mut task);
         let _ = self.changes.send(task.clone());
-        Some(task)
+        Some((task, placement))
     }
 
     /// Shows it no more; whatever is known of it is in the database.

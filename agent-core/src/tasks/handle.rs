@@ -224,8 +224,9 @@ impl Tasks {
     pub async fn get(&self, id: &TaskId) -> Result<TaskDetails, TaskError> {
         let pool = self.shared.storage.readers();
         let Some(row) = get_task(pool, id).await? else {
-            let task = self.shared.board.get(id).ok_or_else(|| TaskError::NotFound(id.clone()))?;
-            return Ok(without_words(task));
+            let board = &self.shared.board;
+            let task = board.get(id).ok_or_else(|| TaskError::NotFound(id.clone()))?;
+            return Ok(TaskDetails { placement: board.placement(id), ..without_words(task) });
         };
         let task = self.fresh(row.clone());
         let (events, attempts, placement, words) = tokio::try_join!(
@@ -267,6 +268,9 @@ impl Tasks {
     /// Of the newest attempt; for a task that waits, as it would be placed now.
     pub async fn placement(&self, id: &TaskId) -> Result<Placement, TaskError> {
         let task = self.known(id).await?;
+        if let Some(living) = self.shared.board.placement(id) {
+            return Ok(living);
+        }
         let pool = self.shared.storage.readers();
         if let Some(kept) = task_placement(pool, id).await? {
             return Ok(kept);

@@ -102,6 +102,17 @@ pub struct Placed {
     pub explanation: Placement,
 }
 
+impl Placed {
+    /// The explanation once this node was chosen.
+    pub fn chosen(self, node: &NodeId) -> Placement {
+        let mut placement = self.explanation;
+        for candidate in &mut placement.candidates {
+            candidate.chosen = candidate.node == *node;
+        }
+        placement
+    }
+}
+
 /// A node that could do it.
 #[derive(Clone, Copy, Debug)]
 struct Able<'a> {

@@ -16,7 +16,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use agent_api::{
     NodeId, Settings,
     runner::Usage,
-    tasks::{Role, TaskPath, TaskState},
+    tasks::{Candidate, Placement, Role, TaskPath, TaskState},
 };
 use pump::Pump;
 use request::Request;
@@ -120,6 +120,7 @@ struct Attempt {
     node: Chosen,
     stream: JobStream,
     route: Route,
+    placement: Placement,
     taken: tokio::time::Instant,
     /// What it says that it read.
     prompt: Option<Usage>,
@@ -278,6 +279,7 @@ impl Router {
         let (node, name) = self.setup.around.me();
         row.at(node.clone(), name.clone(), TaskPath::Local);
         row.update(|task| task.subject = Some(answer.model().to_owned()));
+        row.placed(placed_here(node.clone(), name.clone()));
         let route = Route { node, name, path: TaskPath::Local, overhead_ms };
         let stop = row.stop().clone();
         if !may_leave {
@@ -381,6 +383,18 @@ impl Router {
         let reasons = reasons.join("; ");
         let why = format!("No node that has the model {model:?} can answer now. {reasons}.");
         Some(InferenceError::Unavailable(why))
+    }
+}
+
+/// Nothing is estimated for what stays here.
+fn placed_here(node: NodeId, name: String) -> Placement {
+    let here =
+        Candidate { node, name, chosen: true, refused: None, cost_ms: 0.0, parts: Vec::new() };
+    Placement {
+        at_ms: now_ms(),
+        summary: "This computer has the model, so nothing was sent to another one.".to_owned(),
+        candidates: vec![here],
+        ..Placement::default()
     }
 }
 

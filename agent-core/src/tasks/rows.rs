@@ -9,7 +9,7 @@ use std::{
 
 use agent_api::{
     NodeId, TaskId,
-    tasks::{Privacy, Role, Task, TaskKind, TaskPath, TaskState},
+    tasks::{Placement, Privacy, Role, Task, TaskKind, TaskPath, TaskState},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -24,7 +24,8 @@ pub trait Around: fmt::Debug + Send + Sync + 'static {
     fn name_of(&self, node: &NodeId) -> String;
     /// A row that ended, to be kept for the panel. Another node chose the id of a served task: it
     /// must not take the place of a row of this node's own.
-    fn ended(&self, task: Task);
+    /// With the reason why it was where it was, for a request of this node's own.
+    fn ended(&self, task: Task, placement: Option<Placement>);
     /// What happened with a peer that worked for this node.
     fn experience(&self, node: NodeKey, what: Experience);
 }
@@ -166,6 +167,13 @@ impl Row {
         });
     }
 
+    /// Why it is there.
+    pub fn placed(&self, placement: Placement) {
+        if !self.hidden && !self.ended {
+            self.board.placed(&self.id, placement);
+        }
+    }
+
     /// The first text came.
     pub fn speaks(&mut self) {
         if self.first_text.is_some() {
@@ -200,8 +208,8 @@ impl Row {
             task.ended_ms = Some(now_ms());
             reason.clone_into(&mut task.reason);
         });
-        if let Some(task) = ended {
-            self.around.ended(task);
+        if let Some((task, placement)) = ended {
+            self.around.ended(task, placement);
         }
     }
 }

@@ -232,7 +232,7 @@ mod tests {
         (waiting.worker, waiting.worker_name, waiting.completion_tokens) = (None, None, None);
         let counts = TaskCounts { queued: 1, active: 1, ..TaskCounts::default() };
         let tasks = vec![task("t_00000000000000000000runnin"), waiting];
-        let text = list(&TaskList { tasks, next: None, counts: counts.clone() }, 75_000);
+        let text = list(&TaskList { tasks, next: None, counts }, 75_000);
         assert_eq!(
             text,
             "TASK      KIND  STATE            MODEL  NODE    TOKENS  SUBMITTED      LABEL\n\

@@ -416,13 +416,18 @@ async fn deliver(
 /// A task that ended and whose words are nowhere: one that somebody waited for, or another node's.
 /// Another node chose the id of the latter; it never takes the place of a row that is there.
 #[derive(Clone, Debug)]
-pub struct SaveEndedTask(pub Box<Task>);
+pub struct SaveEndedTask {
+    pub task: Box<Task>,
+    /// Why it was where it was.
+    pub placement: Option<Placement>,
+}
 
 impl Write for SaveEndedTask {
     type Output = ();
 
     async fn run(self, connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
-        let task = *self.0;
+        let Self { task, placement } = self;
+        let task = *task;
         if !task.state.is_final() || (task.role == Role::Asked && !task.interactive) {
             return Ok(());
         }
@@ -439,8 +444,36 @@ impl Write for SaveEndedTask {
             webhook: None,
             task,
         };
-        insert(connection, &row, Words::default()).await.map(|_| ())
+        let is_new = insert(connection, &row, Words::default()).await?;
+        match only_attempt(row.task, placement).filter(|_| is_new) {
+            Some((task, attempt)) => save_attempt(connection, &task, &attempt).await,
+            None => Ok(()),
+        }
     }
+}
+
+/// What is known of the node that did a request of this node's own.
+fn only_attempt(task: Task, placement: Option<Placement>) -> Option<(TaskId, AttemptRow)> {
+    let outcome = match task.state {
+        TaskState::Done => AttemptOutcome::Done,
+        TaskState::Failed => AttemptOutcome::Failed,
+        _ => AttemptOutcome::Cancelled,
+    };
+    let attempt = AttemptRow {
+        fence: 1,
+        number: task.attempts,
+        node: task.worker?,
+        node_name: task.worker_name.unwrap_or_default(),
+        path: task.path,
+        begun_ms: task.created_ms,
+        ended_ms: task.ended_ms,
+        outcome: Some(outcome),
+        reason: task.reason,
+        placement: Some(placement?),
+        result: None,
+        continued: None,
+    };
+    Some((task.id, attempt))
 }
 
 /// Forgets ended tasks that are older than `before_ms` and those beyond the newest `own` and

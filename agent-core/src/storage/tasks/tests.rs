@@ -198,7 +198,10 @@ async fn ended_rows_of_others_never_replace_a_row_and_go_when_they_are_old() {
         task.role = Role::Served;
         task.state = TaskState::Done;
         task.ended_ms = Some(1_000);
-        storage.write(SaveEndedTask(Box::new(task))).await.expect("writes");
+        storage
+            .write(SaveEndedTask { task: Box::new(task), placement: None })
+            .await
+            .expect("writes");
     }
     let kept = get_task(storage.readers(), &TaskId("t_1".into())).await.expect("reads");
     assert_eq!(kept.map(|row| row.task.role), Some(Role::Asked));
@@ -206,6 +209,20 @@ async fn ended_rows_of_others_never_replace_a_row_and_go_when_they_are_old() {
     assert_eq!(storage.write(prune).await.expect("writes"), 1);
     let counts = task_counts(storage.readers(), 1_000).await.expect("reads");
     assert_eq!((counts.done, counts.queued), (0, 1));
+}
+
+#[tokio::test]
+async fn a_request_that_ended_keeps_the_reason_for_its_node() {
+    let (_dir, storage) = open().await;
+    let mut task = row("t_1").task;
+    (task.interactive, task.state, task.ended_ms) = (true, TaskState::Done, Some(1_000));
+    task.worker = Some(NodeId("ab".repeat(32)));
+    let placement = Placement { summary: "It was free.".to_owned(), ..Placement::default() };
+    let save = SaveEndedTask { task: Box::new(task), placement: Some(placement.clone()) };
+    storage.write(save).await.expect("writes");
+    let id = TaskId("t_1".into());
+    let kept = task_placement(storage.readers(), &id).await.expect("reads");
+    assert_eq!(kept, Some(placement));
 }
 
 #[tokio::test]
@@ -223,7 +240,10 @@ async fn what_others_make_does_not_push_out_what_the_owner_submitted() {
         (task.role, task.interactive) =
             if n % 2 == 0 { (Role::Served, false) } else { (Role::Asked, true) };
         (task.state, task.ended_ms) = (TaskState::Done, Some(1_000 + n));
-        storage.write(SaveEndedTask(Box::new(task))).await.expect("writes");
+        storage
+            .write(SaveEndedTask { task: Box::new(task), placement: None })
+            .await
+            .expect("writes");
     }
     let left = async || {
         let filter = Filter { limit: 99, ..Filter::default() };

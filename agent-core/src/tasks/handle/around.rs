@@ -2,7 +2,10 @@
 
 use std::{fmt, sync::Arc};
 
-use agent_api::{NodeId, tasks::Task};
+use agent_api::{
+    NodeId,
+    tasks::{Placement, Task},
+};
 
 use crate::{
     clock::now_ms,
@@ -45,8 +48,8 @@ impl Around for Surroundings {
         self.shared.name_of(node)
     }
 
-    fn ended(&self, task: Task) {
-        self.shared.storage.write_behind(SaveEndedTask(Box::new(task)));
+    fn ended(&self, task: Task, placement: Option<Placement>) {
+        self.shared.storage.write_behind(SaveEndedTask { task: Box::new(task), placement });
         self.shared.moved.notify_one();
     }
 

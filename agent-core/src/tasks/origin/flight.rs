@@ -306,7 +306,7 @@ impl Run {
                 let able = !placed.explanation.candidates.is_empty();
                 return Placing::Nobody { reason: placed.explanation.summary, able };
             };
-            let placement = chosen(placed, &node.id);
+            let placement = placed.chosen(&node.id);
             let counted = self.inner.in_flight.begin_for(&node.id);
             let input = Input::Placed { node: node.id.clone(), name: node.name.clone() };
             let step = self.life.apply(input, now_ms());
@@ -548,13 +548,4 @@ fn offered(effect: &Effect) -> Option<u64> {
         Effect::Offer { fence, .. } => Some(*fence),
         _ => None,
     }
-}
-
-/// The explanation, with the node that was really taken.
-fn chosen(placed: Placed, node: &NodeId) -> agent_api::tasks::Placement {
-    let mut placement = placed.explanation;
-    for candidate in &mut placement.candidates {
-        candidate.chosen = candidate.node == *node;
-    }
-    placement
 }

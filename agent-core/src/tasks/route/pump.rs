@@ -256,6 +256,7 @@ impl Pump {
     fn place(&self, attempt: &Attempt) {
         let node = &attempt.node;
         self.row.at(node.id.clone(), node.name.clone(), node.path);
+        self.row.placed(attempt.placement.clone());
     }
 
     async fn finish(&mut self, attempt: &Attempt, result: JobResult) -> Result<(), Stop> {

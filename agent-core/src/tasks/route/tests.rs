@@ -368,6 +368,8 @@ async fn the_owner_ends_an_answer_that_a_client_waits_for() {
     let taken = peers.await.expect("runs");
     let board = &setup.router.setup.board;
     let id = board.tasks().into_keys().next().expect("is shown");
+    let why = board.placement(&id).expect("says why it is there");
+    assert!(why.candidates.iter().any(|node| node.name == "attic" && node.chosen), "{why:?}");
     assert!(board.stop(&id));
     let last = timeout(PATIENCE, answer.next()).await.expect("ends").expect("says why");
     assert!(matches!(last, Piece::Failed(InferenceError::Stopped)), "{last:?}");

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep_until};
 use super::{Attempt, Chosen, Request, Router};
 use crate::{
     inference::{InferenceError, Route},
-    tasks::{job::JobError, reputation::Experience},
+    tasks::{job::JobError, placement::Placed, reputation::Experience},
 };
 
 /// Nodes that are asked for one answer at most.
@@ -83,16 +83,19 @@ impl Router {
         let until = Instant::now() + patience;
         loop {
             let next = match tries.asked.len() < TRIES {
-                true => self.candidates(request, &tries.asked).0.into_iter().next(),
+                true => {
+                    let (nodes, placed) = self.candidates(request, &tries.asked);
+                    nodes.into_iter().next().map(|node| (node, placed))
+                }
                 false => None,
             };
-            let Some(node) = next else {
+            let Some((node, placed)) = next else {
                 let Some(room_at) = tries.room_at().filter(|at| *at <= until) else { break };
                 sleep_until(room_at).await;
                 tries.ask_again(room_at);
                 continue;
             };
-            let error = match self.ask(request, node.clone(), delivered, tries).await {
+            let error = match self.ask(request, (node.clone(), placed), delivered, tries).await {
                 Ok(attempt) => return Ok(attempt),
                 Err(error) => error,
             };
@@ -115,7 +118,7 @@ impl Router {
     async fn ask(
         &self,
         request: &Request,
-        node: Chosen,
+        (node, placed): (Chosen, Placed),
         delivered: &str,
         tries: &mut Tries,
     ) -> Result<Attempt, JobError> {
@@ -129,6 +132,7 @@ impl Router {
         let (id, name) = (node.id.clone(), node.name.clone());
         let route = Route { node: id, name, path: node.path, overhead_ms };
         Ok(Attempt {
+            placement: placed.chosen(&node.id),
             node,
             stream,
             route,

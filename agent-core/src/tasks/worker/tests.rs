@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 use agent_api::{
     NodeId,
     runner::{FinishReason, Generate, Prompt, Sampling, TextInput, Timings, Usage},
-    tasks::{Task, TaskPath, TaskState},
+    tasks::{Placement, Task, TaskPath, TaskState},
 };
 use tempfile::TempDir;
 use tokio::time::timeout;
@@ -113,7 +113,7 @@ impl Around for Noted {
         node.fmt_short().to_owned()
     }
 
-    fn ended(&self, task: Task) {
+    fn ended(&self, task: Task, _placement: Option<Placement>) {
         self.ended.lock().expect("no test panics with it").push(task);
     }
 
