@@ -1,6 +1,6 @@
 //! A model that is not here but on a peer just works, through every door.
 
-use agent_api::tasks::{Role, Task, TaskKind, TaskPath, TaskState};
+use agent_api::tasks::{Placement, Role, Task, TaskKind, TaskPath, TaskState};
 use anyhow::Result;
 use edgecoder_tests::{
     cluster::{Cluster, member},
@@ -63,7 +63,15 @@ async fn a_model_that_only_peers_have_answers_and_the_answer_names_the_node() ->
     let ended = |task: &Task| task.state.is_final();
     let served = newest(cluster.http(worker), "?role=served", ended).await?;
     assert_eq!(served.origin, cluster.id(0));
-    Ok(())
+
+    // And why it was that node.
+    let why = format!("/tasks/{}/placement", task.id);
+    cluster
+        .eventually("the placement is kept", async || {
+            let kept: Placement = cluster.http(0).get(&why).await?;
+            Ok(kept.candidates.iter().any(|c| c.chosen && Some(&c.node) == task.worker.as_ref()))
+        })
+        .await
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use edgecoder_tests::{
     cluster::Cluster,
     tasks::{sees_model, with_demo},
 };
-use futures_util::StreamExt as _;
+use futures_util::{StreamExt as _, future::try_join_all};
 use serde_json::{Value, json};
 
 const TOKENS: u32 = 120;
@@ -92,8 +92,10 @@ async fn an_answer_goes_on_when_its_worker_is_killed() -> Result<()> {
     kill_workers(2).await
 }
 
-#[tokio::test]
+/// Most of the time is waiting for a mesh to be whole again: several go through it side by side.
+#[tokio::test(flavor = "multi_thread")]
 #[ignore = "a hundred restarts take minutes: cargo xtask test --long"]
 async fn a_hundred_killed_workers_leave_a_hundred_whole_answers() -> Result<()> {
-    kill_workers(100).await
+    try_join_all((0..5).map(|_| kill_workers(20))).await?;
+    Ok(())
 }

@@ -6,7 +6,7 @@ mod stubborn;
 use agent_api::{
     mesh::AnnouncedServing,
     runner::{FinishReason, Timings, Usage},
-    tasks::{Excluded, Placement, TaskKind},
+    tasks::{Candidate, Excluded, Placement, TaskKind},
 };
 use tokio::time::timeout;
 
@@ -123,12 +123,24 @@ impl Known for InOrder {
         };
         let ranked: Vec<usize> =
             (0..nodes.len()).filter(|&i| has(&&nodes[i]) && able(&nodes[i])).collect();
+        let candidates = ranked.iter().map(|&at| Candidate {
+            node: nodes[at].id.clone(),
+            name: nodes[at].name.clone(),
+            chosen: false,
+            refused: None,
+            cost_ms: 1.0,
+            parts: Vec::new(),
+        });
         let excluded = nodes.iter().filter(|node| node.problem.is_some()).map(|node| Excluded {
             node: node.id.clone(),
             name: node.name.clone(),
             reason: node.problem.clone().unwrap_or_default(),
         });
-        let explanation = Placement { excluded: excluded.collect(), ..Placement::default() };
+        let explanation = Placement {
+            candidates: candidates.collect(),
+            excluded: excluded.collect(),
+            ..Placement::default()
+        };
         Placed { models: vec![wanted.model.clone(); ranked.len()], ranked, explanation }
     }
 }
@@ -368,7 +380,15 @@ async fn the_owner_ends_an_answer_that_a_client_waits_for() {
     let taken = peers.await.expect("runs");
     let board = &setup.router.setup.board;
     let id = board.tasks().into_keys().next().expect("is shown");
-    let why = board.placement(&id).expect("says why it is there");
+    let placed = async {
+        loop {
+            match board.placement(&id) {
+                Some(why) => break why,
+                None => tokio::task::yield_now().await,
+            }
+        }
+    };
+    let why = timeout(PATIENCE, placed).await.expect("says why it is there");
     assert!(why.candidates.iter().any(|node| node.name == "attic" && node.chosen), "{why:?}");
     assert!(board.stop(&id));
     let last = timeout(PATIENCE, answer.next()).await.expect("ends").expect("says why");

@@ -106,14 +106,25 @@ async fn routing(rounds: usize) -> Result<Vec<Row>> {
     ])
 }
 
-fn noop(node: Option<&str>) -> Result<Value> {
-    let module = STANDARD.encode(std::fs::read(example_module("noop"))?);
-    let mut task = json!({"kind": "wasm", "input": {"module": module, "input_text": "x"}});
-    if let Some(node) = node {
-        task["node"] = json!(node);
-    }
-    Ok(task)
+fn wasm(module: &[u8]) -> Value {
+    let module = STANDARD.encode(module);
+    json!({"kind": "wasm", "input": {"module": module, "input_text": "x"}})
 }
+
+fn noop() -> Result<Value> {
+    Ok(wasm(&std::fs::read(example_module("noop"))?))
+}
+
+/// Counts to three million: some milliseconds, so that a worker that does one at a time is what its
+/// submitters wait for.
+const COUNTING: &str = r#"(module
+  (memory (export "memory") 1)
+  (func (export "alloc") (param i32) (result i32) (i32.const 1024))
+  (func (export "run") (param i32 i32) (result i64) (local $left i32)
+    (local.set $left (i32.const 3000000))
+    (loop $on
+      (br_if $on (local.tee $left (i32.sub (local.get $left) (i32.const 1)))))
+    (i64.const 0)))"#;
 
 async fn submit_many(http: &Http, task: &Value, count: usize) -> Result<()> {
     stream::iter(0..count)
@@ -141,7 +152,7 @@ async fn until_ended(http: &Http, count: u32) -> Result<()> {
 /// Every node submits, every node works.
 async fn throughput(each: usize) -> Result<Row> {
     let cluster = Cluster::of(5).await?;
-    let task = noop(None)?;
+    let task = noop()?;
     // The first ones of each pair of nodes are checked against another node.
     try_join_all((0..5).map(|n| submit_many(cluster.http(n), &task, 60))).await?;
     for n in 0..5 {
@@ -165,6 +176,12 @@ async fn throughput(each: usize) -> Result<Row> {
     })
 }
 
+async fn drain(nodes: [&Http; 2], on: bool) -> Result<()> {
+    let ask = json!({ "on": on });
+    try_join_all(nodes.map(|http| http.post::<Value>("/orchestration/drain", &ask))).await?;
+    Ok(())
+}
+
 /// Two nodes submit more than a third one can do.
 async fn fairness(each: usize) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
@@ -174,10 +191,13 @@ async fn fairness(each: usize) -> Result<Vec<Row>> {
         let weights = json!({cluster.id(0).0: weight, cluster.id(1).0: 10});
         let settings = json!({"tasks": {"concurrency": 1, "waiting": 1_000, "per_peer": 500, "weights": weights}});
         cluster.http(2).patch::<Value>("/settings", &settings).await?;
-        let task = noop(Some(&worker.0))?;
-        cluster.http(2).post::<Value>("/orchestration/drain", &json!({"on": true})).await?;
-        try_join_all((0..2).map(|n| submit_many(cluster.http(n), &task, each))).await?;
-        cluster.http(2).post::<Value>("/orchestration/drain", &json!({"on": false})).await?;
+        let mut task = wasm(&wat::parse_str(COUNTING)?);
+        task["node"] = json!(worker.0);
+        // Both begin at the same moment, with everything submitted.
+        let submitters = [cluster.http(0), cluster.http(1)];
+        drain(submitters, true).await?;
+        try_join_all(submitters.map(|http| submit_many(http, &task, each))).await?;
+        drain(submitters, false).await?;
         // While both still wait: when the first is through, what the other got is its share.
         until_ended(cluster.http(0), u32::try_from(each * 3 / 4)?).await?;
         let (a, b) = (ended(cluster.http(0)).await?, ended(cluster.http(1)).await?);
@@ -201,7 +221,7 @@ async fn queue(long: usize) -> Result<Vec<Row>> {
     const MEASURED: usize = 1_000;
     let cluster = Cluster::started(1, |_, options| options).await?;
     let http = cluster.http(0);
-    let task = noop(None)?;
+    let task = noop()?;
     let (mut submits, mut claims) = (Vec::new(), Vec::new());
     let mut before = 0;
     for waiting in [SHORT, long] {
