@@ -198,9 +198,15 @@ async fn fairness(each: usize) -> Result<Vec<Row>> {
         drain(submitters, true).await?;
         try_join_all(submitters.map(|http| submit_many(http, &task, each))).await?;
         drain(submitters, false).await?;
-        // While both still wait: when the first is through, what the other got is its share.
-        until_ended(cluster.http(0), u32::try_from(each * 3 / 4)?).await?;
-        let (a, b) = (ended(cluster.http(0)).await?, ended(cluster.http(1)).await?);
+        // From when both are served until the first is nearly through: one begins some time before
+        // the other, and while both wait, what they get are their shares.
+        for http in submitters {
+            until_ended(http, u32::try_from(each / 10)?).await?;
+        }
+        let before = (ended(submitters[0]).await?, ended(submitters[1]).await?);
+        until_ended(submitters[0], u32::try_from(each * 3 / 4)?).await?;
+        let a = ended(submitters[0]).await? - before.0;
+        let b = ended(submitters[1]).await? - before.1;
         let ratio = f64::from(a) / f64::from(b.max(1));
         let wanted = f64::from(weight) / 10.0;
         rows.push(Row {
