@@ -16,7 +16,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use agent_api::{
     NodeId, Settings,
     runner::Usage,
-    tasks::{Candidate, Placement, Role, TaskPath, TaskState},
+    tasks::{Placement, Role, TaskPath, TaskState},
 };
 use pump::Pump;
 use request::Request;
@@ -279,7 +279,7 @@ impl Router {
         let (node, name) = self.setup.around.me();
         row.at(node.clone(), name.clone(), TaskPath::Local);
         row.update(|task| task.subject = Some(answer.model().to_owned()));
-        row.placed(placed_here(node.clone(), name.clone()));
+        row.placed(placed_here());
         let route = Route { node, name, path: TaskPath::Local, overhead_ms };
         let stop = row.stop().clone();
         if !may_leave {
@@ -386,14 +386,11 @@ impl Router {
     }
 }
 
-/// Nothing is estimated for what stays here.
-fn placed_here(node: NodeId, name: String) -> Placement {
-    let here =
-        Candidate { node, name, chosen: true, refused: None, cost_ms: 0.0, parts: Vec::new() };
+/// Nothing is estimated for what stays here, and no other node was looked at.
+fn placed_here() -> Placement {
     Placement {
         at_ms: now_ms(),
         summary: "This computer has the model, so nothing was sent to another one.".to_owned(),
-        candidates: vec![here],
         ..Placement::default()
     }
 }
@@ -476,8 +473,9 @@ fn watch_row(row: &mut Row, piece: &Piece) {
     match piece {
         Piece::Started { .. } => row.runs("This computer answers"),
         Piece::Text { .. } => row.speaks(),
-        Piece::Done { usage, .. } => {
+        Piece::Done { usage, timings, .. } => {
             row.counted(usage.prompt_tokens, usage.completion_tokens);
+            row.wrote(usage.completion_tokens, timings.generate_ms);
             row.end(TaskState::Done, "Answered");
         }
         Piece::Embedded { prompt_tokens, .. } => {

@@ -196,6 +196,14 @@ impl Row {
         });
     }
 
+    /// How long this node's own model wrote, as its runner measured it: what reaches a reader in one
+    /// go says nothing about its speed.
+    pub fn wrote(&self, tokens: u32, ms: f64) {
+        #[expect(clippy::cast_possible_truncation, reason = "a speed to be shown")]
+        let speed = (ms > 0.0 && tokens > 0).then(|| (f64::from(tokens) / ms * 1e3) as f32);
+        self.update(|task| task.tokens_per_s = speed);
+    }
+
     pub fn end(&mut self, state: TaskState, reason: &str) {
         if self.ended || self.hidden {
             self.ended = true;
