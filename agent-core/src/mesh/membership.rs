@@ -488,7 +488,7 @@ impl Membership {
         self.visitors = Visitors::default();
         self.clocks = Clocks::default();
         self.links.start_over(self.now.mono);
-        self.announcer.soon(self.now.mono);
+        self.announcer.start_over(self.now.mono);
         self.replan = true;
     }
 

@@ -43,6 +43,14 @@ impl Announcer {
         self.urgent = true;
     }
 
+    /// In another mesh nobody has heard of this node. It speaks at once: the peers that it meets
+    /// first ask for its record, and ask once.
+    pub(super) fn start_over(&mut self, now: Duration) {
+        self.bucket = TokenBucket::full(OWN, now);
+        self.next = now;
+        self.urgent = true;
+    }
+
     /// True: it is time, and one announcement is accounted for.
     pub(super) fn is_due(&mut self, now: Duration) -> bool {
         if self.next > now {

@@ -95,6 +95,24 @@ pub(super) fn encode(message: &Message<'_>) -> Option<Vec<u8>> {
     postcard::to_stdvec(message).ok()
 }
 
+impl Message<'_> {
+    /// What a peer says that wants to be a neighbour whatever it costs.
+    pub(super) fn neighbour(topic: [u8; 32]) -> Self {
+        let word = Neighbor { priority: Priority::High, data: None };
+        Self { topic, content: Content::Swarm(Swarm::Neighbor(word)) }
+    }
+
+    /// What a peer says that is no neighbour any more.
+    pub(super) fn farewell(topic: [u8; 32]) -> Self {
+        let word = Disconnect { alive: true, respond: false };
+        Self { topic, content: Content::Swarm(Swarm::Disconnect(word)) }
+    }
+
+    pub(super) fn is_join(&self) -> bool {
+        matches!(self.content, Content::Swarm(Swarm::Join(_)))
+    }
+}
+
 impl Swarm<'_> {
     fn is_within_bounds(&self) -> bool {
         match self {

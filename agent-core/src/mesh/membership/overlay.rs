@@ -4,6 +4,12 @@
 //! HyParView (Leitão, Pereira, Rodrigues, DSN 2007) keeps five neighbours per node, the same at
 //! both ends, in a random graph that heals itself. The crate's other half, Plumtree, gets nothing
 //! to do; [`super::broadcast`] says why.
+//!
+//! The crate (0.101) keeps a list of the peers from which it awaits an answer, and says nothing to a
+//! peer that is on it. Two ways lead onto the list for ever: an answer is put on it like a question,
+//! and a peer that is dropped before it answered stays on it. Such a peer may then ask as often as it
+//! likes: it is taken for a neighbour here and hears nothing of it, or its late answer makes a
+//! neighbour of one end only. [`Overlay::receive`] adds the words that take it off the list.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -112,6 +118,23 @@ impl Overlay {
         message: &mirror::Message<'_>,
         now: Duration,
     ) -> Vec<Step> {
+        let topic = message.topic;
+        let mut steps = Vec::new();
+        if message.is_join() {
+            steps = self.hear(peer, &mirror::Message::neighbour(topic), now);
+        }
+        steps.extend(self.hear(peer, message, now));
+        let left = |step: &Step| match step {
+            Step::NeighbourDown(peer) => Some(*peer),
+            _ => None,
+        };
+        for peer in steps.iter().filter_map(left).collect::<Vec<_>>() {
+            steps.extend(self.hear(peer, &mirror::Message::farewell(topic), now));
+        }
+        steps
+    }
+
+    fn hear(&mut self, peer: NodeKey, message: &mirror::Message<'_>, now: Duration) -> Vec<Step> {
         let real = mirror::encode(message)
             .and_then(|bytes| postcard::from_bytes::<Message<NodeKey>>(&bytes).ok());
         real.map_or(Vec::new(), |message| self.handle(InEvent::RecvMessage(peer, message), now))

@@ -440,6 +440,15 @@ impl Sim {
         })
     }
 
+    /// Whoever is somebody's neighbour knows of it.
+    pub(super) fn is_symmetric(&self) -> bool {
+        let neighbours = |index: usize| self.nodes[index].membership.neighbours();
+        self.alive().into_iter().all(|index| {
+            let key = &self.nodes[index].key;
+            neighbours(index).iter().all(|other| neighbours(self.by_key[other]).contains(key))
+        })
+    }
+
     /// Starts `count` nodes, one every `gap`, each with two earlier ones as seeds.
     pub(super) fn grow(&mut self, count: usize, gap: Duration) {
         for _ in 0..count {

@@ -1,8 +1,9 @@
 //! Nodes on one LAN that start in meshes of their own.
 
 use agent_api::mesh::{LanJoin, SourceKind};
+use rand::RngExt as _;
 
-use super::{Command, Duration, MeshEvent, Sim, seed};
+use super::{Command, Duration, Input, MeshEvent, Sim, card, seed};
 use crate::mesh::{MeshCard, MeshId};
 
 fn own_card(id: u8, settled: bool) -> MeshCard {
@@ -67,5 +68,41 @@ fn settled_nodes_and_nodes_that_refuse_never_move() {
         let (mut sim, _guard) = lan(&[a, b]);
         sim.run_for(Duration::from_secs(60));
         assert_eq!(meshes(&sim).len(), 2);
+    }
+}
+
+/// Twenty computers were just started, and a script gives nineteen of them one ticket.
+#[test]
+fn twenty_nodes_that_join_one_at_once_are_one_mesh_within_three_seconds() {
+    let (first, _guard) = seed(1);
+    for seed in first..first + 20 {
+        let mut sim = Sim::new(seed);
+        sim.add(card(), LanJoin::Never);
+        for id in 1..20 {
+            sim.add(own_card(id, false), LanJoin::Never);
+        }
+        for round in 0..4 {
+            sim.run_for(Duration::from_millis(200));
+            for index in 0..20 {
+                // The driver learns its addresses one after another.
+                let mut addresses = Sim::address_of(index);
+                if round % 2 == 0 {
+                    addresses.direct.push(([192, 168, 7, 7], 4302).into());
+                }
+                sim.input(index, Input::OwnAddresses(addresses));
+            }
+        }
+        for index in 1..20 {
+            sim.command(index, Command::Enter(card()));
+            sim.found(index, 0, SourceKind::Ticket);
+            let gap = sim.rng.random_range(0..20);
+            sim.run_for(Duration::from_millis(gap));
+        }
+        let within = Duration::from_secs(3);
+        let one = |sim: &Sim| sim.is_one_view() && sim.is_symmetric();
+        let took = sim.run_until_holds(within, one);
+        assert!(took.is_some(), "seed {seed}: {:?}", sim.missing());
+        sim.run_for(Duration::from_secs(10));
+        assert!(one(&sim), "seed {seed}: it stays so");
     }
 }
