@@ -146,6 +146,12 @@ async fn browser_a_node_alone_says_what_it_tries_and_can_be_joined_by_ticket() -
         page.text_when("#sources", |text| text.contains("LAN")).await?;
         page.click("#mesh-invite").await?;
         let ticket = page.text_when("#invite-ticket", |text| text.starts_with("ec1")).await?;
+        for theme in ["dark", "light"] {
+            let dress = format!("document.documentElement.dataset.theme = '{theme}'; return null");
+            page.script(&dress).await?;
+            let read = page.qr_code(".qr").await?;
+            ensure!(read == ticket.trim().to_uppercase(), "a camera reads {read} in {theme}");
+        }
         page.press("\u{e00c}").await?;
 
         page.goto(&address(&other.http)).await?;

@@ -159,15 +159,39 @@ impl Page {
 
     /// Leaves a picture in the screenshot folder.
     pub(crate) async fn screenshot(&self, what: &str) -> Result<()> {
+        self.settled().await?;
+        let png = self.client.screenshot().await?;
+        let path = programs::screenshots().join(format!("{}-{what}.png", self.name));
+        std::fs::write(&path, png).with_context(|| format!("writing {}", path.display()))
+    }
+
+    /// What a phone's camera reads from the QR code in an element, as the screen shows it.
+    pub(crate) async fn qr_code(&self, css: &str) -> Result<String> {
+        self.settled().await?;
+        let picture = self.find(css).await?.screenshot().await?;
+        let mut decoder = png::Decoder::new(std::io::Cursor::new(picture));
+        decoder.set_transformations(png::Transformations::normalize_to_color8());
+        let mut reader = decoder.read_info()?;
+        let mut bytes = vec![0; reader.output_buffer_size().context("a small picture")?];
+        let info = reader.next_frame(&mut bytes)?;
+        let (width, height) = (usize::try_from(info.width)?, usize::try_from(info.height)?);
+        let samples = info.color_type.samples();
+        let grey = |x, y| bytes[(y * width + x) * samples];
+        let mut image = rqrr::PreparedImage::prepare_from_greyscale(width, height, grey);
+        let grids = image.detect_grids();
+        let grid = grids.first().with_context(|| format!("no QR code is seen in {css}"))?;
+        let (_, text) = grid.decode().with_context(|| format!("the QR code in {css}"))?;
+        Ok(text)
+    }
+
+    async fn settled(&self) -> Result<()> {
         // The picture may otherwise show the frame before the last change, or half a fade.
         let settled = "const done = arguments[0]; requestAnimationFrame(() => requestAnimationFrame(() => {
             const ending = document.getAnimations().filter(a => a.effect.getComputedTiming().iterations !== Infinity);
             Promise.all(ending.map(a => a.finished.catch(() => null))).then(() => requestAnimationFrame(() => done(null)));
         }));";
         self.client.execute_async(settled, Vec::new()).await?;
-        let png = self.client.screenshot().await?;
-        let path = programs::screenshots().join(format!("{}-{what}.png", self.name));
-        std::fs::write(&path, png).with_context(|| format!("writing {}", path.display()))
+        Ok(())
     }
 
     pub(crate) async fn goto(&self, url: &str) -> Result<()> {
