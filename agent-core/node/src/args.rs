@@ -112,7 +112,7 @@ pub(crate) struct MeshOptions {
     /// Address and UDP port of the mesh [default: from settings.json, else any free port; 4302 for a seed]
     #[arg(long, value_name = "ADDRESS:PORT", env = "EDGECODER_MESH_LISTEN")]
     pub(crate) mesh_listen: Option<SocketAddr>,
-    /// Seeds to ask for peers, besides those in the settings: https://seed.example
+    /// Seeds to ask for peers, besides those in the settings, by the address of their relay: https://seed.example
     #[arg(long, value_name = "URL", env = "EDGECODER_SEEDS", value_delimiter = ',', value_parser = web_address)]
     pub(crate) seeds: Vec<String>,
     /// Join a mesh with this ticket, unless the node is in it already
@@ -126,7 +126,7 @@ fn web_address(text: &str) -> Result<String, String> {
     if is_url(text) {
         return Ok(text.to_owned());
     }
-    Err("an address such as https://seed.example or http://203.0.113.7:4301 is expected".to_owned())
+    Err("an address such as https://seed.example or http://203.0.113.7:4303 is expected".to_owned())
 }
 
 #[derive(Clone, Debug, Parser)]
@@ -224,9 +224,9 @@ mod tests {
 
     #[test]
     fn seeds_are_addresses_between_commas() {
-        let options = run(&["--seeds", "https://a.example/,http://203.0.113.7:4301"]);
+        let options = run(&["--seeds", "https://a.example/,http://203.0.113.7:4303"]);
         let seeds = options.expect("accepted").seeds;
-        assert_eq!(seeds, ["https://a.example", "http://203.0.113.7:4301"]);
+        assert_eq!(seeds, ["https://a.example", "http://203.0.113.7:4303"]);
         assert!(run(&["--seeds", "a.example"]).expect_err("refused").contains("https://"));
     }
 }

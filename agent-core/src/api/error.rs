@@ -112,7 +112,7 @@ fn task_code(error: &TaskError) -> ErrorCode {
 
 fn mesh_code(error: &MeshError) -> ErrorCode {
     match error {
-        MeshError::Off => ErrorCode::Conflict,
+        MeshError::Off | MeshError::Broken(_) => ErrorCode::Conflict,
         MeshError::NoSuchPeer(_) => ErrorCode::NotFound,
         MeshError::Ticket(_) | MeshError::BadRequest(_) => ErrorCode::BadRequest,
         // The disk or the network: it may work in a moment.

@@ -110,7 +110,7 @@ pub(super) fn validate_mesh(settings: &MeshSettings) -> Result<(), String> {
         }
         if let Some(bad) = urls.iter().find(|url| !is_url(url)) {
             return Err(format!(
-                "mesh.{name} are addresses such as https://seed.example or http://203.0.113.7:4301, not {bad:?}"
+                "mesh.{name} are addresses such as https://seed.example or http://203.0.113.7:4303, not {bad:?}"
             ));
         }
     }
@@ -166,9 +166,9 @@ mod tests {
 
     #[test]
     fn seeds_are_web_addresses_and_few() {
-        let urls = ["https://seed.example/", " http://203.0.113.7:4301", "https://seed.example"];
+        let urls = ["https://seed.example/", " http://203.0.113.7:4303", "https://seed.example"];
         let kept = seeds(&urls).expect("accepted").seeds;
-        assert_eq!(kept, ["https://seed.example", "http://203.0.113.7:4301"]);
+        assert_eq!(kept, ["https://seed.example", "http://203.0.113.7:4303"]);
         for bad in [
             "seed.example",
             "ftp://seed.example",

@@ -79,6 +79,8 @@ pub struct SeedSetup {
 pub enum MeshError {
     #[error("the mesh is off. Turn it on in the settings")]
     Off,
+    #[error("the mesh is on, but does not work: {0}")]
+    Broken(String),
     #[error("this ticket cannot be used: {0}")]
     Ticket(String),
     #[error("there is no peer {0}. GET /mesh/peers lists those that are known")]
@@ -184,8 +186,12 @@ impl Mesh {
     pub async fn invite(&self, request: InviteRequest) -> Result<Invite, MeshError> {
         let now = now_ms();
         let expires_ms = invite::expires_ms(&request, now)?;
-        if matches!(self.snapshot().state, MeshState::Off | MeshState::Failed) {
-            return Err(MeshError::Off);
+        match self.snapshot().state {
+            MeshState::Off => return Err(MeshError::Off),
+            MeshState::Failed => {
+                return Err(MeshError::Broken(self.snapshot().notice.clone()));
+            }
+            _ => {}
         }
         self.ask(Ask::Settle).await?;
         let name = self.inner.announcement.borrow().name.clone();

@@ -68,6 +68,7 @@ use self::{
 };
 pub use self::{
     directory::MOST_NODES,
+    links::NOT_NEEDED,
     view::{AttemptView, ConnectionView, Counts, NearbyView, PeerView},
 };
 use super::{
@@ -86,6 +87,8 @@ const MOST_NONCES: usize = 12_288;
 /// How often a node asks for a place in the overlay. Each such word takes a walk through the mesh
 /// and may cost somebody else a place, which then asks in turn.
 const JOINS: Rate = Rate { burst: 4.0, per_s: 0.5 };
+/// How often peers that are no neighbours, and act as if, are told so.
+const STRAYS: Rate = Rate { burst: 8.0, per_s: 1.0 };
 /// What has no time of its own is looked at that often.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// How often the directory is searched for nodes that are gone.
@@ -172,6 +175,7 @@ pub struct Membership {
     overlay: Overlay,
     broadcast: Broadcast,
     joins: TokenBucket,
+    strays: TokenBucket,
     nonces: Recent<(u64, u64)>,
     links: Links,
     sync: Sync,
@@ -185,6 +189,8 @@ pub struct Membership {
     /// [`Self::own_until_ms`] was raised: this happens once, to what was said before the start.
     caught_up: bool,
     stopped: bool,
+    /// [`Self::is_small`] when it was looked at last.
+    small: bool,
     rng: StdRng,
     base: Instant,
     now: Now,
@@ -212,9 +218,11 @@ impl Membership {
             announcer: Announcer::new(setup.announcement, now.mono),
             last_at_ms: 0,
             directory: Directory::new(me),
-            overlay: Overlay::new(me, setup.card.id, base, gossip_rng),
+            overlay: Overlay::new(me, setup.card.id, base, gossip_rng, now.mono),
             broadcast: Broadcast::new(now.mono),
             joins: TokenBucket::full(JOINS, now.mono),
+            strays: TokenBucket::full(STRAYS, now.mono),
+            small: true,
             nonces: Recent::new(NONCES_KEPT, MOST_NONCES),
             links: Links::default(),
             sync: Sync::new(now.mono),
@@ -290,7 +298,7 @@ impl Membership {
             self.next_housekeeping = now + HOUSEKEEPING;
             self.keep_house();
         }
-        if self.announcer.is_due(now) {
+        if self.announcer.is_due(now, self.directory.present()) {
             self.announce(false);
         }
         if self.sync.deadline() <= now {
@@ -304,6 +312,7 @@ impl Membership {
 
     fn keep_house(&mut self) {
         let now = self.now.mono;
+        self.small = self.is_small();
         self.check_liveness();
         self.trim_links();
         let quiet = self.announce_every() * directory::GONE_AFTER;
@@ -474,14 +483,19 @@ impl Membership {
     /// Leaves this mesh and is in another.
     fn enter(&mut self, card: MeshCard) {
         if card.id == self.card.id && card.secret == self.card.secret {
+            let settles = card.settled && !self.card.settled;
             self.card = card;
+            if settles {
+                self.tell_settled();
+            }
             return;
         }
         self.leave();
         self.mesh_hash = handshake::mesh_hash(&card);
         self.directory = Directory::new(self.me);
         let rng = StdRng::from_rng(&mut self.rng);
-        self.overlay = Overlay::new(self.me, card.id, self.base, rng);
+        self.overlay = Overlay::new(self.me, card.id, self.base, rng, self.now.mono);
+        self.joins = TokenBucket::full(JOINS, self.now.mono);
         self.broadcast = Broadcast::new(self.now.mono);
         self.card = card;
         self.sync = Sync::new(self.now.mono);

@@ -2,6 +2,9 @@
 //!
 //! iroh's relay over plain HTTP (and WebSocket); a proxy in front gives it TLS. It sees
 //! who talks to whom and how much, never what: QUIC's encryption ends at the nodes.
+//!
+//! The same port answers `GET /network/coordinators`: of a seed it is the one that everybody
+//! reaches, while the API's is its owner's.
 
 mod frames;
 mod gate;
@@ -12,7 +15,6 @@ mod server;
 use std::{
     net::{IpAddr, SocketAddr},
     panic::AssertUnwindSafe,
-    sync::Arc,
     time::Duration,
 };
 
@@ -25,7 +27,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     SeedSetup,
     addr::is_local,
-    sources::{KnownPeer, OwnInfo},
+    sources::{Listing, OwnInfo},
 };
 use crate::backoff::Backoff;
 
@@ -79,17 +81,14 @@ fn best_ip(own: &OwnInfo, bound: &SocketAddr) -> Option<IpAddr> {
 
 /// Starts the relay of a seed, if it has one. The task ends when `stop` is cancelled.
 pub fn spawn(
-    seed: Option<&SeedSetup>,
-    own: watch::Receiver<OwnInfo>,
-    directory: watch::Receiver<Arc<Vec<KnownPeer>>>,
+    seed: &SeedSetup,
+    listing: Listing,
+    report: watch::Sender<RelayReport>,
     stop: CancellationToken,
     tasks: &TaskTracker,
     changed: watch::Sender<u64>,
-) -> watch::Receiver<RelayReport> {
-    let (report, reports) = watch::channel(RelayReport::default());
-    if let Some(seed) = seed
-        && let Some(address) = seed.relay
-    {
+) {
+    if let Some(address) = seed.relay {
         let configured = seed.relay_url.clone();
         report.send_modify(|report| report.configured = configured);
         let say = move |bound: Option<SocketAddr>, problem: Option<String>| {
@@ -99,11 +98,10 @@ pub fn spawn(
             });
             changed.send_modify(|turn| *turn = turn.wrapping_add(1));
         };
-        let gate = Gate::new(own, directory);
-        let open = move || start(address, gate.again());
+        let gate = Gate::new(listing.own.clone(), listing.directory.clone());
+        let open = move || start(address, gate.again(), listing.clone());
         tasks.spawn(run(address, open, stop, say));
     }
-    reports
 }
 
 /// Opens the relay and keeps it open: whatever ends it, it starts again after a wait.
@@ -158,8 +156,8 @@ async fn live(
     Err(RelayError::Stopped { address, reason })
 }
 
-async fn start(address: SocketAddr, gate: Gate) -> Result<Server, RelayError> {
-    let started = Server::spawn(address, gate).await;
+async fn start(address: SocketAddr, gate: Gate, listing: Listing) -> Result<Server, RelayError> {
+    let started = Server::spawn(address, gate, listing).await;
     started.map_err(|source| RelayError::Listen { address, source })
 }
 

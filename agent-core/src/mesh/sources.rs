@@ -13,16 +13,18 @@ mod board;
 mod context;
 mod dht;
 mod lan;
+mod listing;
 mod rerun;
 mod saved;
 mod seeds;
 mod turn;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use agent_api::mesh::{Coordinators, DhtStats, Source, SourceKind};
 use board::Board;
 pub use context::{FOUND_QUEUE, Found, KnownPeer, OwnInfo, SourceContext};
+pub use listing::Listing;
 use rerun::rerun;
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -30,10 +32,9 @@ use turn::Turn;
 
 use super::{
     Addresses, MeshCard, NodeKey,
-    coordinators::{self, SeedOffer},
     relay::{self, RelayReport},
 };
-use crate::{clock::now_ms, storage::Storage};
+use crate::storage::Storage;
 
 /// The running sources. Clones share them; dropping them stops nothing, [`Sources::shutdown`] does.
 #[derive(Clone, Debug)]
@@ -47,14 +48,9 @@ struct Inner {
     look: watch::Sender<u64>,
     stop: CancellationToken,
     tasks: TaskTracker,
-    own_key: NodeKey,
-    own: watch::Receiver<OwnInfo>,
     card: watch::Receiver<MeshCard>,
-    directory: watch::Receiver<Arc<Vec<KnownPeer>>>,
     storage: Storage,
-    relay: watch::Receiver<RelayReport>,
-    dht: Arc<Mutex<dht::Stats>>,
-    is_seed: bool,
+    listing: Listing,
 }
 
 impl Sources {
@@ -78,15 +74,17 @@ impl Sources {
             look: looks,
             stop: stop.clone(),
         };
-        let relay = relay::spawn(
-            context.seed.as_ref(),
-            context.own.clone(),
-            context.directory.clone(),
-            stop.clone(),
-            &tasks,
-            board.bump(),
+        let report = watch::Sender::new(RelayReport::default());
+        let listing = Listing::new(
+            own_key,
+            context.seed.is_some(),
+            context.own,
+            context.directory,
+            report.subscribe(),
         );
-        let dht_stats = Arc::new(Mutex::new(dht::Stats::default()));
+        if let Some(seed) = &context.seed {
+            relay::spawn(seed, listing.clone(), report, stop.clone(), &tasks, board.bump());
+        }
         let dht_addresses = watch::Sender::new(Vec::new());
         let storage = context.storage.clone();
         let saved = move |turn| saved::run(turn, storage.clone());
@@ -96,7 +94,7 @@ impl Sources {
         tasks.spawn(rerun(turn.clone(), SourceKind::Seed, seeds));
         tasks.spawn(rerun(turn.clone(), SourceKind::Lan, lan::run));
         let server = context.seed.as_ref().and_then(|seed| seed.dht);
-        let stats = Arc::clone(&dht_stats);
+        let stats = listing.dht_stats();
         let dht = move |turn| dht::run(turn, server, dht_addresses.subscribe(), Arc::clone(&stats));
         tasks.spawn(rerun(turn, SourceKind::Dht, dht));
         tasks.close();
@@ -106,14 +104,9 @@ impl Sources {
                 look,
                 stop,
                 tasks,
-                own_key,
-                own: context.own,
                 card: context.card,
-                directory: context.directory,
                 storage: context.storage,
-                relay,
-                dht: dht_stats,
-                is_seed: context.seed.is_some(),
+                listing,
             }),
         }
     }
@@ -137,19 +130,12 @@ impl Sources {
     /// What `GET /network/coordinators` answers: the seeds that this node knows, itself first if it
     /// is one.
     pub fn coordinators(&self) -> Coordinators {
-        let own = self.inner.is_seed.then(|| SeedOffer {
-            key: self.inner.own_key,
-            relay: self.relay_urls().pop(),
-            dht_port: self.dht_port(),
-        });
-        let info = self.inner.own.borrow().clone();
-        let known = Arc::clone(&self.inner.directory.borrow());
-        coordinators::list(own.as_ref(), &info, &known, now_ms())
+        self.inner.listing.coordinators()
     }
 
     /// What `GET /dht/stats` answers.
     pub fn dht_stats(&self) -> DhtStats {
-        let stats = self.inner.dht.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let stats = self.inner.listing.dht().clone();
         stats.answer(&self.inner.board)
     }
 
@@ -162,18 +148,17 @@ impl Sources {
 
     /// URL of the own relay while it runs; empty otherwise.
     pub fn relay_urls(&self) -> Vec<String> {
-        let own = self.inner.own.borrow().clone();
-        self.inner.relay.borrow().url(&own).into_iter().collect()
+        self.inner.listing.relay_url().into_iter().collect()
     }
 
     /// Why the own relay does not run; `None` while it does, and where there is none.
     pub fn relay_problem(&self) -> Option<String> {
-        self.inner.relay.borrow().problem.clone()
+        self.inner.listing.relay_problem()
     }
 
     /// UDP port of the own DHT node while it answers others; a seed announces it.
     pub fn dht_port(&self) -> Option<u16> {
-        self.inner.dht.lock().unwrap_or_else(PoisonError::into_inner).server_port()
+        self.inner.listing.dht_port()
     }
 
     /// Stops every task, the relay and the DHT node, and waits until they are gone.

@@ -40,7 +40,10 @@ use crate::{
     identity::Identity,
     inference::InferenceState,
     machine,
-    mesh::{Mesh, MeshError, MeshSetup, NodeKey, SeedSetup, membership::io::MeshEvent},
+    mesh::{
+        Mesh, MeshError, MeshSetup, NodeKey, SeedSetup,
+        membership::{NOT_NEEDED, io::MeshEvent},
+    },
     storage::{Storage, model_use},
     tasks::job::Own,
 };
@@ -56,6 +59,9 @@ const VIEW_TURNS: u32 = 2;
 /// Events that wait for the next turn. More come only while hundreds of peers come or go at once;
 /// lines about single ones would not be written then anyway.
 const PENDING: usize = 1_024;
+
+/// In a mesh with more others than that, most of them are not connected with this node.
+const EVERYBODY: u32 = 40;
 
 /// The mesh's own part of a start: everything it needs is there, and it never fails.
 pub(super) async fn start(
@@ -379,6 +385,7 @@ impl Follower {
             MeshEvent::PeerGone { peer, .. } => self.news.gone(*peer),
             // Other peers altogether.
             MeshEvent::Entered(_) => self.news.missed(),
+            MeshEvent::PeerNew { peer } => self.news.changed(*peer),
             MeshEvent::PeerChanged { peer } => return self.news.changed(*peer),
             // In the view, which is looked at every second; saving is the mesh's own business.
             MeshEvent::DuplicateIdentity
@@ -396,16 +403,25 @@ impl Follower {
         if pending.is_empty() {
             return;
         }
-        let mesh = self.node.mesh().mesh_id;
+        let view = self.node.mesh();
+        // Where not everybody is connected with everybody, a connection is no news.
+        let large = view.counts.known > EVERYBODY;
+        let mesh = view.mesh_id;
         for event in pending {
             let happening = match event {
                 MeshEvent::PeerUp { peer } => {
                     let id = peer.to_id();
                     let path = self.node.inner.mesh.peer(&id).ok().and_then(|d| d.peer.path);
                     let name = self.node.name_of(&id);
-                    self.news.up(peer, &name, &mesh);
-                    Some(Happening::Joined { name, path })
+                    let joined = self.news.up(peer, &name, &mesh) && !large;
+                    joined.then_some(Happening::Joined { name, path })
                 }
+                MeshEvent::PeerNew { peer } if large => {
+                    let name = self.node.name_of(&peer.to_id());
+                    let joined = self.news.up(peer, &name, &mesh);
+                    joined.then_some(Happening::Joined { name, path: None })
+                }
+                MeshEvent::PeerDown { reason, .. } if large || reason == NOT_NEEDED => None,
                 MeshEvent::PeerDown { peer, reason } => self.news.down(peer, &mesh, reason),
                 MeshEvent::PeerGone { peer, .. } => self.news.left(peer, &mesh),
                 MeshEvent::PathChanged { peer, from, to } => {

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use agent_api::mesh::{Hash, PathKind, Peer};
+use agent_api::mesh::{Hash, PathKind, Peer, SourceKind};
 use futures_util::{
     StreamExt as _,
     future::{BoxFuture, join_all},
@@ -103,7 +103,7 @@ impl OtherPlaces for Peers {
             let (id, is_private) = (name.id(), neighbours.is_private());
             // What a name stands for is a matter of trust; bytes are not.
             let mut known = neighbours.peers();
-            known.retain(|peer| is_private || peer.trusted || peer.path == Some(PathKind::Lan));
+            known.retain(|peer| is_private || peer.trusted || is_near(peer));
             let asking =
                 candidates(known, |model| model.id == id).into_iter().map(|(key, peer)| {
                     let neighbours = Arc::clone(&neighbours);
@@ -121,6 +121,14 @@ impl OtherPlaces for Peers {
     }
 }
 
+/// On this network: reached here, or, while there is no connection, seen here.
+fn is_near(peer: &Peer) -> bool {
+    match peer.path {
+        Some(path) => path == PathKind::Lan,
+        None => peer.sources.contains(&SourceKind::Lan),
+    }
+}
+
 /// Peers that share such a model, those on this network first, then by round-trip time.
 fn candidates(
     peers: Vec<Peer>,
@@ -133,7 +141,7 @@ fn candidates(
     let found = peers.into_iter().filter(has);
     let mut found: Vec<_> =
         found.filter_map(|peer| Some((NodeKey::from_id(&peer.node_id)?, peer))).collect();
-    let rank = |peer: &Peer| (peer.path != Some(PathKind::Lan), !peer.connected);
+    let rank = |peer: &Peer| (!is_near(peer), !peer.connected);
     found.sort_by(|(_, a), (_, b)| {
         let rtt = |peer: &Peer| peer.rtt_ms.unwrap_or(f64::MAX);
         rank(a).cmp(&rank(b)).then(rtt(a).partial_cmp(&rtt(b)).unwrap_or(Ordering::Equal))
@@ -156,7 +164,7 @@ async fn has_blob(
     match timeout(ASK_TIME, ask).await {
         Ok(Ok(offer)) if offer.size == wanted.size => {
             let id = peer.node_id.0.clone();
-            let is_near = peer.path == Some(PathKind::Lan);
+            let is_near = is_near(&peer);
             Some(Arc::new(PeerBlob { neighbours, key, id, name: peer.name, is_near, offer }))
         }
         Ok(Ok(offer)) => {

@@ -17,6 +17,14 @@ async fn with_seed(count: usize) -> Result<Cluster> {
     Ok(cluster)
 }
 
+/// The list that a seed serves, asked at its relay.
+async fn at_relay(cluster: &Cluster) -> Result<Coordinators> {
+    let own: Coordinators = cluster.http(0).get("/network/coordinators").await?;
+    let relay = own.coordinators.first().and_then(|c| c.relay.clone()).context("a relay")?;
+    let url = format!("{relay}/network/coordinators");
+    Ok(client().get(url).send().await?.error_for_status()?.json().await?)
+}
+
 #[tokio::test]
 async fn a_seed_lists_itself_and_counts_its_dht() -> Result<()> {
     let cluster = with_seed(3).await?;
@@ -32,6 +40,10 @@ async fn a_seed_lists_itself_and_counts_its_dht() -> Result<()> {
     assert!(own.dht.as_ref().is_some_and(|a| a.starts_with("127.0.0.1:")), "{own:?}");
     assert!(list.coordinators.iter().all(|c| c.node_id == seed), "others are no seeds: {list:?}");
     assert!(view.mesh.own.seed);
+    // Its API is for its owner; the relay's port is the one that everybody reaches.
+    let again: Coordinators = at_relay(&cluster).await?;
+    let own_again = again.coordinators.iter().find(|c| c.node_id == seed).context("itself")?;
+    assert_eq!((&own_again.relay, &own_again.addresses), (&own.relay, &own.addresses));
 
     cluster
         .eventually("the seed's DHT node is up", async || {
@@ -52,7 +64,8 @@ async fn a_seed_lists_itself_and_counts_its_dht() -> Result<()> {
 #[tokio::test]
 async fn a_seeds_url_in_the_settings_finds_the_mesh_again() -> Result<()> {
     let mut cluster = with_seed(2).await?;
-    let url = cluster.http(0).url.clone();
+    let list = at_relay(&cluster).await?;
+    let url = list.coordinators[0].relay.clone().context("a relay")?;
     // All that node 1 knows of the mesh is its card: no saved peers, only the seed's URL.
     cluster.kill(1)?;
     let card = "mesh.json";

@@ -7,7 +7,8 @@ use rand::{RngExt as _, rngs::StdRng};
 
 use super::limits::{Rate, TokenBucket};
 
-/// What an author allows itself: less than others grant it ([`super::limits::AUTHOR`]).
+/// What an author allows itself: less than others grant it ([`super::limits::AUTHOR`]), and in a
+/// large mesh less, see [`own_rate`].
 const OWN: Rate = Rate { burst: 4.0, per_s: 0.2 };
 const SHORTEST: Duration = Duration::from_secs(10);
 const LONGEST: Duration = Duration::from_secs(120);
@@ -52,11 +53,11 @@ impl Announcer {
     }
 
     /// True: it is time, and one announcement is accounted for.
-    pub(super) fn is_due(&mut self, now: Duration) -> bool {
+    pub(super) fn is_due(&mut self, now: Duration, others: usize) -> bool {
         if self.next > now {
             return false;
         }
-        let allowed = self.bucket.take(OWN, 1.0, now);
+        let allowed = self.bucket.take(own_rate(others), 1.0, now);
         if !allowed {
             self.next = now + Duration::from_secs(1);
         }
@@ -75,6 +76,13 @@ pub(super) fn interval(others: usize) -> Duration {
     Duration::from_millis(others.saturating_mul(1000) / RECORDS_PER_S).clamp(SHORTEST, LONGEST)
 }
 
+/// However much happens everywhere: twice what the nodes send when nothing does. Nonces, and what
+/// the broadcast holds, have room for that many.
+fn own_rate(others: usize) -> Rate {
+    let busiest = 2.0 / interval(others).as_secs_f64();
+    Rate { per_s: busiest.min(OWN.per_s), ..OWN }
+}
+
 /// A change that others decide by.
 fn is_important(old: &Announcement, new: &Announcement) -> bool {
     let same = |old: &AnnouncedModel, new: &AnnouncedModel| {
@@ -90,7 +98,7 @@ fn is_important(old: &Announcement, new: &Announcement) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::sim, *};
 
     #[test]
     fn a_node_never_hears_more_than_twenty_records_a_second() {
@@ -101,5 +109,19 @@ mod tests {
             assert!(per_s <= 20.0 + 1e-9, "{per_s} records a second from {others} nodes");
         }
         assert_eq!(interval(4_096), LONGEST);
+    }
+
+    #[test]
+    fn busy_nodes_of_a_large_mesh_hold_back() {
+        assert!((own_rate(5).per_s - OWN.per_s).abs() < 1e-9);
+        let mut announcer = Announcer::new(sim::announcement("busy"), Duration::ZERO);
+        let mut said = 0;
+        for second in 0..600 {
+            let now = Duration::from_secs(second);
+            announcer.soon(now);
+            said += u32::from(announcer.is_due(now + SOON, 2_000));
+        }
+        // Its burst, and two for each interval of 100 s.
+        assert!((14..=17).contains(&said), "{said} announcements in 10 minutes");
     }
 }

@@ -98,6 +98,16 @@ struct Held {
     told: u8,
     /// Neighbours that have it: it came from them or was sent to them.
     sent: u8,
+    /// Neighbours that it came from.
+    came: u8,
+}
+
+/// A record that came before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Copy {
+    FromAnother,
+    /// From the same neighbour.
+    Replayed,
 }
 
 /// A record that a neighbour told of.
@@ -172,6 +182,7 @@ impl Broadcast {
             for held in self.held.values_mut() {
                 held.told &= !(1 << free);
                 held.sent &= !(1 << free);
+                held.came &= !(1 << free);
             }
         }
     }
@@ -197,16 +208,18 @@ impl Broadcast {
         self.ask_others(now);
     }
 
-    /// A copy of a record that was checked before. False: it needs the check.
-    pub(super) fn is_copy(&mut self, id: &RecordId, peer: &NodeKey, now: Duration) -> bool {
+    /// A copy of a record that was checked before. `None`: it needs the check.
+    pub(super) fn copy(&mut self, id: &RecordId, peer: &NodeKey, now: Duration) -> Option<Copy> {
         self.expire(now);
         let bit = self.bit(peer);
-        let Some(held) = self.held.get_mut(id) else { return false };
+        let held = self.held.get_mut(id)?;
+        let replayed = held.came & bit != 0;
         held.told |= bit;
         held.sent |= bit;
+        held.came |= bit;
         self.traffic.copies += 1;
         self.traffic.urgent_copies += u64::from(held.urgent);
-        true
+        Some(if replayed { Copy::Replayed } else { Copy::FromAnother })
     }
 
     pub(super) fn was_refused(&self, id: &RecordId) -> bool {
@@ -228,8 +241,8 @@ impl Broadcast {
     ) {
         let Spread { id, bytes, hops, urgent } = record;
         self.expire(now);
-        let sent = from.map_or(0, |peer| self.bit(&peer));
-        let mut told = sent;
+        let came = from.map_or(0, |peer| self.bit(&peer));
+        let mut told = came;
         if let Some(awaited) = self.awaited.remove(&id) {
             let asked = awaited.asked.iter().map(|(peer, _)| peer);
             let holders = awaited.others.iter().chain(asked);
@@ -242,7 +255,7 @@ impl Broadcast {
             self.traffic.urgent_first += u64::from(urgent);
             self.traffic.urgent_copies += u64::from(urgent);
         }
-        let mut held = Held { bytes, hops, urgent, told, sent };
+        let mut held = Held { bytes, hops, urgent, told, sent: came, came };
         let mut pushes = match (urgent, hops < pushed_hops(nodes)) {
             (false, _) => 0,
             (true, true) => SLOTS,

@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    CLOCK_SKEW, Membership, Refusal,
-    broadcast::{RecordId, Spread},
+    CLOCK_SKEW, Membership, Refusal, STRAYS,
+    broadcast::{Copy, RecordId, Spread},
     directory::{GONE_AFTER, Offered, STALE_AFTER, key_prefix},
     io::{ConnId, MeshEvent},
     limits::{AUTHOR, BYTES, FRAMES},
@@ -87,6 +87,7 @@ impl Membership {
             Frame::Talk(Talk::Want(prefixes)) => self.on_want(peer, &prefixes),
             // From the time before it moved to this mesh.
             Frame::Talk(Talk::Ask | Talk::Card(_) | Talk::Denied) => {}
+            Frame::Talk(Talk::Settled) => self.hear_settled(),
             Frame::Talk(Talk::Hello(_)) => self.refuse(peer, Refusal::Malformed),
         }
     }
@@ -109,6 +110,7 @@ impl Membership {
     fn on_wave(&mut self, peer: NodeKey, wave: &Wave<'_>) {
         // From anybody else it is no part of the broadcast; what it says comes by anti-entropy.
         if !self.overlay.neighbours().contains(&peer) {
+            self.tell_stray(peer);
             return;
         }
         for record in &wave.records {
@@ -118,11 +120,24 @@ impl Membership {
         self.broadcast.on_want(peer, &wave.want);
     }
 
+    /// A peer that takes this node for a neighbour is wrong, or about to hear so: it would spend one
+    /// of its few places on it for nothing.
+    fn tell_stray(&mut self, peer: NodeKey) {
+        if self.strays.take(STRAYS, 1.0, self.now.mono)
+            && let Some(bytes) = self.overlay.farewell()
+        {
+            self.send(peer, bytes);
+        }
+    }
+
     fn on_passed(&mut self, peer: NodeKey, passed: &Passed<'_>) {
         let now = self.now.mono;
         let id = RecordId::of(blake3::hash(passed.bytes).as_bytes());
-        if self.broadcast.is_copy(&id, &peer, now) || self.broadcast.was_refused(&id) {
-            return;
+        match self.broadcast.copy(&id, &peer, now) {
+            Some(Copy::FromAnother) => return,
+            Some(Copy::Replayed) => return self.count(Refusal::Replayed),
+            None if self.broadcast.was_refused(&id) => return,
+            None => {}
         }
         match self.believe(peer, passed.bytes) {
             Ok(record) => {
@@ -177,6 +192,9 @@ impl Membership {
         }
         if offered != Offered::Same && !self.take_in(Arc::clone(&record), now, offered) {
             return Err(Refusal::RateLimited);
+        }
+        if offered == Offered::New && !record.body.goodbye {
+            self.event(MeshEvent::PeerNew { peer: author });
         }
         self.nonces.insert(nonce, now);
         self.note_right_clock(author);

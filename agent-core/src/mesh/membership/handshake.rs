@@ -147,6 +147,9 @@ impl Membership {
     }
 
     fn admit_connection(&mut self, peer: NodeKey, id: ConnId, hello: Hello) {
+        if hello.settled {
+            self.hear_settled();
+        }
         self.end_earlier_life(peer, &hello);
         self.note_clock(peer, hello.at_ms);
         let was_up = self.links.is_up(&peer);

@@ -152,6 +152,10 @@ pub enum MeshEvent {
         peer: NodeKey,
         reason: String,
     },
+    /// A node that nobody had told of announced itself to everyone: it came just now.
+    PeerNew {
+        peer: NodeKey,
+    },
     /// Something about a peer changed: record, path, state. Coalesced by the listener.
     PeerChanged {
         peer: NodeKey,

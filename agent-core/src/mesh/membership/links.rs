@@ -22,6 +22,10 @@ use crate::mesh::{Addresses, NodeKey, addr::Loopback};
 /// With so many known nodes or fewer, everybody is connected to everybody, so that owners see the
 /// real path and round-trip time of each.
 const SMALL_MESH: usize = 32;
+/// So many more before connections are dropped again: one laptop that comes and goes changes nothing.
+const STILL_SMALL: usize = 8;
+/// Why a connection is closed that serves nobody. Both ends know it: it is no failure and no news.
+pub const NOT_NEEDED: &str = "it is not needed now";
 /// Fewer ways into the mesh than that, and more are looked for.
 pub(super) const FEW_NEIGHBOURS: usize = 3;
 /// A busy seed: nodes that join, and those that its neighbourhood needs.
@@ -404,7 +408,8 @@ impl Links {
 impl Membership {
     /// Everybody is connected to everybody.
     pub(super) fn is_small(&self) -> bool {
-        self.directory.present() <= SMALL_MESH
+        let most = SMALL_MESH + if self.small { STILL_SMALL } else { 0 };
+        self.directory.present() <= most
     }
 
     pub(super) fn on_found(
@@ -466,7 +471,7 @@ impl Membership {
 
     pub(super) fn on_disconnected(&mut self, peer: NodeKey, id: ConnId, reason: &str) {
         let Some(conn) = self.links.remove_conn(&peer, id) else { return };
-        if conn.phase == Phase::Greeting || conn.is_up() {
+        if (conn.phase == Phase::Greeting || conn.is_up()) && reason != NOT_NEEDED {
             self.links.failed(&peer, reason.to_owned(), self.now, &mut self.rng);
         }
         if conn.is_up() && !self.links.is_up(&peer) {
@@ -573,7 +578,7 @@ impl Membership {
             !link.in_use && link.keep_until <= now && !neighbours.contains(key)
         });
         for peer in surplus.map(|(key, _)| *key).collect::<Vec<_>>() {
-            self.drop_peer(peer, "it is not needed now");
+            self.drop_peer(peer, NOT_NEEDED);
         }
     }
 

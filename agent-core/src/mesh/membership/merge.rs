@@ -120,6 +120,8 @@ impl Membership {
         match meeting(&self.own_stand(&hello), &hello) {
             Meeting::Nothing | Meeting::Follow | Meeting::BeAsked => {}
             Meeting::Invite => self.send_to(peer, id, &Talk::Card(self.card.clone())),
+            // A node that has company does not leave it unasked.
+            Meeting::Ask if self.directory.present() > 0 => {}
             Meeting::Ask => {
                 if let Some(visitor) = self.visitors.table.get_mut(&peer) {
                     visitor.asked = true;
@@ -176,6 +178,23 @@ impl Membership {
         }
     }
 
+    /// One node of this mesh was invited, or let in: the mesh is one to stay in, and from now on its
+    /// door is shut at every member.
+    pub(super) fn hear_settled(&mut self) {
+        if !self.card.settled {
+            self.card.settled = true;
+            self.event(MeshEvent::Entered(self.card.clone()));
+            self.tell_settled();
+        }
+    }
+
+    pub(super) fn tell_settled(&mut self) {
+        let members: Vec<_> = self.links.up().map(|(key, _)| *key).collect();
+        for member in members {
+            self.send(member, Talk::Settled.encode());
+        }
+    }
+
     /// The owner's answer.
     pub(super) fn admit(&mut self, peer: NodeKey, admit: bool) {
         let Some(visitor) = self.visitors.table.get_mut(&peer) else { return };
@@ -183,11 +202,7 @@ impl Membership {
         visitor.admitted = admit;
         if admit {
             self.visitors.denied.remove(&peer);
-            // Somebody was let in on purpose: this mesh is one to stay in.
-            if !self.card.settled {
-                self.card.settled = true;
-                self.event(MeshEvent::Entered(self.card.clone()));
-            }
+            self.hear_settled();
         } else if self.visitors.denied.len() < MOST_VISITORS {
             self.visitors.denied.insert(peer);
         }

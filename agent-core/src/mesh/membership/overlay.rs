@@ -54,8 +54,14 @@ pub(super) struct Overlay {
 }
 
 impl Overlay {
-    pub(super) fn new(me: NodeKey, mesh: MeshId, base: Instant, rng: StdRng) -> Self {
-        Self {
+    pub(super) fn new(
+        me: NodeKey,
+        mesh: MeshId,
+        base: Instant,
+        rng: StdRng,
+        now: Duration,
+    ) -> Self {
+        let mut overlay = Self {
             me,
             state: State::new(me, PeerData::default(), config(), rng),
             topic: TopicId::from_bytes(mesh.0),
@@ -64,7 +70,10 @@ impl Overlay {
             timers_made: 0,
             neighbours: BTreeSet::new(),
             lost: 0,
-        }
+        };
+        // Before that it hears nobody who asks.
+        overlay.join(Vec::new(), now);
+        overlay
     }
 
     /// Peers to and from whom records flow.
@@ -92,6 +101,15 @@ impl Overlay {
         self.lost = 0;
         steps.extend(self.join(neighbours, now));
         steps
+    }
+
+    /// What a peer is told that takes this node for a neighbour without being one.
+    pub(super) fn farewell(&self) -> Option<Bytes> {
+        let word = mirror::Message::farewell(*self.topic());
+        overlay_frame(|mut bytes| {
+            bytes.extend(mirror::encode(&word)?);
+            Some(bytes)
+        })
     }
 
     pub(super) fn join(&mut self, peers: Vec<NodeKey>, now: Duration) -> Vec<Step> {
@@ -205,11 +223,9 @@ mod tests {
     fn a_worn_state_is_renewed_and_asks_its_neighbours_again() {
         let rng = || StdRng::from_seed([1; 32]);
         let (me, peer) = (NodeKey([1; 32]), NodeKey([2; 32]));
-        let mut overlay = Overlay::new(me, MeshId([7; 32]), Instant::now(), rng());
-        let join = mirror::decode(&[&[7; 32][..], &[0, 0, 0]].concat()).map(|join| {
-            overlay.join(Vec::new(), Duration::ZERO);
-            overlay.receive(peer, &join, Duration::ZERO)
-        });
+        let mut overlay = Overlay::new(me, MeshId([7; 32]), Instant::now(), rng(), Duration::ZERO);
+        let join = mirror::decode(&[&[7; 32][..], &[0, 0, 0]].concat())
+            .map(|join| overlay.receive(peer, &join, Duration::ZERO));
         assert!(join.is_some() && overlay.neighbours().contains(&peer));
         for n in 0..=MOST_LOST {
             let mut stranger = NodeKey([3; 32]);

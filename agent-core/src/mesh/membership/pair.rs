@@ -145,10 +145,6 @@ pub(super) fn closes(outputs: &[Output]) -> bool {
     outputs.iter().any(|output| matches!(output, Output::Close { .. }))
 }
 
-pub(super) fn passes_on(outputs: &[Output]) -> bool {
-    outputs.iter().any(|output| matches!(output, Output::Send { .. }))
-}
-
 pub(super) fn sealed(author: u8, at_ms: i64, nonce: u64) -> Arc<Record> {
     sealed_in(MeshId([7; 32]), author, at_ms, nonce)
 }

@@ -8,7 +8,7 @@ use super::{broadcast::RecordId, io::FRAME_BYTES};
 use crate::mesh::{MeshCard, record::RECORD_BYTES};
 
 /// Lowest and highest version of what is inside frames that this node speaks.
-pub(crate) const PROTOCOL: (u16, u16) = (2, 2);
+pub(crate) const PROTOCOL: (u16, u16) = (3, 3);
 
 const TALK: u8 = 0;
 const OVERLAY: u8 = 1;
@@ -81,6 +81,9 @@ pub(super) enum Talk {
     Card(MeshCard),
     /// No.
     Denied,
+    /// Somebody was invited to this mesh: from now on nobody comes in unasked. Said between members,
+    /// and passed on.
+    Settled,
 }
 
 /// The first frame on a connection, from both ends.
@@ -146,7 +149,7 @@ impl Talk {
             }
             Self::Want(prefixes) => prefixes.len() <= MOST_KEYS,
             Self::Card(card) => is_name(&card.name),
-            Self::Ping(_) | Self::Pong(_) | Self::Ask | Self::Denied => true,
+            Self::Ping(_) | Self::Pong(_) | Self::Ask | Self::Denied | Self::Settled => true,
         }
     }
 }

@@ -8,8 +8,12 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
+use agent_api::{
+    endpoint::{Endpoint as _, GetCoordinators},
+    mesh::Coordinators,
+};
 use axum::{
-    Extension, Router,
+    Extension, Json, Router,
     extract::{Request, State},
     http::{
         HeaderMap, HeaderName, HeaderValue, StatusCode,
@@ -51,7 +55,7 @@ use super::{
     opening::{Opening, Place},
     pace::Pace,
 };
-use crate::mesh::NodeKey;
+use crate::mesh::{NodeKey, sources::Listing};
 
 /// Until the requests of a connection are answered, and until the handshake after that is done. What
 /// is no client's by then, as one that asks for nothing, is cut.
@@ -86,19 +90,25 @@ pub(super) struct Server {
 }
 
 impl Server {
-    pub(super) async fn spawn(address: SocketAddr, gate: Gate) -> io::Result<Self> {
-        Self::with(address, Arc::new(gate), Opening::default()).await
+    pub(super) async fn spawn(
+        address: SocketAddr,
+        gate: Gate,
+        listing: Listing,
+    ) -> io::Result<Self> {
+        Self::with(address, Arc::new(gate), Opening::default(), listing).await
     }
 
     pub(super) async fn with(
         address: SocketAddr,
         gate: Arc<Gate>,
         opening: Opening,
+        listing: Listing,
     ) -> io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
         let door = Door {
             gate,
+            listing,
             opening,
             clients: Clients::default(),
             key_cache: KeyCache::new(KEY_CACHE),
@@ -139,6 +149,7 @@ impl Drop for Server {
 #[derive(Clone, Debug)]
 struct Door {
     gate: Arc<Gate>,
+    listing: Listing,
     opening: Opening,
     clients: Clients,
     key_cache: KeyCache,
@@ -226,8 +237,13 @@ fn router(door: Door) -> Router {
         .route("/healthz", get(async || ([(CONTENT_TYPE, "application/json")], HEALTH)))
         .route(RELAY_PROBE_PATH, get(async || [(ACCESS_CONTROL_ALLOW_ORIGIN, "*")]))
         .route("/generate_204", get(no_content))
+        .route(GetCoordinators::PATH, get(coordinators))
         .route(RELAY_PATH, get(relay))
         .with_state(door)
+}
+
+async fn coordinators(State(door): State<Door>) -> Json<Coordinators> {
+    Json(door.listing.coordinators())
 }
 
 /// Only the relay itself gives back the challenge.

@@ -4,6 +4,7 @@ mod bad_input;
 
 use std::{collections::HashSet, net::Ipv4Addr, sync::Arc};
 
+use agent_api::mesh::Coordinators;
 use iroh::{Endpoint, EndpointAddr, RelayMode, RelayUrl, TransportAddr, endpoint::presets};
 use iroh_relay::server::{Access, AccessControl as _, ClientRequest};
 
@@ -11,7 +12,7 @@ use super::{
     gate::{OF_ONE_NODE, STRANGERS},
     *,
 };
-use crate::mesh::{Addresses, NodeKey};
+use crate::mesh::{Addresses, NodeKey, sources::KnownPeer};
 
 const ALPN: &[u8] = b"edgecoder/test/1";
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -32,8 +33,11 @@ impl Running {
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
         let changed = watch::Sender::new(0);
+        let report = watch::Sender::default();
+        let reports = report.subscribe();
         let (heard, known) = (own.subscribe(), directory.subscribe());
-        let reports = spawn(Some(&seed), heard, known, stop.clone(), &tasks, changed);
+        let listing = Listing::new(NodeKey([1; 32]), true, heard, known, report.subscribe());
+        spawn(&seed, listing, report, stop.clone(), &tasks, changed);
         tasks.close();
         Self { own, directory, reports, stop, tasks }
     }
@@ -54,7 +58,7 @@ impl Running {
 
 /// A gate and what it looks at.
 pub(super) struct Mesh {
-    _own: watch::Sender<OwnInfo>,
+    own: watch::Sender<OwnInfo>,
     directory: watch::Sender<Arc<Vec<KnownPeer>>>,
     pub(super) gate: Arc<Gate>,
 }
@@ -63,7 +67,12 @@ impl Mesh {
     pub(super) fn new() -> Self {
         let (own, directory) = (watch::Sender::default(), watch::Sender::default());
         let gate = Arc::new(Gate::new(own.subscribe(), directory.subscribe()));
-        Self { _own: own, directory, gate }
+        Self { own, directory, gate }
+    }
+
+    pub(super) fn listing(&self) -> Listing {
+        let (own, known) = (self.own.subscribe(), self.directory.subscribe());
+        Listing::new(NodeKey([1; 32]), true, own, known, watch::Sender::default().subscribe())
     }
 
     /// The nodes that the directory knows from now on.
@@ -100,6 +109,19 @@ async fn relayed(relay: &RelayUrl) -> Endpoint {
         .bind()
         .await
         .expect("binds")
+}
+
+/// Its API is its owner's; the relay's port is everybody's.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_reaches_the_relay_can_read_the_list_of_seeds() {
+    let mut relay = Running::start(any_port(), None);
+    let url = relay.url().await;
+    let answer = reqwest::get(url.join("network/coordinators").expect("a url")).await;
+    let list: Coordinators = answer.expect("an answer").json().await.expect("a list");
+    let [seed] = list.coordinators.as_slice() else { panic!("{list:?}") };
+    let relays = seed.relay.as_ref().map(|at| at.parse::<RelayUrl>().expect("a url"));
+    assert_eq!((seed.node_id.clone(), relays), (NodeKey([1; 32]).to_id(), Some(url)));
+    relay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -236,8 +258,8 @@ async fn a_relay_that_ends_or_panics_starts_again_and_says_why() {
                 0 => panic!("a fault"),
                 1 => Err(RelayError::Stopped { address: any_port(), reason }),
                 _ => {
-                    let (own, directory) = (watch::Sender::default(), watch::Sender::default());
-                    start(any_port(), Gate::new(own.subscribe(), directory.subscribe())).await
+                    let mesh = Mesh::new();
+                    start(any_port(), mesh.gate.again(), mesh.listing()).await
                 }
             }
         }

@@ -8,7 +8,7 @@ use crate::mesh::NodeKey;
 
 /// Changes that are told one by one; with more, listeners are asked to look at the whole list.
 const CHANGES: usize = 512;
-/// Peers whose name is remembered while they are connected; a mesh knows no more.
+/// Peers whose name is remembered until they leave; a mesh knows no more.
 const NAMES: usize = 4_096;
 
 /// What listeners have not heard of yet.
@@ -17,6 +17,7 @@ pub(super) struct News {
     changed: BTreeSet<NodeKey>,
     gone: BTreeSet<NodeKey>,
     overflow: bool,
+    /// Whose coming was told, and not its leaving.
     up: HashMap<NodeKey, Known>,
 }
 
@@ -78,11 +79,14 @@ impl News {
         Told::Changes { changed, gone }
     }
 
-    /// A peer is connected.
-    pub(super) fn up(&mut self, peer: NodeKey, name: &str, mesh: &str) {
+    /// A peer is connected, or was heard of for the first time. False: it was told of before, and
+    /// has not left since.
+    pub(super) fn up(&mut self, peer: NodeKey, name: &str, mesh: &str) -> bool {
+        let known = self.up.get(&peer).is_some_and(|known| known.mesh == mesh);
         if self.up.len() < NAMES || self.up.contains_key(&peer) {
             self.up.insert(peer, Known { name: name.to_owned(), mesh: mesh.to_owned() });
         }
+        !known
     }
 
     /// It is not any more. A line only once, whether its goodbye or the end of its connection is
@@ -142,6 +146,16 @@ mod tests {
         assert_eq!(news.left(key(1), "home"), Some(Happening::Left { name: "studio".into() }));
         assert_eq!(news.down(key(1), "home", String::new()), None);
         assert_eq!(news.left(key(2), "home"), None, "it was never connected");
+    }
+
+    #[test]
+    fn a_peer_joins_once_until_it_leaves() {
+        let mut news = News::default();
+        assert!(news.up(key(1), "studio", "home"));
+        assert!(!news.up(key(1), "studio", "home"), "connected again");
+        assert!(news.up(key(1), "studio", "work"), "another mesh");
+        assert!(news.left(key(1), "work").is_some());
+        assert!(news.up(key(1), "studio", "work"));
     }
 
     #[test]

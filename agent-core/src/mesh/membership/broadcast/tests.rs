@@ -170,7 +170,7 @@ impl Watched {
             Step::Asks(n, ns) => self.broadcast.on_want(peer(*n), &ids(ns)),
             Step::Sends(n, record, urgent) => {
                 self.has.insert((peer(*n), id(record)));
-                if !self.broadcast.is_copy(&id(record), &peer(*n), self.now)
+                if self.broadcast.copy(&id(record), &peer(*n), self.now).is_none()
                     && !self.broadcast.was_refused(&id(record))
                 {
                     let bytes = Bytes::copy_from_slice(&[*record]);

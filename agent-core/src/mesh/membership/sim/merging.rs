@@ -42,6 +42,58 @@ fn new_nodes_on_one_network_become_one_mesh_by_themselves() {
     assert_eq!(moved, 3, "one mesh stays, and the driver of every other node saves the card");
 }
 
+/// The owner of one of three computers that found each other invites somebody.
+#[test]
+fn after_an_invitation_no_member_lets_strangers_in_and_none_wants_to_leave() {
+    let cards: Vec<_> = (1..=3).map(|id| (own_card(id, false), LanJoin::Automatic)).collect();
+    let (mut sim, _guard) = lan(&cards);
+    let one = |sim: &Sim| meshes(sim).len() == 1 && sim.is_one_view();
+    assert!(sim.run_until_holds(Duration::from_secs(20), one).is_some());
+    let home = sim.nodes[0].membership.card().clone();
+    assert!(!home.settled);
+    sim.command(0, Command::Enter(MeshCard { settled: true, ..home.clone() }));
+    sim.run_for(Duration::from_secs(1));
+    assert!(sim.nodes.iter().all(|node| node.membership.card().settled), "all of them know");
+    let kept = MeshEvent::Entered(MeshCard { settled: true, ..home.clone() });
+    assert!([1, 2].iter().all(|&n| sim.nodes[n].events.contains(&kept)), "and write it down");
+
+    // A stranger with a mesh that sorts before and after theirs, and one that is settled itself.
+    for (id, settled) in [(0, false), (250, false), (251, true)] {
+        let stranger = sim.add(own_card(id, settled), LanJoin::Automatic);
+        for member in 0..3 {
+            sim.found(stranger, member, SourceKind::Lan);
+            sim.found(member, stranger, SourceKind::Lan);
+        }
+    }
+    sim.run_for(Duration::from_secs(60));
+    for member in 0..3 {
+        assert_eq!(sim.nodes[member].membership.card().id, home.id);
+    }
+    for stranger in 3..6 {
+        assert_ne!(sim.nodes[stranger].membership.card().id, home.id);
+    }
+    let asks = |peer: usize| MeshEvent::AsksToJoin { peer: sim.nodes[peer].key };
+    assert!(sim.nodes[..3].iter().any(|node| node.events.contains(&asks(3))), "it may ask");
+    let members_ask = (0..3).any(|n| sim.nodes[5].events.contains(&asks(n)));
+    assert!(!members_ask, "who has company does not ask to leave it");
+}
+
+/// As a node that came back from an unsettled time: its neighbours tell it.
+#[test]
+fn a_member_that_was_away_learns_that_its_mesh_is_settled() {
+    let cards =
+        [(own_card(1, false), LanJoin::Automatic), (own_card(2, false), LanJoin::Automatic)];
+    let (mut sim, _guard) = lan(&cards);
+    let one = |sim: &Sim| meshes(sim).len() == 1 && sim.is_one_view();
+    assert!(sim.run_until_holds(Duration::from_secs(20), one).is_some());
+    sim.kill(1);
+    let home = sim.nodes[0].membership.card().clone();
+    sim.command(0, Command::Enter(MeshCard { settled: true, ..home }));
+    sim.restart_with_saved(1);
+    let settled = |sim: &Sim| sim.nodes[1].membership.card().settled;
+    assert!(sim.run_until_holds(Duration::from_secs(30), settled).is_some());
+}
+
 #[test]
 fn a_new_node_asks_a_settled_mesh_and_comes_in_when_the_owner_says_so() {
     let cards = [(own_card(1, true), LanJoin::Automatic), (own_card(2, false), LanJoin::Automatic)];

@@ -97,6 +97,7 @@ impl Publisher {
             // Between the driver and the sources.
             MeshEvent::Save { .. } => return,
             MeshEvent::PeerUp { peer }
+            | MeshEvent::PeerNew { peer }
             | MeshEvent::PeerDown { peer, .. }
             | MeshEvent::PeerGone { peer, .. }
             | MeshEvent::PathChanged { peer, .. } => {

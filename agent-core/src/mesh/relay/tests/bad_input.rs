@@ -9,8 +9,8 @@ use super::*;
 use crate::mesh::relay::opening::Opening;
 
 async fn relay(mesh: &Mesh, opening: usize) -> Server {
-    let server = Server::with(any_port(), Arc::clone(&mesh.gate), Opening::of(opening)).await;
-    server.expect("listens")
+    let (gate, opening) = (Arc::clone(&mesh.gate), Opening::of(opening));
+    Server::with(any_port(), gate, opening, mesh.listing()).await.expect("listens")
 }
 
 async fn connected(to: &Server) -> TcpStream {
