@@ -61,6 +61,22 @@ async fn status_ask_and_logs_talk_to_the_running_node() -> Result<()> {
     Ok(())
 }
 
+/// As `edgecoder-node status | head -1`.
+#[tokio::test]
+async fn whoever_reads_only_a_part_of_the_output_gets_no_complaint() -> Result<()> {
+    let node = Options::default().without_model().start()?;
+    let (reader, writer) = std::io::pipe()?;
+    drop(reader);
+    let output = Command::new(programs::node())
+        .args(["status", "--data-dir"])
+        .arg(node.options.data_dir())
+        .stdout(writer)
+        .output()?;
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    assert!(output.status.success());
+    Ok(())
+}
+
 #[tokio::test]
 async fn without_a_node_the_commands_say_how_to_start_one() -> Result<()> {
     let node = Options::default().start()?;

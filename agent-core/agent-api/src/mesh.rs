@@ -54,7 +54,7 @@ pub struct Mesh {
 pub enum MeshState {
     /// Turned off in the settings.
     Off,
-    /// Looking for peers for the first time since the start.
+    /// Looking for peers for the first time since the start, or since this mesh was entered.
     Joining,
     /// The node is alone; it goes on looking.
     Alone,

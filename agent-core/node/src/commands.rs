@@ -6,6 +6,7 @@ use std::{
 };
 
 use agent_api::{
+    Status as NodeStatus,
     endpoint::{GetLogs, GetMesh, GetStatus, Nothing},
     node::{LogLine, LogQuery, ServingState},
     openai::{ChatChunk, ErrorBody},
@@ -19,7 +20,7 @@ use crate::{
     args::{Ask, Logs, Status},
     client::Client,
     mesh::summary,
-    words::printable,
+    terminal::{print_json, say},
 };
 
 /// How often `logs --follow` looks for new lines.
@@ -34,9 +35,13 @@ pub(crate) async fn status(args: Status) -> anyhow::Result<()> {
     let client = Client::connect(args.data)?;
     let status = client.call::<GetStatus>(&Nothing {}).await?;
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&status)?);
-        return Ok(());
+        return print_json(&status);
     }
+    let mesh = client.call::<GetMesh>(&Nothing {}).await?;
+    say(&describe(&status, &summary(&mesh)))
+}
+
+fn describe(status: &NodeStatus, mesh: &str) -> String {
     let state = match status.serving.state {
         ServingState::Starting => "starting",
         ServingState::Idle => "ready",
@@ -46,32 +51,36 @@ pub(crate) async fn status(args: Status) -> anyhow::Result<()> {
         ServingState::Stopping => "stopping",
     };
     let node = &status.node;
-    println!("{} ({}), EdgeCoder {}", node.name, node.node_id.fmt_short(), node.version);
-    println!("  State:     {state}. {}", status.serving.reason);
-    match &status.model.active {
-        Some(model) => {
-            println!("  Model:     {} ({}). {}", model.name, model.id, status.model.reason)
-        }
-        None => println!("  Model:     none. {}", status.model.reason),
-    }
+    let model = match &status.model.active {
+        Some(model) => format!("{} ({}). {}", model.name, model.id, status.model.reason),
+        None => format!("none. {}", status.model.reason),
+    };
     let requests = &status.requests;
-    println!(
-        "  Requests:  {} running, {} waiting; today {} done, {} failed, {} tokens",
+    let requests = format!(
+        "{} running, {} waiting; today {} done, {} failed, {} tokens",
         requests.running,
         requests.queued,
         requests.done_today,
         requests.failed_today,
         requests.tokens_today
     );
-    let mesh = client.call::<GetMesh>(&Nothing {}).await?;
-    println!("  Mesh:      {}", printable(&summary(&mesh)));
-    println!("  Speed:     {:.1} tokens/s", status.speed.tokens_per_s);
-    println!("  API:       {} (process {})", node.url, node.pid);
-    println!("  Data:      {}", node.data_dir);
-    for notice in &status.notices {
-        println!("  Notice:    {}", notice.message);
+    let rows = [
+        ("State", format!("{state}. {}", status.serving.reason)),
+        ("Model", model),
+        ("Requests", requests),
+        ("Mesh", mesh.to_owned()),
+        ("Speed", format!("{:.1} tokens/s", status.speed.tokens_per_s)),
+        ("API", format!("{} (process {})", node.url, node.pid)),
+        ("Data", node.data_dir.clone()),
+    ];
+    let notices = status.notices.iter().map(|notice| ("Notice", notice.message.clone()));
+    let mut text =
+        format!("{} ({}), EdgeCoder {}\n", node.name, node.node_id.fmt_short(), node.version);
+    for (name, value) in rows.into_iter().chain(notices) {
+        let name = format!("{name}:");
+        text.push_str(&format!("  {name:<11}{value}\n"));
     }
-    Ok(())
+    text
 }
 
 pub(crate) async fn ask(args: Ask) -> anyhow::Result<()> {

@@ -42,9 +42,21 @@ fn main() {
         Command::Drain(args) => commands::block_on(task::drain(args)),
     };
     if let Err(error) = result {
+        if is_broken_pipe(&error) {
+            // Whoever read the output has enough of it, as `head`.
+            return;
+        }
         eprintln!("edgecoder-node: {}", words::printable(&with_causes(&error)));
         std::process::exit(1);
     }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let io = |cause: &(dyn std::error::Error + 'static)| {
+        let io = cause.downcast_ref::<std::io::Error>();
+        io.is_some_and(|io| io.kind() == std::io::ErrorKind::BrokenPipe)
+    };
+    error.chain().any(io)
 }
 
 /// The error and its causes. Our own errors already say their cause where it belongs.

@@ -10,7 +10,7 @@ use agent_api::{
     endpoint::{
         GetTask, GetTaskOutput, ListTasks, PostDrain, PostTask, PostTaskCancel, PostTaskRetry,
     },
-    tasks::{Drain as DrainRequest, TaskPathId, TaskQuery},
+    tasks::{Drain as DrainRequest, TaskPathId, TaskQuery, TaskState},
 };
 use agent_core::clock::now_ms;
 use anyhow::bail;
@@ -101,14 +101,20 @@ async fn output(client: &Client, args: args::Named) -> anyhow::Result<()> {
         return print_json(&output);
     }
     let Some(result) = text::result(&output) else {
-        bail!(
-            "the task {} is {}: there is no result",
-            output.id.fmt_short(),
-            output.state.as_str()
-        );
+        let id = output.id.fmt_short();
+        match output.state {
+            TaskState::Done => bail!(
+                "the task {id} is done, and its result is not here: the node that submitted it has it"
+            ),
+            state => bail!("the task {id} is {}: there is no result", state.as_str()),
+        }
     };
     follow::print(&result)?;
-    if result.ends_with('\n') { Ok(()) } else { follow::print("\n") }
+    if !result.ends_with('\n') {
+        follow::print("\n")?;
+    }
+    // Some of it, while it runs, is no failure.
+    if output.state == TaskState::Done { follow::ended(&output) } else { Ok(()) }
 }
 
 /// `edgecoder-node drain`.

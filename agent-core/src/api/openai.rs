@@ -55,11 +55,11 @@ async fn model(State(node): State<Node>, Path(id): Path<String>) -> Response {
 
 /// Models of other nodes, as they are asked for.
 fn elsewhere(node: &Node) -> impl Iterator<Item = ModelObject> {
-    node.models_elsewhere().into_iter().map(|(model, owner)| ModelObject {
-        id: format!("{model}@{owner}"),
+    node.models_elsewhere().into_iter().map(|known| ModelObject {
+        id: format!("{}@{}", known.model, known.node),
         object: "model".into(),
         created: 0,
-        owned_by: owner,
+        owned_by: known.node,
     })
 }
 

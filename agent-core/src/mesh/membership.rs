@@ -260,8 +260,9 @@ impl Membership {
             Input::DialFailed { peer, reason } => self.on_dial_failed(peer, reason),
             Input::Path { peer, conn, kind, rtt } => self.on_path(peer, conn, kind, rtt),
             Input::Frame { peer, conn, bytes } => self.on_frame(peer, conn, &bytes),
-            Input::Found { peer, addresses, source, name } => {
+            Input::Found { peer, addresses, source, name, foreign } => {
                 self.on_found(peer, &addresses, source, name);
+                self.links.is_foreign(&peer, source, foreign);
             }
             Input::Tick => {}
             Input::NetworkChanged => self.on_network_changed(),

@@ -13,7 +13,10 @@ use crate::{
     inference::{KeepAlive, LoadOptions, Policy, Ready, Target},
     models::ModelFile,
     storage::RequestKind,
-    tasks::placement::{same_model, split_model},
+    tasks::{
+        placement::{same_model, split_model},
+        route::ModelElsewhere,
+    },
 };
 
 /// Tools need the model's template, which only a loaded model tells. Loading reads the file once;
@@ -304,15 +307,15 @@ impl Node {
         self.tasks().router().route(kind, model, work, options).await
     }
 
-    /// Models of other nodes that answer to `model@node`, each with its node's name.
-    pub fn models_elsewhere(&self) -> Vec<(String, String)> {
+    /// Models of other nodes that answer to `model@node`.
+    pub fn models_elsewhere(&self) -> Vec<ModelElsewhere> {
         self.tasks().router().models_elsewhere()
     }
 
     /// Whether a name means a model of another node: it names the node, or one has the model.
     pub fn is_elsewhere(&self, name: &str) -> bool {
         split_model(name).1.is_some()
-            || self.models_elsewhere().iter().any(|(model, _)| same_model(name, model))
+            || self.models_elsewhere().iter().any(|known| same_model(name, &known.model))
     }
 
     /// Queues work for a model of this node and never lets it leave.

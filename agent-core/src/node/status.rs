@@ -140,7 +140,11 @@ impl Node {
             let reason = "Paused by you. Requests from this computer still work and load the model again while they need it.";
             (ServingState::Paused, reason.into())
         } else {
-            describe(engine, &self.url())
+            let (state, reason) = describe(engine, &self.url());
+            match self.tasks().shared().is_draining() {
+                true => (state, format!("It drains: no tasks are started. {reason}")),
+                false => (state, reason),
+            }
         };
         Serving { state, reason, until_ms: pause.and_then(|pause| pause.until_ms) }
     }

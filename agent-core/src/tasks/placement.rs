@@ -301,6 +301,7 @@ fn summary(
         None => format!("{who} is the quickest"),
     };
     match left.next() {
+        None if question.pin.is_some() => format!("{what}; it was asked for by name."),
         None => format!("{what}; no other node could do it now."),
         Some(second) => {
             let other = &nodes[second.at];

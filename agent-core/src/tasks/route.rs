@@ -15,6 +15,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use agent_api::{
     NodeId, Settings,
+    mesh::Hash,
     runner::Usage,
     tasks::{Placement, Role, TaskPath, TaskState},
 };
@@ -81,13 +82,24 @@ impl Elsewhere for Remote {
     }
 }
 
+/// A model of another node that answers now.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelElsewhere {
+    pub model: String,
+    /// What its node is asked for by: its name, or, where others have that name too, the start of
+    /// its id.
+    pub node: String,
+    /// SHA-256 of its weights, where the node says it.
+    pub digest: Option<Hash>,
+}
+
 /// The nodes of the mesh as they are known at this moment.
 pub trait Known: fmt::Debug + Send + Sync + 'static {
     /// With the models that are wanted.
     fn nodes(&self, wanted: &Wanted) -> Vec<NodeView>;
 
-    /// Models of other nodes that answer now, each with its node's name.
-    fn models_elsewhere(&self) -> Vec<(String, String)>;
+    /// Models of other nodes that answer now.
+    fn models_elsewhere(&self) -> Vec<ModelElsewhere>;
 
     fn place(&self, wanted: &Wanted, nodes: &[NodeView]) -> Placed {
         place(wanted, nodes, now_ms())
@@ -190,8 +202,8 @@ impl Router {
         let known = self.setup.known.models_elsewhere();
         let mut nodes: Vec<String> = known
             .into_iter()
-            .filter(|(id, _)| same_model(&model, id))
-            .map(|(_, node)| node)
+            .filter(|known| same_model(&model, &known.model))
+            .map(|known| known.node)
             .take(NAMED)
             .collect();
         nodes.sort();
@@ -235,10 +247,10 @@ impl Router {
         }
     }
 
-    /// Models of other nodes that answer now, each with its node's name, by name.
-    pub fn models_elsewhere(&self) -> Vec<(String, String)> {
+    /// Models of other nodes that answer now, by name.
+    pub fn models_elsewhere(&self) -> Vec<ModelElsewhere> {
         let mut models = self.setup.known.models_elsewhere();
-        models.sort();
+        models.sort_by(|a, b| (&a.model, &a.node).cmp(&(&b.model, &b.node)));
         models
     }
 

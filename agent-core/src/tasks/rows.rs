@@ -22,6 +22,8 @@ pub trait Around: fmt::Debug + Send + Sync + 'static {
     fn me(&self) -> (NodeId, String);
     /// What the mesh calls a node; its short id when it is not known.
     fn name_of(&self, node: &NodeId) -> String;
+    /// How a node is reached now.
+    fn path_to(&self, node: &NodeId) -> TaskPath;
     /// A row that ended, to be kept for the panel. Another node chose the id of a served task: it
     /// must not take the place of a row of this node's own.
     /// With the reason why it was where it was, for a request of this node's own.

@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use agent_api::{NodeId, Settings, mesh::Announcement};
+use agent_api::{NodeId, Settings, mesh::Announcement, tasks::TaskPath};
 use tokio::sync::{Notify, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -56,6 +56,15 @@ impl Shared {
 
     pub fn is_draining(&self) -> bool {
         *self.draining.borrow()
+    }
+
+    /// How a node is reached now; as if directly while it is not.
+    pub fn path_to(&self, node: &NodeId) -> TaskPath {
+        if *node == self.id {
+            return TaskPath::Local;
+        }
+        let path = self.mesh.peer(node).ok().and_then(|details| details.peer.path);
+        path.map_or(TaskPath::Direct, TaskPath::from)
     }
 
     /// What the mesh calls a node; its short id when it is not known.

@@ -63,7 +63,7 @@ const STEP: usize = 64 << 10;
 pub enum WireError {
     #[error("the other node ended the stream")]
     Ended,
-    #[error("the stream was cut off in the middle of a frame: {0}")]
+    #[error("the connection broke off: {0}")]
     Cut(std::io::Error),
     #[error("a frame of {bytes} bytes came where {limit} are the most")]
     TooLarge { bytes: usize, limit: usize },

@@ -1,7 +1,7 @@
 //! A model that is not here but on a peer just works, through every door.
 
 use agent_api::tasks::{Placement, Role, Task, TaskKind, TaskPath, TaskState};
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use edgecoder_tests::{
     cluster::{Cluster, member},
     tasks::{newest, sees_model, with_demo},
@@ -104,6 +104,36 @@ async fn ollamas_clients_reach_a_peers_model_too() -> Result<()> {
     let far: Value = cluster.http(0).post("/api/chat", &body).await?;
     let near: Value = cluster.http(1).post("/api/chat", &body).await?;
     assert_eq!(far["message"], near["message"]);
+    // Ollama's own programs cut a digest off everything in these lists.
+    for list in ["/api/tags", "/api/ps"] {
+        let list: Value = cluster.http(0).get(list).await?;
+        for model in list["models"].as_array().context("a list")? {
+            let digest = model["digest"].as_str().unwrap_or_default();
+            let is_hex = digest.bytes().all(|digit| digit.is_ascii_hexdigit());
+            assert!(digest.len() == 64 && is_hex, "{model}");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn models_of_nodes_with_one_name_can_be_told_apart_and_asked() -> Result<()> {
+    let (cluster, model) = three().await?;
+    for twin in [1, 2] {
+        cluster.http(twin).patch::<Value>("/settings", &json!({"node_name": "twin"})).await?;
+    }
+    let short = |n: usize| format!("{model}@{}", cluster.id(n).fmt_short());
+    cluster
+        .eventually("both are listed by their ids", async || {
+            let list: Value = cluster.http(0).get("/v1/models").await?;
+            let models = list["data"].as_array().context("a list")?;
+            let ids: Vec<_> = models.iter().filter_map(|model| model["id"].as_str()).collect();
+            Ok([1, 2].iter().all(|&n| ids.contains(&short(n).as_str())))
+        })
+        .await?;
+    for n in [1, 2] {
+        cluster.http(0).post::<Value>("/v1/chat/completions", &question(&short(n))).await?;
+    }
     Ok(())
 }
 

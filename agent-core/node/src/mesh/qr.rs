@@ -1,5 +1,7 @@
 //! A ticket as QR code on the terminal.
 
+use std::io::Write as _;
+
 use console::{Term, style};
 use qrcode::{EcLevel, QrCode, render::unicode::Dense1x2};
 
@@ -17,9 +19,10 @@ pub(super) fn draw(ticket: &str) -> anyhow::Result<()> {
             "For the QR code the terminal has to be {needed} columns wide; it has {columns}.\n"
         ));
     }
+    let mut out = std::io::stdout().lock();
     for line in image.lines() {
         // Dark on light whatever the terminal's own colours are; cameras expect it.
-        println!("{}", style(line).black().on_color256(231));
+        writeln!(out, "{}", style(line).black().on_color256(231))?;
     }
     Ok(())
 }

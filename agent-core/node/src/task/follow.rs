@@ -1,6 +1,9 @@
 //! A task as it goes: `/tasks/{id}/follow`, one JSON document per line.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::{
+    collections::VecDeque,
+    io::{IsTerminal as _, Write as _},
+};
 
 use agent_api::{
     TaskId,
@@ -45,8 +48,14 @@ pub(super) async fn follow(client: &Client, id: &TaskId, json: bool) -> anyhow::
 }
 
 /// The status of the program is the task's.
-fn ended(end: &TaskOutput) -> anyhow::Result<()> {
+pub(super) fn ended(end: &TaskOutput) -> anyhow::Result<()> {
+    let passed = end.output.as_ref().and_then(|output| output.get("passed")?.as_bool());
     match end.state {
+        TaskState::Done if passed == Some(false) => bail!(
+            "no program of the task {} passed its tests. What was tried: edgecoder-node task output {} --json",
+            end.id.fmt_short(),
+            end.id.fmt_short(),
+        ),
         TaskState::Done => Ok(()),
         state => bail!(
             "the task {} {}. More: edgecoder-node task show {}",
@@ -65,8 +74,14 @@ fn ended(end: &TaskOutput) -> anyhow::Result<()> {
 #[derive(Default)]
 struct Shown {
     text: bool,
-    note: String,
+    /// The first standing, which an event may still say.
+    standing: Option<(String, String)>,
+    /// The last ones: a standing repeats what an event said, and the other way round.
+    notes: VecDeque<String>,
 }
+
+/// Notes that are compared with the next one.
+const NOTES: usize = 4;
 
 impl Shown {
     /// Returns the end when that is the news.
@@ -79,8 +94,15 @@ impl Shown {
                 return Ok(Some(*output));
             }
             _ if json => {}
-            TaskNews::Task { task } => self.note(&text::standing(&task)),
-            TaskNews::Event { event } => self.note(&text::event(&event)),
+            // The first one comes before the events that led to it.
+            TaskNews::Task { task } if self.notes.is_empty() && self.standing.is_none() => {
+                self.standing = Some(text::note(&task));
+            }
+            TaskNews::Task { task } => self.note(text::note(&task)),
+            TaskNews::Event { event } => {
+                self.standing = None;
+                self.note((text::happened(&event), text::event(&event)));
+            }
             TaskNews::Text { text } => {
                 self.text = true;
                 print(&text)?;
@@ -89,7 +111,8 @@ impl Shown {
                 if std::mem::take(&mut self.text) {
                     print("\n")?;
                 }
-                self.note("Another node begins the answer again; the text so far does not count");
+                let text = "Another node begins the answer again; the text so far does not count";
+                self.note((text.to_owned(), text.to_owned()));
             }
         }
         Ok(None)
@@ -107,10 +130,18 @@ impl Shown {
         Ok(())
     }
 
-    fn note(&mut self, note: &str) {
-        if note != self.note {
-            eprintln!("[{}]", printable(note));
-            note.clone_into(&mut self.note);
+    /// `what` is the same for a standing and an event of one thing; `line` is shown.
+    fn note(&mut self, (what, line): (String, String)) {
+        let waits = self.standing.take();
+        for (what, line) in waits.into_iter().chain([(what, line)]) {
+            if self.notes.contains(&what) {
+                continue;
+            }
+            eprintln!("[{}]", printable(&line));
+            self.notes.push_back(what);
+            if self.notes.len() > NOTES {
+                self.notes.pop_front();
+            }
         }
     }
 }
@@ -181,6 +212,22 @@ mod tests {
     }
 
     #[test]
+    fn what_a_standing_and_an_event_both_say_is_shown_once() {
+        let note = |what: &str| (what.to_owned(), format!("{what} (somewhere)"));
+        let mut shown = Shown { standing: Some(note("placed: Offered.")), ..Shown::default() };
+        shown.standing = None;
+        for what in ["queued: Submitted.", "placed: Offered.", "placed: Offered.", "running: Runs."]
+        {
+            shown.note(note(what));
+        }
+        assert_eq!(shown.notes, ["queued: Submitted.", "placed: Offered.", "running: Runs."]);
+        let mut waiting =
+            Shown { standing: Some(note("queued: No node has it.")), ..Shown::default() };
+        waiting.note(note("queued: Still none."));
+        assert_eq!(waiting.notes.len(), 2, "without an event the first standing is shown too");
+    }
+
+    #[test]
     fn a_task_that_did_not_end_well_is_an_error() {
         let end = |state| TaskOutput {
             id: TaskId("t_00000000000000000000abcdef".to_owned()),
@@ -189,6 +236,12 @@ mod tests {
             partial: None,
         };
         assert!(ended(&end(TaskState::Done)).is_ok());
+        let failing = TaskOutput {
+            output: Some(serde_json::json!({"code": "", "passed": false})),
+            ..end(TaskState::Done)
+        };
+        let error = ended(&failing).expect_err("an error").to_string();
+        assert!(error.contains("no program"), "{error}");
         let error = ended(&end(TaskState::Expired)).expect_err("an error").to_string();
         assert!(error.contains("t_abcdef expired"), "{error}");
     }

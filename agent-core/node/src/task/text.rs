@@ -68,6 +68,17 @@ pub(super) fn standing(task: &Task) -> String {
     format!("{} {}: {}", task.id.fmt_short(), task.state.as_str(), task.reason)
 }
 
+/// The same as what it is told apart by and as what is shown.
+pub(super) fn note(task: &Task) -> (String, String) {
+    let text = format!("{}: {}", task.state.as_str(), task.reason);
+    (text.clone(), text)
+}
+
+/// An event as [`note`] has it.
+pub(super) fn happened(event: &TaskEvent) -> String {
+    format!("{}: {}", event.state.as_str(), event.text)
+}
+
 /// `running (studio): text`.
 pub(super) fn event(event: &TaskEvent) -> String {
     let node = event.node_name.as_ref().map(|name| format!(" ({name})")).unwrap_or_default();

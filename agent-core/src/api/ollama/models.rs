@@ -9,13 +9,14 @@ use axum::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 use super::{
     body::{Named, find, parse},
     error::OllamaError,
     modelfile, time,
 };
-use crate::node::Node;
+use crate::{node::Node, tasks::route::ModelElsewhere};
 
 /// The official command line writes "Forever" for a model that leaves in more than twenty years.
 const STAYS: &str = "2999-12-31T00:00:00Z";
@@ -58,10 +59,17 @@ fn parameter_size(weights: u64) -> String {
     }
 }
 
-/// 64 hexadecimal digits, without `sha256:` in front; empty for a model without a manifest.
-fn digest(model: &InstalledModel) -> &str {
-    let digest = model.digest.as_deref().unwrap_or_default();
-    digest.strip_prefix("sha256:").unwrap_or(digest)
+/// 64 hexadecimal digits, without `sha256:` in front.
+fn digest(model: &InstalledModel) -> String {
+    match model.digest.as_deref() {
+        Some(digest) => digest.strip_prefix("sha256:").unwrap_or(digest).to_owned(),
+        None => stand_in(&model.id),
+    }
+}
+
+/// Of a model without a manifest. Ollama's own clients cut twelve digits off without looking.
+fn stand_in(name: &str) -> String {
+    hex::encode(Sha256::digest(name))
 }
 
 /// Adds the fields that are left out when they are not known.
@@ -77,15 +85,16 @@ pub(super) async fn tags(State(node): State<Node>) -> Json<Value> {
     let models = node.list_models().await.models;
     let mut models: Vec<Value> = models.iter().map(tag).collect();
     let elsewhere = node.models_elsewhere();
-    models.extend(elsewhere.iter().map(|(model, owner)| tag_elsewhere(model, owner)));
+    models.extend(elsewhere.iter().map(tag_elsewhere));
     Json(json!({ "models": models }))
 }
 
 /// What is known of another node's model: clients look into `details` without asking.
-fn tag_elsewhere(model: &str, owner: &str) -> Value {
-    let name = format!("{model}@{owner}");
+fn tag_elsewhere(known: &ModelElsewhere) -> Value {
+    let name = format!("{}@{}", known.model, known.node);
+    let digest = known.digest.map_or_else(|| stand_in(&name), |digest| hex::encode(digest.0));
     let details = Details { format: "gguf", ..Details::default() };
-    json!({ "name": name, "model": name, "digest": "", "details": details })
+    json!({ "name": name, "model": name, "digest": digest, "details": details })
 }
 
 fn tag(model: &InstalledModel) -> Value {

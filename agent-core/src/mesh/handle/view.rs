@@ -119,7 +119,7 @@ fn gossip(snapshot: &Snapshot) -> Source {
         snapshot,
         SourceKind::Gossip,
         "Peers pass on what nodes of this mesh say of themselves.",
-        "Waits for a first peer that knows others.",
+        "Peers pass on what they know of others; none was first heard of that way.",
     )
 }
 

@@ -74,6 +74,8 @@ pub enum Input {
         source: SourceKind,
         /// The name that it shows to anyone on the LAN, if it does.
         name: Option<String>,
+        /// It is of another mesh, as its own packets say.
+        foreign: bool,
     },
     /// The deadline is over.
     Tick,

@@ -1,6 +1,7 @@
 //! Connections: which there are, whom to dial, and how long to wait after a failure.
 
 mod dial;
+mod ends;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -368,6 +369,17 @@ impl Links {
         link.note(false, why, now);
     }
 
+    /// What a source says of the mesh of a node that it found. While it is not connected it is then
+    /// no missed peer of this mesh.
+    pub(super) fn is_foreign(&mut self, peer: &NodeKey, source: SourceKind, foreign: bool) {
+        if let Some(link) = self.table.get_mut(peer)
+            && source == SourceKind::Lan
+            && link.up().is_none()
+        {
+            link.elsewhere = foreign;
+        }
+    }
+
     pub(super) fn is_elsewhere(&mut self, peer: &NodeKey) {
         if let Some(link) = self.table.get_mut(peer) {
             link.elsewhere = true;
@@ -457,66 +469,6 @@ impl Membership {
         self.replan = true;
     }
 
-    pub(super) fn on_dial_failed(&mut self, peer: NodeKey, reason: String) {
-        if let Some(link) = self.links.get_mut(&peer) {
-            link.dialing = false;
-            link.wanted = false;
-        }
-        self.links.failed(&peer, reason, self.now, &mut self.rng);
-        if !self.links.is_up(&peer) {
-            self.give_up_gossip(peer);
-        }
-        self.replan = true;
-    }
-
-    pub(super) fn on_disconnected(&mut self, peer: NodeKey, id: ConnId, reason: &str) {
-        let Some(conn) = self.links.remove_conn(&peer, id) else { return };
-        if (conn.phase == Phase::Greeting || conn.is_up()) && reason != NOT_NEEDED {
-            self.links.failed(&peer, reason.to_owned(), self.now, &mut self.rng);
-        }
-        if conn.is_up() && !self.links.is_up(&peer) {
-            self.peer_is_down(peer, reason);
-        } else if conn.phase == Phase::Greeting && !self.links.is_up(&peer) {
-            self.give_up_gossip(peer);
-        }
-        // Of two connections the other one is in use now.
-        self.tell_path(peer);
-        self.replan = true;
-    }
-
-    pub(super) fn peer_is_down(&mut self, peer: NodeKey, reason: &str) {
-        self.event(MeshEvent::PeerDown { peer, reason: reason.to_owned() });
-        self.sync.forget(&peer);
-        if let Some(link) = self.links.get_mut(&peer) {
-            link.last_up = Some(self.now.mono);
-            link.told_path = None;
-        }
-        self.give_up_gossip(peer);
-    }
-
-    fn give_up_gossip(&mut self, peer: NodeKey) {
-        self.links.take_queued(&peer);
-        let steps = self.overlay.disconnected(peer, self.now.mono);
-        self.carry_out(steps);
-    }
-
-    /// Closes every connection with a peer, for good.
-    pub(super) fn drop_peer(&mut self, peer: NodeKey, reason: &str) {
-        let was_up = self.links.is_up(&peer);
-        let Some(link) = self.links.get_mut(&peer) else { return };
-        let conns = std::mem::take(&mut link.conns);
-        for conn in conns {
-            self.close(peer, conn.id, reason);
-        }
-        if was_up {
-            self.peer_is_down(peer, reason);
-        }
-    }
-
-    pub(super) fn close(&mut self, peer: NodeKey, conn: ConnId, reason: &str) {
-        self.out.push(Output::Close { peer, conn, reason: reason.to_owned() });
-    }
-
     /// A peer did something that honest ones do not, or too much of what they do.
     pub(super) fn offence(&mut self, peer: NodeKey, points: f64) {
         let now = self.now.mono;
@@ -557,29 +509,6 @@ impl Membership {
             link.queued.push(bytes);
         }
         self.replan = true;
-    }
-
-    /// Connections that nothing needs, and frames that waited too long.
-    pub(super) fn trim_links(&mut self) {
-        let now = self.now.mono;
-        let overdue = self.links.iter().filter(|(key, link)| {
-            let unknown = link.addresses.is_empty() && !self.directory.contains(key);
-            let waited = if unknown { QUEUE_WAIT - ADDRESS_WAIT } else { Duration::ZERO };
-            !link.queued.is_empty() && link.queued_until.saturating_sub(waited) <= now
-        });
-        for peer in overdue.map(|(key, _)| *key).collect::<Vec<_>>() {
-            self.give_up_gossip(peer);
-        }
-        if self.is_small() {
-            return;
-        }
-        let neighbours = self.overlay.neighbours();
-        let surplus = self.links.up().filter(|(key, link)| {
-            !link.in_use && link.keep_until <= now && !neighbours.contains(key)
-        });
-        for peer in surplus.map(|(key, _)| *key).collect::<Vec<_>>() {
-            self.drop_peer(peer, NOT_NEEDED);
-        }
     }
 
     pub(super) fn on_path(&mut self, peer: NodeKey, id: ConnId, kind: PathKind, rtt: Duration) {

@@ -31,7 +31,7 @@ fn dials(outputs: &[Output]) -> Vec<NodeKey> {
 
 fn found(n: u8, source: SourceKind) -> Input {
     let addresses = Addresses { direct: vec![([10, 0, 0, n], 4302).into()], relays: Vec::new() };
-    Input::Found { peer: key(n).key(), addresses, source, name: None }
+    Input::Found { peer: key(n).key(), addresses, source, name: None, foreign: false }
 }
 
 /// Knows so many others that not everybody is connected with everybody.

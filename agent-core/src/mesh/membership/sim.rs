@@ -249,7 +249,8 @@ impl Sim {
 
     pub(super) fn found(&mut self, index: usize, peer: usize, source: SourceKind) {
         let (peer, addresses) = (self.nodes[peer].key, Self::address_of(peer));
-        self.input(index, Input::Found { peer, addresses, source, name: None });
+        let foreign = false;
+        self.input(index, Input::Found { peer, addresses, source, name: None, foreign });
     }
 
     pub(super) fn command(&mut self, index: usize, command: Command) {

@@ -101,6 +101,8 @@ pub(super) struct Driver<'a> {
     /// What it wants done, in order.
     outputs: VecDeque<Output>,
     begun: Instant,
+    /// This mesh: at the start, or later.
+    entered: Instant,
     network: Network,
     sleep: SleepWatch,
     ticks: u64,
@@ -188,6 +190,7 @@ impl<'a> Driver<'a> {
             membership,
             outputs: VecDeque::new(),
             begun,
+            entered: begun,
             network,
             ticks: 0,
             context,

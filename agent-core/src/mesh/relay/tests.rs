@@ -114,6 +114,7 @@ async fn relayed(relay: &RelayUrl) -> Endpoint {
 /// Its API is its owner's; the relay's port is everybody's.
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_reaches_the_relay_can_read_the_list_of_seeds() {
+    crate::tls::install_crypto();
     let mut relay = Running::start(any_port(), None);
     let url = relay.url().await;
     let answer = reqwest::get(url.join("network/coordinators").expect("a url")).await;

@@ -147,6 +147,7 @@ mod tests {
             addresses: Addresses::default(),
             source: SourceKind::Lan,
             name: name.map(str::to_owned),
+            foreign: false,
         }
     }
 

@@ -41,6 +41,8 @@ pub struct Found {
     pub source: SourceKind,
     /// What it calls itself, at most 64 bytes, where the source knows.
     pub name: Option<String>,
+    /// It says that it is in another mesh.
+    pub foreign: bool,
 }
 
 /// This node, as the sources tell others of it.

@@ -15,7 +15,10 @@ use agent_api::mesh::{SourceKind, SourceState};
 use data_encoding::BASE32_NOPAD;
 use swarm_discovery::{Discoverer, DropGuard, IpClass, Peer};
 
-use super::turn::{Turn, Woken};
+use super::{
+    Found,
+    turn::{Turn, Woken},
+};
 use crate::{
     backoff::Backoff,
     mesh::{
@@ -237,7 +240,8 @@ fn hear(turn: &Turn, neighbours: &Neighbours, label: &str, peer: &Peer) {
     let Some(said) = Said::read(direct, |name| peer.txt_attribute(name).flatten()) else { return };
     let same_mesh = said.mesh == mesh_hash(&turn.card.borrow().id);
     if neighbours.is_news(key, &said.addresses, same_mesh) {
-        turn.offer(KIND, key, said.addresses, said.name);
+        let Said { addresses, name, .. } = said;
+        turn.offer_found(Found { peer: key, addresses, source: KIND, name, foreign: !same_mesh });
         let (state, reason) = neighbours.describe();
         turn.say(KIND, state, reason);
     }

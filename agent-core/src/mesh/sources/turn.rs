@@ -70,10 +70,14 @@ impl Turn {
         addresses: Addresses,
         name: Option<String>,
     ) -> bool {
-        if peer == self.own_key || self.own.borrow().blocked.contains(&peer) {
+        self.offer_found(Found { peer, addresses, source, name, foreign: false })
+    }
+
+    /// As [`Self::offer`].
+    pub(super) fn offer_found(&self, found: Found) -> bool {
+        if found.peer == self.own_key || self.own.borrow().blocked.contains(&found.peer) {
             return false;
         }
-        let found = Found { peer, addresses, source, name };
         let taken = self.found.try_send(found.clone()).is_ok();
         if taken {
             self.board.count(&found);

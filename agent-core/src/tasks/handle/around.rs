@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use agent_api::{
     NodeId,
-    tasks::{Placement, Task},
+    tasks::{Placement, Task, TaskPath},
 };
 
 use crate::{
@@ -46,6 +46,10 @@ impl Around for Surroundings {
 
     fn name_of(&self, node: &NodeId) -> String {
         self.shared.name_of(node)
+    }
+
+    fn path_to(&self, node: &NodeId) -> TaskPath {
+        self.shared.path_to(node)
     }
 
     fn ended(&self, task: Task, placement: Option<Placement>) {

@@ -1,6 +1,6 @@
 //! This node and the peers of its mesh, as workers of its tasks.
 
-use std::{fmt, sync::Arc};
+use std::{collections::HashMap, fmt, sync::Arc};
 
 use agent_api::{NodeId, mesh::PeerState, tasks::TaskPath};
 
@@ -13,7 +13,7 @@ use crate::{
         origin::workers::Workers,
         placement::{NodeView, Placed, Wanted, place},
         reputation::Experience,
-        route::Known,
+        route::{Known, ModelElsewhere},
         shared::Shared,
         verify,
     },
@@ -67,18 +67,30 @@ impl Known for Fleet {
         self.look(wanted)
     }
 
-    fn models_elsewhere(&self) -> Vec<(String, String)> {
-        let mut models = Vec::new();
+    fn models_elsewhere(&self) -> Vec<ModelElsewhere> {
+        let own = self.shared.settings.borrow().node_name.clone();
+        let mut names = HashMap::from([(own, 1_u32)]);
+        let mut models: Vec<(NodeKey, ModelElsewhere)> = Vec::new();
         self.shared.mesh.look_at_peers(|peer| {
+            *names.entry(peer.name.to_owned()).or_default() += 1;
             let answers = matches!(peer.state, PeerState::Connected | PeerState::Known);
             let Some(said) = peer.announcement.filter(|said| answers && !said.accepts.is_empty())
             else {
                 return;
             };
-            let of_peer = said.models.iter().map(|model| (model.id.clone(), peer.name.to_owned()));
+            let of_peer = said.models.iter().map(|model| {
+                let (model, digest) = (model.id.clone(), model.digest);
+                (peer.key, ModelElsewhere { model, node: peer.name.to_owned(), digest })
+            });
             models.extend(of_peer.take(MODELS.saturating_sub(models.len())));
         });
-        models
+        let told_apart = |(key, mut known): (NodeKey, ModelElsewhere)| {
+            if names.get(&known.node).is_some_and(|&nodes| nodes > 1) {
+                known.node = key.to_id().fmt_short().to_owned();
+            }
+            known
+        };
+        models.into_iter().map(told_apart).collect()
     }
 }
 
@@ -115,8 +127,7 @@ impl Workers for Fleet {
             let Some(key) = NodeKey::from_id(&node) else {
                 return Err(JobError::Lost("its id is not one".to_owned()));
             };
-            let peer = self.shared.mesh.peer(&node).ok().and_then(|details| details.peer.path);
-            let path = peer.map_or(TaskPath::Direct, TaskPath::from);
+            let path = self.shared.path_to(&node);
             self.shared.remote.attach(key, path, &offer).await
         })
     }

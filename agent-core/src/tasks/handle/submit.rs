@@ -96,12 +96,15 @@ impl Tasks {
         let need = need(job, node.as_deref(), privacy);
         let idempotency_key = submit.idempotency_key.take();
         let webhook = submit.webhook.take();
-        let text = "Waits for a node.".to_owned();
+        let text = match self.shared.is_draining() {
+            true => "Waits: this node drains and starts no tasks until that is ended.",
+            false => "Waits for a node.",
+        };
         let task = Task {
             id: new_task_id(),
             kind: submit.kind,
             state: TaskState::Queued,
-            reason: text,
+            reason: text.to_owned(),
             role: Role::Asked,
             interactive: false,
             label: submit.label.clone(),

@@ -451,7 +451,20 @@ impl Run {
         self.absorb(step);
     }
 
-    fn absorb(&mut self, step: Step) {
+    /// A task's end says what is special about its result.
+    fn remark(&self, step: &mut Step) {
+        let settled = step.effects.iter().find_map(|effect| match effect {
+            Effect::Settle { fence } => self.results.get(fence),
+            _ => None,
+        });
+        let Some(remark) = settled.and_then(|(_, taken)| taken.remark.clone()) else { return };
+        for change in step.changes.iter_mut().filter(|change| change.state == TaskState::Done) {
+            change.text.clone_from(&remark);
+        }
+    }
+
+    fn absorb(&mut self, mut step: Step) {
+        self.remark(&mut step);
         for effect in step.effects {
             match effect {
                 Effect::Stop { fence } => {

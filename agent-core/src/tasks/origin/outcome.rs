@@ -44,6 +44,8 @@ pub(super) struct Taken {
     pub(super) completion_tokens: Option<u32>,
     /// Counts against the worker, though the result is taken.
     pub(super) implausible: Option<String>,
+    /// What the owner should know before looking at the output.
+    pub(super) remark: Option<String>,
 }
 
 /// `Err`: it is not a result of this job.
@@ -104,7 +106,11 @@ pub(super) fn take(job: &Job, result: &JobResult, seen: &Seen) -> Result<Taken, 
                 cap(&mut output, seen.prompt_bytes);
             }
             let tokens = (Some(output.prompt_tokens), Some(output.completion_tokens));
-            Ok(taken(&output, tokens, None))
+            let remark = (!output.passed).then(|| match output.iterations.len() {
+                1 => "Done, but the program does not pass its tests (1 try).".to_owned(),
+                tries => format!("Done, but no program passed its tests ({tries} tries)."),
+            });
+            Ok(Taken { remark, ..taken(&output, tokens, None) })
         }
         (job, _) => Err(format!("a result of another kind came for a {} job", job.kind().as_str())),
     }
@@ -133,7 +139,7 @@ fn taken<T: serde::Serialize>(
     // Outputs are numbers, texts and lists: they can always be written.
     let output = serde_json::to_string(output).unwrap_or_default();
     let digest = Sha256::digest(output.as_bytes()).into();
-    Taken { output, digest, prompt_tokens, completion_tokens, implausible }
+    Taken { output, digest, prompt_tokens, completion_tokens, implausible, remark: None }
 }
 
 fn wasm_output(
@@ -225,7 +231,16 @@ mod tests {
         assert_eq!(taken.completion_tokens, Some(ROUND_TOKENS));
         assert!(taken.prompt_tokens.expect("counted") < 2_000);
         (output.prompt_tokens, output.completion_tokens) = (700, 300);
-        let honest = take(&job, &JobResult::Code { output }, &seen(&job, false)).expect("taken");
+        let result = JobResult::Code { output: output.clone() };
+        let honest = take(&job, &result, &seen(&job, false)).expect("taken");
         assert_eq!((honest.prompt_tokens, honest.completion_tokens), (Some(700), Some(300)));
+        assert_eq!(honest.remark, None, "it passed");
+
+        output.passed = false;
+        let failed = take(&job, &JobResult::Code { output }, &seen(&job, true)).expect("taken");
+        assert!(
+            failed.remark.is_some_and(|text| text.contains("does not pass")),
+            "the owner hears"
+        );
     }
 }

@@ -106,10 +106,14 @@ impl Known for InOrder {
         self.0.clone()
     }
 
-    fn models_elsewhere(&self) -> Vec<(String, String)> {
+    fn models_elsewhere(&self) -> Vec<ModelElsewhere> {
         let models = |node: &NodeView| {
-            let name = node.name.clone();
-            node.models.iter().map(|model| (model.id.clone(), name.clone())).collect::<Vec<_>>()
+            let of_node = |model: &ModelView| ModelElsewhere {
+                model: model.id.clone(),
+                node: node.name.clone(),
+                digest: model.digest,
+            };
+            node.models.iter().map(of_node).collect::<Vec<_>>()
         };
         self.0.iter().flat_map(models).collect()
     }

@@ -2,6 +2,7 @@
 
 use croner::{
     Cron,
+    errors::CronError,
     parser::{CronParser, Seconds, Year},
 };
 use jiff::{Timestamp, Zoned, tz::TimeZone};
@@ -37,6 +38,14 @@ pub(super) struct Plan {
     pub next_ms: Option<i64>,
 }
 
+/// The parser's reason, in a form that fits into a sentence.
+fn in_words(error: &CronError) -> String {
+    match error {
+        CronError::ComponentError(what) => what.trim_end_matches('.').to_lowercase(),
+        other => other.to_string().trim_end_matches('.').to_owned(),
+    }
+}
+
 impl Timetable {
     /// `zone` absent: this computer's.
     pub(super) fn parse(cron: &str, zone: Option<&str>) -> Result<Self, ScheduleError> {
@@ -63,7 +72,7 @@ impl Timetable {
         }
         let parser =
             CronParser::builder().seconds(Seconds::Disallowed).year(Year::Optional).build();
-        let cron = parser.parse(text).map_err(|e| wrong(e.to_string()))?;
+        let cron = parser.parse(text).map_err(|e| wrong(in_words(&e)))?;
         Ok(Self { cron, zone })
     }
 

@@ -4,7 +4,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use agent_api::{
     runner::Usage,
-    tasks::{Role, TaskPath, TaskState},
+    tasks::{Role, TaskState},
 };
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -153,7 +153,7 @@ impl Serving {
         row.interactive = task.key.fence == 0;
         let row = Row::begin(inner.setup.board.clone(), Arc::clone(around), row);
         let (id, name) = around.me();
-        row.at(id, name, TaskPath::Local);
+        row.at(id, name, around.path_to(&task.key.origin.to_id()));
         let mut alive = interval(ALIVE);
         alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {

@@ -113,6 +113,10 @@ impl Around for Noted {
         node.fmt_short().to_owned()
     }
 
+    fn path_to(&self, _: &NodeId) -> TaskPath {
+        TaskPath::Lan
+    }
+
     fn ended(&self, task: Task, _placement: Option<Placement>) {
         self.ended.lock().expect("no test panics with it").push(task);
     }

@@ -221,7 +221,7 @@ impl Driver<'_> {
 
     fn state(&self) -> MeshState {
         let connected = self.publisher.rows.values().any(|row| row.is_connected());
-        match (connected, self.begun.elapsed() < JOINING) {
+        match (connected, self.entered.elapsed() < JOINING) {
             (true, _) => MeshState::Joined,
             (false, true) => MeshState::Joining,
             (false, false) => MeshState::Alone,

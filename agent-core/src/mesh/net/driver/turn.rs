@@ -2,6 +2,7 @@
 
 use agent_api::mesh::{Announcement, SourceKind};
 use iroh::{EndpointAddr, endpoint::RelayStatus};
+use tokio::time::Instant;
 
 use super::{Driver, Exit, SLOW_TICKS};
 use crate::mesh::{
@@ -35,6 +36,7 @@ impl Driver<'_> {
     fn carry_out(&mut self, ask: Ask) {
         match ask {
             Ask::Enter { card, peers } => {
+                self.entered = Instant::now();
                 self.command(Command::Enter(card));
                 self.publisher.all_dirty();
                 self.set_own();
@@ -68,14 +70,15 @@ impl Driver<'_> {
     /// Nodes that the ticket to this mesh named.
     pub(super) fn offer_ticket(&mut self, peers: Vec<TicketPeer>) {
         for TicketPeer { key, addresses, name } in peers {
-            self.found(Found { peer: key, addresses, source: SourceKind::Ticket, name });
+            let (source, foreign) = (SourceKind::Ticket, false);
+            self.found(Found { peer: key, addresses, source, name, foreign });
         }
     }
 
     pub(super) fn found(&mut self, found: Found) {
-        let Found { peer, addresses, source, name } = found;
+        let Found { peer, addresses, source, name, foreign } = found;
         self.publisher.dirty(peer);
-        self.input(Input::Found { peer, addresses, source, name });
+        self.input(Input::Found { peer, addresses, source, name, foreign });
     }
 
     pub(super) fn settings_changed(&mut self) -> Option<Exit> {

@@ -16,7 +16,7 @@ impl Known for AsPlaced {
         nodes
     }
 
-    fn models_elsewhere(&self) -> Vec<(String, String)> {
+    fn models_elsewhere(&self) -> Vec<ModelElsewhere> {
         Vec::new()
     }
 }
