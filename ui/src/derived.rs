@@ -72,6 +72,12 @@ impl<T: 'static> Derived<T> {
         seen(&self.memo.get_untracked(), read)
     }
 
+    /// `None` when the part of the page that it was made for is gone: for what runs later, as the
+    /// next frame.
+    pub fn try_with_untracked<U>(self, read: impl FnOnce(&T) -> U) -> Option<U> {
+        self.memo.try_get_untracked().map(|value| seen(&value, read))
+    }
+
     /// Reads it, too: a value that nobody ever read does not follow its sources.
     pub fn track(self) {
         drop(self.memo.get());

@@ -176,10 +176,12 @@ pub fn duration(ms: i64) -> String {
     }
 }
 
-/// Short waits: `210 ms`, `1.4 s`.
+/// Short waits: `210 ms`, `1.4 s`. What took less than one is not nothing.
 pub fn wait(ms: f64) -> String {
-    if ms < 999.5 {
-        format!("{}{THIN}ms", ms.max(0.0).round())
+    if ms < 1.0 {
+        format!("<1{THIN}ms")
+    } else if ms < 999.5 {
+        format!("{}{THIN}ms", ms.round())
     } else if ms < 60_000.0 {
         format!("{:.1}{THIN}s", ms / 1_000.0)
     } else {
@@ -331,6 +333,7 @@ mod tests {
         ] {
             assert_eq!(plain(&duration(ms)), text);
         }
+        assert_eq!((plain(&wait(0.0)), plain(&wait(1.0))), ("<1 ms".into(), "1 ms".into()));
         assert_eq!(plain(&wait(209.6)), "210 ms");
         assert_eq!(plain(&wait(1_440.0)), "1.4 s");
     }

@@ -8,7 +8,7 @@ use crate::words::{self, Badge};
 
 pub fn badge(badge: Badge) -> AnyView {
     let hint = (!badge.hint.is_empty()).then_some(badge.hint);
-    view! { <span class=badge.tone.badge() title=hint>{badge.icon.map(icon)}{badge.text}</span> }
+    view! { <span class=badge.tone.badge() title=hint>{badge.icon.map(icon)}<span class="trunc">{badge.text}</span></span> }
         .into_any()
 }
 

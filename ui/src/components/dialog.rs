@@ -35,7 +35,8 @@ pub fn Dialog(
         }
     });
     let close = move || {
-        if open.get_untracked() {
+        // The browser tells of the closing later, perhaps when the dialog's owner is gone.
+        if open.try_get_untracked() == Some(true) {
             on_close.run(());
         }
     };
@@ -81,7 +82,10 @@ pub fn Dialog(
 fn focus_first_soon(node: NodeRef<html::Dialog>) {
     // The content is in the document at the next frame.
     request_animation_frame(move || {
-        let first = node.get_untracked().and_then(|d| d.query_selector("[data-first]").ok()?);
+        let first = node
+            .try_get_untracked()
+            .flatten()
+            .and_then(|d| d.query_selector("[data-first]").ok()?);
         if let Some(first) = first.and_then(|e| e.dyn_into::<web_sys::HtmlElement>().ok()) {
             // Focus can only fail on an element that is gone.
             let _ = first.focus();

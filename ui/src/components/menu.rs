@@ -41,7 +41,7 @@ pub fn Menu(
     on_cleanup(move || outside.remove());
 
     let focus_button = move || {
-        if let Some(button) = button.get_untracked() {
+        if let Some(button) = button.try_get_untracked().flatten() {
             // Focus can only fail on an element that is gone.
             let _ = button.focus();
         }
@@ -112,7 +112,8 @@ pub fn Menu(
 }
 
 fn items(root: NodeRef<html::Div>) -> Vec<HtmlElement> {
-    let Some(root) = root.get_untracked() else { return Vec::new() };
+    // At the next frame the menu may be gone.
+    let Some(root) = root.try_get_untracked().flatten() else { return Vec::new() };
     let Ok(list) = root.query_selector_all("[role^=menuitem]:not([disabled])") else {
         return Vec::new();
     };

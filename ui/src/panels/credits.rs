@@ -1,4 +1,4 @@
-//! Credits: nothing is earned or spent on one's own computer.
+//! Credits: work for others is done and counted, and nothing is credited for it.
 
 use leptos::prelude::*;
 
@@ -11,10 +11,10 @@ pub(super) fn Credits() -> impl IntoView {
         <Empty
             glyph=Icon::Credits
             title="No credits"
-            why="Credits are earned by serving other nodes. This version serves this computer only, and your own requests cost nothing."
-            about="This panel is for the balance of a node and the receipts behind it."
+            why="This version credits and pays nothing for work: not what this node does for others, and not what they do for it."
+            about="The work itself is done and counted. Every task, who asked for it and who ran it, is listed under Tasks."
         >
-            <a class="btn" href="#/">{icon(Icon::Dashboard)}<span>"What this node does now"</span></a>
+            <a class="btn" href="#/tasks">{icon(Icon::Tasks)}<span>"Open Tasks"</span></a>
         </Empty>
     }
 }

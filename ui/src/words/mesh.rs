@@ -149,11 +149,25 @@ pub fn tried(mesh: &Mesh) -> String {
     }
 }
 
+/// After its name. Most meshes have the name that they began with, so that the name alone does not
+/// tell one from another.
 pub fn nearby_line(nearby: &Nearby) -> String {
     if nearby.asks_to_join {
-        format!("asks to join, is in {}", nearby.mesh)
+        format!("asks to join yours; now it is in another mesh, called {}", nearby.mesh)
     } else {
-        format!("in another mesh, {}", nearby.mesh)
+        format!("is in another mesh, called {}", nearby.mesh)
+    }
+}
+
+/// Who is not on the map: so many peers, and perhaps this node.
+pub fn no_place(peers: usize, own: bool) -> Option<String> {
+    let verb = if peers == 1 { "shows" } else { "show" };
+    let who = format!("{} {verb} no place", format::counted(peers as u64, "peer", "peers"));
+    match (peers, own) {
+        (0, false) => None,
+        (0, true) => Some("This node shows no place.".into()),
+        (_, false) => Some(format!("{who}.")),
+        (_, true) => Some(format!("{who}, and neither does this node.")),
     }
 }
 
@@ -377,6 +391,17 @@ pub(crate) mod tests {
         assert!(leaving(&mesh, &ticket).contains("already"));
         assert!(expiry(10_000, 0, 0).0);
         assert!(!expiry(10_000, 20_000, 0).0);
+    }
+
+    #[test]
+    fn who_shows_no_place_is_counted() {
+        assert_eq!(no_place(0, false), None);
+        assert_eq!(no_place(1, false).as_deref(), Some("1 peer shows no place."));
+        assert!(
+            no_place(2, true)
+                .is_some_and(|t| t == "2 peers show no place, and neither does this node.")
+        );
+        assert!(nearby_line(&nearby(true)).starts_with("asks to join yours"));
     }
 
     #[test]

@@ -17,7 +17,11 @@ const NOW_MS: i64 = 5_000;
 
 /// `0.6 ms`, `98 ms`, `1.4 s`.
 pub fn rtt(ms: f64) -> String {
-    if ms < 9.95 { format!("{:.1}\u{202f}ms", ms.max(0.0)) } else { format::wait(ms) }
+    match ms {
+        ms if ms < 0.05 => "<0.1\u{202f}ms".into(),
+        ms if ms < 9.95 => format!("{ms:.1}\u{202f}ms"),
+        ms => format::wait(ms),
+    }
 }
 
 pub fn path_icon(kind: Kind) -> Icon {

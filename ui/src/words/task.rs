@@ -105,14 +105,27 @@ fn label(sentence: &str) -> String {
     first.trim().trim_end_matches('.').to_owned()
 }
 
+/// What the node says of a task that only waits its turn. Anything else says why it does not move.
+const IN_LINE: &str = "Waits for a node.";
+
+/// A place in a line, where it is one: of tasks that nobody can do, each is the first of its kind.
+fn place_in_line(task: &Task) -> Option<String> {
+    let stands = task.state == TaskState::Queued && !in_line(task);
+    task.queue_position.filter(|_| !stands).map(|n| format!("{} in line", ordinal(n)))
+}
+
+fn in_line(task: &Task) -> bool {
+    task.reason.is_empty() || task.reason == IN_LINE
+}
+
 pub fn state(task: &Task) -> Said {
     let said = |tone, icon, text: String| Said { tone, icon, text, hint: task.reason.clone() };
     let at = task.worker_name.as_deref().unwrap_or("a node");
-    let line = task.queue_position.map(|n| format!("{} in line", ordinal(n)));
+    let line = place_in_line(task);
     match task.state {
         TaskState::Queued => match line {
             Some(line) => said(Tone::Plain, Icon::Clock, line),
-            None if task.reason.is_empty() => said(Tone::Plain, Icon::Clock, "Waits".into()),
+            None if in_line(task) => said(Tone::Plain, Icon::Clock, "Waits".into()),
             None => said(Tone::Attention, Icon::Warn, label(&task.reason)),
         },
         TaskState::Placed => said(Tone::Plain, Icon::Send, format!("Asks {at}")),
@@ -145,6 +158,32 @@ fn running(task: &Task) -> String {
     }
 }
 
+/// The state in a word or two, for a badge above the reason.
+pub fn short(task: &Task) -> Said {
+    let said = state(task);
+    let text = match task.state {
+        TaskState::Queued => place_in_line(task).unwrap_or_else(|| "Waiting".into()),
+        TaskState::Failed | TaskState::Expired => state_title(task.state).into(),
+        _ => said.text,
+    };
+    Said { text, ..said }
+}
+
+/// The reason as it stands under that badge, without what the badge says already.
+pub fn reason(task: &Task) -> String {
+    let reason = task.reason.trim();
+    if matches!(reason, IN_LINE | "Done." | "Runs.") {
+        return String::new();
+    }
+    let rest = ["Done: ", "Done; "].iter().find_map(|said| reason.strip_prefix(said));
+    match rest.and_then(|rest| rest.chars().next().map(|first| (first, rest))) {
+        Some((first, rest)) => {
+            format!("{}{}", first.to_uppercase(), &rest[first.len_utf8()..])
+        }
+        None => reason.to_owned(),
+    }
+}
+
 /// The word of a state alone, for the timeline and the file of an export.
 pub fn state_title(state: TaskState) -> &'static str {
     match state {
@@ -165,13 +204,14 @@ pub fn since_ms(task: &Task) -> i64 {
     task.started_ms.unwrap_or(task.created_ms)
 }
 
-/// How long it ran, or has run, or has waited so far. Whole seconds while it goes on: tenths would
-/// only flicker.
+/// How long it ran, or has run, or has waited so far; not known of one that ended before it began.
+/// Whole seconds while it goes on: tenths would only flicker.
 pub fn took(task: &Task, now_ms: i64) -> String {
+    let began = task.started_ms.is_some() || task.state == TaskState::Done;
     match task.ended_ms {
-        Some(ended) => format::wait((ended - since_ms(task)).max(0) as f64),
-        None if task.state.is_final() => format::UNKNOWN.into(),
-        None => format::duration(now_ms - since_ms(task)),
+        Some(ended) if began => format::wait((ended - since_ms(task)).max(0) as f64),
+        _ if task.state.is_final() => format::UNKNOWN.into(),
+        _ => format::duration(now_ms - since_ms(task)),
     }
 }
 
@@ -337,6 +377,12 @@ pub(crate) mod tests {
         let said = state(&waiting);
         assert_eq!((said.text.as_str(), said.tone), ("No free peer yet", Tone::Attention));
         assert_eq!(said.hint, waiting.reason, "the whole reason is in the hint");
+        waiting.queue_position = Some(1);
+        assert_eq!(state(&waiting).text, "No free peer yet", "the first of its kind is no line");
+        assert_eq!(short(&waiting).text, "Waiting");
+        waiting.reason = IN_LINE.into();
+        assert_eq!(state(&waiting).text, "1st in line");
+        assert_eq!((short(&waiting).text, reason(&waiting)), ("1st in line".into(), String::new()));
     }
 
     #[test]
@@ -351,6 +397,24 @@ pub(crate) mod tests {
         assert_eq!(state(&failed).text, "No answer in 30 s");
         let second = Task { attempts: 2, ..task(1, TaskState::Done) };
         assert_eq!(state(&second).text, "Done, 2nd try");
+        assert_eq!(short(&failed).text, "Failed");
+        assert_eq!(reason(&failed), failed.reason);
+    }
+
+    #[test]
+    fn what_is_done_is_said_once() {
+        let done = |reason: &str| reason_of(TaskState::Done, reason);
+        assert_eq!(done("Done."), "");
+        assert_eq!(done("Done: 2 of 3 nodes agree."), "2 of 3 nodes agree.");
+        assert_eq!(
+            done("Done; not compared with another node."),
+            "Not compared with another node."
+        );
+        assert_eq!(reason_of(TaskState::Cancelled, "Cancelled by you."), "Cancelled by you.");
+    }
+
+    fn reason_of(state: TaskState, reason: &str) -> String {
+        super::reason(&Task { reason: reason.into(), ..task(1, state) })
     }
 
     #[test]
@@ -362,6 +426,11 @@ pub(crate) mod tests {
         task.state = TaskState::Done;
         task.ended_ms = Some(9_200);
         assert_eq!(plain(&took(&task, 99_000)), "4.9 s");
+        task.ended_ms = task.started_ms;
+        assert_eq!(plain(&took(&task, 99_000)), "<1 ms");
+        task.state = TaskState::Cancelled;
+        task.started_ms = None;
+        assert_eq!(took(&task, 99_000), format::UNKNOWN, "it never ran");
     }
 
     #[test]

@@ -44,9 +44,7 @@ pub(super) fn Ask() -> impl IntoView {
     });
     let has_turns = derived(move || app.chat.turns.with(|t| !t.is_empty()));
     let hint = move || match model.get().filter(|_| app.chat.elsewhere.with(Option::is_none)) {
-        Some(m) if m.demo => {
-            "Demo model: writes code-like text, not useful for real work".to_owned()
-        }
+        Some(m) if m.demo => "Demo model, not useful for real work".to_owned(),
         Some(m) => format!("Try {}", m.name),
         None => String::new(),
     };
@@ -61,9 +59,9 @@ pub(super) fn Ask() -> impl IntoView {
     };
     view! {
         <section class="card ask" aria-labelledby="ask-title">
-            <div class="card-head card-head--line">
+            <div class="card-head card-head--line ask-head">
                 <h2 id="ask-title">"Ask"</h2><span class="faint trunc" id="ask-hint" title=hint>{hint}</span>
-                <span class="push"></span>{move || offers.with(|o| (!o.is_empty()).then(|| where_to(app, o)))}{fresh}
+                <span class="push row">{move || offers.with(|o| (!o.is_empty()).then(|| where_to(app, o)))}{fresh}</span>
             </div>
             {move || if usable.get() || has_turns.get() {
                 view! { <Log/><Composer usable/> }.into_any()
@@ -137,7 +135,8 @@ fn Log() -> impl IntoView {
     let log = NodeRef::<html::Div>::new();
     let follow = RwSignal::new(true);
     let on_scroll = move |_| {
-        if let Some(log) = log.get_untracked() {
+        // The last scroll may be told after the panel is gone.
+        if let Some(log) = log.try_get_untracked().flatten() {
             let below = log.scroll_height() - log.scroll_top() - log.client_height();
             follow.set(below < FOLLOW_PX);
         }

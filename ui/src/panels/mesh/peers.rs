@@ -92,9 +92,10 @@ impl Table {
         }
     }
 
-    /// Pixels of the rows above the view, and the view's height.
+    /// Pixels of the rows above the view, and the view's height. `None` also when the table is gone:
+    /// frames, timers and the blur of a removed row come later than that.
     fn view(self) -> Option<(HtmlElement, f64, f64)> {
-        let body = self.body.get_untracked()?;
+        let body = self.body.try_get_untracked().flatten()?;
         let main = main()?;
         let above = top(&main)? - top(&body)?;
         let height = f64::from(main.client_height());
@@ -266,8 +267,9 @@ fn Rows(table: Table) -> impl IntoView {
     let hold = move |on: bool| table.held.set(on);
     let left = move |event: ev::FocusEvent| {
         let to = event.related_target().and_then(|t| t.dyn_into::<web_sys::Node>().ok());
-        let inside = table.body.get_untracked().is_some_and(|b| b.contains(to.as_ref()));
-        if !inside {
+        // A row that is removed with the panel loses the focus after the panel's values are gone.
+        let Some(body) = table.body.try_get_untracked().flatten() else { return };
+        if !body.contains(to.as_ref()) {
             hold(false);
         }
     };

@@ -134,7 +134,20 @@ fn Map(redraw: Derived<(u64, i64, Option<String>)>) -> impl IntoView {
             {own}
             {move || labels(drawn.with(|m| m.labels.clone()))}
         </svg>
+        {move || drawn.with(note)}
     }
+}
+
+/// Under the map: who is not on it, and how this node comes onto it.
+fn note(drawn: &map::Map) -> Option<AnyView> {
+    let shown = !drawn.dots.is_empty();
+    let hidden = if shown { 0 } else { drawn.elsewhere };
+    let own = drawn.own.is_none() && (shown || hidden > 0);
+    let text = words::no_place(hidden, own)?;
+    let how = own.then(|| {
+        view! { " To show one, choose a city under "<a href="#/settings">"Settings, Mesh"</a>"." }
+    });
+    Some(view! { <p class="topo-note small muted" id="map-note">{text}{how}</p> }.into_any())
 }
 
 #[component]

@@ -93,7 +93,7 @@ impl Opened {
 
     /// Reads what it writes, until it ends or another one is opened.
     fn follow(self, id: TaskId) {
-        if self.following.with_untracked(Option::is_some) {
+        if self.following.try_with_untracked(Option::is_some) != Some(false) {
             return;
         }
         let (handle, registration) = AbortHandle::new_pair();
@@ -103,7 +103,8 @@ impl Opened {
             let read = Abortable::new(self.read(&id), registration).await;
             if read.is_ok() {
                 self.following.set(None);
-                if self.live.with_untracked(|l| l.ended) {
+                // The page may ask for a token meanwhile, and this be gone.
+                if self.live.try_with_untracked(|l| l.ended) == Some(true) {
                     self.load(id);
                 }
             }

@@ -42,9 +42,8 @@ pub(super) fn Filters() -> impl IntoView {
                 {Group::ALL.map(|group| state(app, Some(group))).into_iter().collect_view()}
             </div>
             <div class="seg" role="radiogroup" aria-label="Role">{ROLES.map(role).into_iter().collect_view()}</div>
-            <span class="push"></span>
-            <Search/>
-            <Kinds/>
+            // Where there is no room for both, they go to the next line together.
+            <span class="push row"><Search/><Kinds/></span>
         </div>
     }
 }

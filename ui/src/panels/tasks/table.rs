@@ -73,7 +73,8 @@ struct View {
 
 impl View {
     fn measure(self) {
-        let Some(group) = self.group.get_untracked() else { return };
+        // At the next frame the panel may be gone.
+        let Some(Some(group)) = self.group.try_with_untracked(Clone::clone) else { return };
         let Some(place) = self.place() else { return };
         let total = self.total.get_untracked();
         let range = rows::window(total, place.0, place.1);
@@ -90,7 +91,7 @@ impl View {
     /// Pixels of the rows above the view, and the view's height.
     fn place(self) -> Option<(f64, f64)> {
         let main: HtmlElement = main()?;
-        let body = self.body.get_untracked()?;
+        let body = self.body.try_get_untracked().flatten()?;
         Some((top(&main)? - top(&body)?, f64::from(main.client_height())))
     }
 }

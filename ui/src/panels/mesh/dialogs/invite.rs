@@ -56,8 +56,8 @@ fn Ticket() -> impl IntoView {
         spawn_local(async move {
             let request = InviteRequest { expires_in_s };
             let invite = backend::call(PostMeshInvite, &request).await.map_err(|e| e.to_string());
-            // Another time may have been chosen meanwhile.
-            if Some(valid_for.get_untracked()) == expires_in_s {
+            // Another time may have been chosen meanwhile, or the dialog closed.
+            if valid_for.try_get_untracked() == expires_in_s {
                 answer.set(Some(invite));
             }
         });

@@ -50,8 +50,10 @@ fn Form() -> impl IntoView {
     let open = app.mesh.join;
     let field = NodeRef::<html::Textarea>::new();
     let preview: Preview = RwSignal::new(None);
-    let text =
-        move || field.get_untracked().map(|f| f.value().trim().to_owned()).unwrap_or_default();
+    let text = move || {
+        let field = field.try_get_untracked().flatten();
+        field.map(|f| f.value().trim().to_owned()).unwrap_or_default()
+    };
     let look = move |_| {
         let ticket = text();
         app.mesh.refusal.set(None);
@@ -66,7 +68,7 @@ fn Form() -> impl IntoView {
         spawn_local(async move {
             let body = TicketText { ticket: ticket.clone() };
             let answer = backend::call(PostMeshTicket, &body).await.map_err(|e| e.to_string());
-            // More may have been typed meanwhile.
+            // More may have been typed meanwhile, or the dialog closed.
             if text() == ticket {
                 preview.set(Some(answer));
             }

@@ -87,7 +87,7 @@ impl Draft {
     }
 
     async fn question(self, id: String, turn: u64) {
-        let options = self.options.get_untracked();
+        let Some(options) = self.options.try_get_untracked() else { return };
         let query = FitQuery {
             model: id,
             context: options.context,

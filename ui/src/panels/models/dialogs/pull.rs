@@ -67,7 +67,8 @@ impl Form {
     }
 
     fn still(self, name: &str) -> bool {
-        self.typed.with_untracked(|t| t.trim() == name)
+        // The page may ask for a token meanwhile, and this be gone.
+        self.typed.try_with_untracked(|t| t.trim() == name) == Some(true)
             && self.app.library.pull.with_untracked(Option::is_some)
     }
 

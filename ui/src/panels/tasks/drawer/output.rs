@@ -97,7 +97,9 @@ fn draw(shown: Shown) -> AnyView {
 /// The last round's program is the output itself.
 fn iteration(number: usize, round: &CodeIteration, last: bool) -> AnyView {
     let title = format!("Round {number}: {}", output::iteration(round));
-    let took = format::wait(round.run_ms as f64);
+    // What could not be run took no time that anybody measured.
+    let ran = round.run_ms > 0 || round.problem.is_none();
+    let took = if ran { format::wait(round.run_ms as f64) } else { format::UNKNOWN.into() };
     let part =
         |label: &'static str, text: &str| (!text.trim().is_empty()).then(|| block(label, text));
     view! {

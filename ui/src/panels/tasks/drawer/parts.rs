@@ -25,7 +25,7 @@ fn mark(tone: Tone, glyph: Icon, text: String, hint: &str) -> AnyView {
 
 pub(super) fn head(app: App, task: &Task) -> AnyView {
     let own = app.state.with_untracked(|s| s.status.as_ref().map(|s| s.node.node_id.clone()));
-    let said = words::state(task);
+    let said = words::short(task);
     let tries = (task.attempts > 1).then(|| {
         let text = format::counted(u64::from(task.attempts), "attempt", "attempts");
         mark(Tone::Attention, Icon::Swap, text, "It was placed more than once")
@@ -34,8 +34,8 @@ pub(super) fn head(app: App, task: &Task) -> AnyView {
         .schedule
         .as_ref()
         .map(|_| mark(Tone::Plain, Icon::Clock, "scheduled".into(), "A schedule submitted it"));
-    let reason =
-        (!task.reason.is_empty()).then(|| view! { <p class="muted">{task.reason.clone()}</p> });
+    let reason = words::reason(task);
+    let reason = (!reason.is_empty()).then(|| view! { <p class="muted">{reason}</p> });
     view! {
         <section>
             <div class="row row--wrap" role="status">
@@ -98,7 +98,7 @@ fn facts(app: App, task: &Task, own: Option<&NodeId>) -> AnyView {
 
 /// `+8.4 s` after the submission.
 fn after(ms: i64) -> String {
-    format!("+{}", format::wait(ms.max(0) as f64))
+    format!("+{}", format::wait(ms as f64))
 }
 
 fn event_icon(state: TaskState) -> (&'static str, Icon) {
@@ -127,7 +127,7 @@ fn event(event: &TaskEvent, began_ms: i64, (first, last): (bool, bool)) -> AnyVi
     let node = event.node_name.as_ref().map(|name| format!(", {name}")).unwrap_or_default();
     let title = if back { "Back in the queue" } else { words::state_title(event.state) };
     let title = format!("{title}{node}");
-    let time = if event.at_ms == began_ms {
+    let time = if event.at_ms <= began_ms {
         LocalTime::new(event.at_ms, offset).clock_with_seconds()
     } else {
         after(event.at_ms - began_ms)

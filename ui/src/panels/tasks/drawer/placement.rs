@@ -15,12 +15,24 @@ const FIRST: usize = 4;
 
 #[component]
 pub(super) fn Why(opened: Opened) -> impl IntoView {
-    let placement =
-        derived(move || opened.details.with(|d| d.as_ref()?.as_ref().ok()?.placement.clone()));
+    let placement = derived(move || {
+        opened.details.with(|d| {
+            let details = d.as_ref()?.as_ref().ok()?;
+            let mut placement = details.placement.clone()?;
+            // While nobody can do it, this is the task's reason, which stands above.
+            if placement.summary == details.task.reason {
+                placement.summary.clear();
+            }
+            let nothing = placement.candidates.is_empty() && placement.excluded.is_empty();
+            (!nothing || !placement.summary.is_empty()).then_some(placement)
+        })
+    });
     move || placement.get().map(|p| why(&p))
 }
 
 fn why(placement: &Placement) -> AnyView {
+    let summary = (!placement.summary.is_empty())
+        .then(|| view! { <p class="muted">{placement.summary.clone()}</p> });
     let top = placement.candidates.iter().map(|c| c.cost_ms).fold(1.0, f64::max);
     let mut rows = placement.candidates.iter().map(|c| candidate(c, top));
     let first: Vec<_> = rows.by_ref().take(FIRST).collect();
@@ -29,10 +41,12 @@ fn why(placement: &Placement) -> AnyView {
         let title = format!("{} more that could", rest.len());
         view! { <details class="fold"><summary>{title}</summary><ul class="costs">{rest}</ul></details> }
     });
+    let chosen = placement.candidates.iter().any(|c| c.chosen);
+    let title = if chosen { "Why this node" } else { "Why no node" };
     view! {
         <section id="task-why">
-            <h3>"Why this node"</h3>
-            <p class="muted">{placement.summary.clone()}</p>
+            <h3>{title}</h3>
+            {summary}
             <ul class="costs">{first}</ul>
             {more}
             {why_not(placement)}
@@ -47,8 +61,10 @@ fn candidate(candidate: &Candidate, top: f64) -> AnyView {
     let width = |ms: f64| format!("{:.2}%", (ms / top * 100.0).clamp(0.0, 100.0));
     let said =
         |part: &agent_api::tasks::CostPart| format!("{} {}", part.what, format::wait(part.ms));
-    let words = candidate.parts.iter().map(said).collect::<Vec<_>>().join(", ");
-    let parts = candidate.parts.iter().filter(|p| p.ms > 0.0).enumerate().map(|(n, part)| {
+    // A part that adds nothing is not worth a word.
+    let counted = || candidate.parts.iter().filter(|part| part.ms > 0.0);
+    let words = counted().map(said).collect::<Vec<_>>().join(", ");
+    let parts = counted().enumerate().map(|(n, part)| {
         view! { <b class=colours[n % colours.len()] style:width=width(part.ms) title=said(part)></b> }
     });
     let refused = candidate.refused.as_ref().map(|why| {
@@ -79,7 +95,9 @@ fn why_not(placement: &Placement) -> Option<AnyView> {
         let count = format::count(u64::from(placement.more_excluded));
         view! { <p class="faint small">{format!("and {count} more")}</p> }
     });
-    let title = format!("Why not the others ({})", format::count(total));
+    let whose =
+        if placement.candidates.is_empty() { "Nodes that cannot" } else { "Why not the others" };
+    let title = format!("{whose} ({})", format::count(total));
     let view = view! {
         <details class="fold" id="task-why-not" open=total <= 3>
             <summary>{title}</summary><dl class="kv kv--tight small">{rows}</dl>{more}

@@ -61,8 +61,8 @@ fn first(app: App, task: &Task) -> AnyView {
     let now = LocalTime::new(app.now.get_untracked(), offset);
     let began = LocalTime::new(words::since_ms(task), offset);
     let subject = task.subject.clone().unwrap_or_else(|| UNKNOWN.into());
-    let what =
-        task.label.clone().map(|label| view! { <span class="faint">{format!(" {label}")}</span> });
+    let label =
+        task.label.clone().map(|label| view! { <span class="t-label faint trunc">{label}</span> });
     let full = match &task.label {
         Some(label) => format!("{subject}, {label}"),
         None => subject.clone(),
@@ -71,10 +71,10 @@ fn first(app: App, task: &Task) -> AnyView {
         <th scope="row" class="t-kind">
             <span class="state">
                 {icon_class(words::kind_icon(task.kind), "i faint")}
-                <a class="rowlink" href=route::task_href(&task.id) title=task.id.0.clone()>{task.kind.as_str()}</a>
+                <a class="rowlink trunc" href=route::task_href(&task.id) title=task.id.0.clone()>{task.kind.as_str()}</a>
             </span>
         </th>
-        <td class="t-what trunc" title=full>{subject}{what}</td>
+        <td class="t-what" title=full><span class="t-two"><span class="trunc">{subject}</span>{label}</span></td>
         <td class="t-who"><span class="flow">
             {party(words::asked_by(task))}{icon_class(Icon::Right, "i faint i-sm")}{party(words::run_by(task, own.as_ref()))}
         </span></td>
