@@ -9,8 +9,10 @@
 
 mod admission;
 mod engine;
+pub mod left_out;
 mod link;
 pub mod ollama;
+pub mod options;
 mod pool;
 mod residency;
 mod runner;
@@ -32,6 +34,7 @@ use agent_api::{
     runner::{Device, FinishReason, Generate, TextInput, Timings, TokenLogprob, Usage},
     tasks::{Privacy, TaskPath},
 };
+use left_out::LeftOut;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tools::ToolFormat;
@@ -169,6 +172,8 @@ pub struct SubmitOptions {
     pub context: Option<u32>,
     /// Who may see it, if it goes to another node; `None`: as the settings say.
     pub privacy: Option<Privacy>,
+    /// What the model's own choice is wanted for, if another node runs it.
+    pub left_out: LeftOut,
 }
 
 /// What is asked of the model.

@@ -54,7 +54,7 @@ pub(super) struct Facts<'a> {
 /// seed's relay and DHT node really listens.
 pub(super) fn announcement(facts: &Facts<'_>) -> Announcement {
     let Facts { settings, inference, .. } = *facts;
-    let slots = slots(inference);
+    let slots = slots(facts);
     Announcement {
         name: shortened(&settings.node_name),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -63,7 +63,7 @@ pub(super) fn announcement(facts: &Facts<'_>) -> Announcement {
         tier: settings.tier.unwrap_or(facts.tier),
         worker_class: settings.worker_class.unwrap_or(facts.class),
         seed: facts.seed,
-        serving: serving(facts.serving, inference, slots),
+        serving: serving(facts, slots),
         models: models(facts),
         slots: narrow(slots),
         slots_free: narrow(slots.saturating_sub(inference.running)),
@@ -111,17 +111,28 @@ fn region(chosen: Option<&str>, zone: Option<&str>) -> Option<String> {
     chosen.or(zone).filter(|name| !name.is_empty()).map(ToOwned::to_owned)
 }
 
-/// Of what is in memory; of the active model as it will be loaded, while nothing is.
-fn slots(inference: &InferenceState) -> u32 {
-    match (inference.slots(), &inference.active) {
+/// Of what is in memory; of the active model as it will be loaded, while nothing is; at least one of
+/// whatever will be loaded for a request.
+fn slots(facts: &Facts<'_>) -> u32 {
+    match (facts.inference.slots(), &facts.inference.active) {
         (0, Some(active)) => active.target.options.slots,
+        (0, None) => u32::from(loads_on_request(facts)),
         (slots, _) => slots,
     }
 }
 
-fn serving(state: ServingState, inference: &InferenceState, slots: u32) -> AnnouncedServing {
-    match state {
+/// No model is active, and whoever names one of those that are here gets it all the same.
+fn loads_on_request(facts: &Facts<'_>) -> bool {
+    facts.inference.active.is_none()
+        && facts.settings.load_on_request
+        && facts.files.iter().any(|file| file.head.is_ok())
+}
+
+fn serving(facts: &Facts<'_>, slots: u32) -> AnnouncedServing {
+    let inference = facts.inference;
+    match facts.serving {
         ServingState::Paused => AnnouncedServing::Paused,
+        ServingState::Degraded if loads_on_request(facts) => AnnouncedServing::Ready,
         ServingState::Degraded | ServingState::Stopping => AnnouncedServing::Unable,
         // It takes requests; they wait until the model is there.
         ServingState::Starting => AnnouncedServing::Busy,
@@ -268,6 +279,21 @@ mod tests {
             uses,
             able: &TaskKind::ALL,
         }
+    }
+
+    #[test]
+    fn a_node_without_an_active_model_offers_those_that_it_loads_when_asked() {
+        let (mut settings, uses) = (Settings::default(), HashMap::new());
+        let (inference, files) = (InferenceState::default(), [file("a")]);
+        let said = |settings: &Settings, files: &[ModelFile]| {
+            let facts = facts(settings, &inference, files, &uses);
+            let said = announcement(&Facts { serving: ServingState::Degraded, ..facts });
+            (said.serving, said.slots)
+        };
+        assert_eq!(said(&settings, &files), (AnnouncedServing::Ready, 1));
+        assert_eq!(said(&settings, &[]), (AnnouncedServing::Unable, 0));
+        settings.load_on_request = false;
+        assert_eq!(said(&settings, &files), (AnnouncedServing::Unable, 0));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{OnceLock, PoisonError, Weak},
+    sync::{Arc, OnceLock, PoisonError, Weak},
     time::Duration,
 };
 
@@ -17,7 +17,9 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{Answer, InferenceError, Inner, Node, NodeError, SubmitOptions, ToolFormat, Work};
+use super::{
+    Answer, InferenceError, Inner, ModelDefaults, Node, NodeError, SubmitOptions, ToolFormat, Work,
+};
 use crate::{
     config::SettingsError,
     storage::RequestKind,
@@ -81,6 +83,13 @@ impl Host for NodeHost {
                 return node.active_model();
             }
             node.model_id(&name).await
+        })
+    }
+
+    fn defaults(&self, model: String) -> BoxFuture<'_, Arc<ModelDefaults>> {
+        Box::pin(async move {
+            let Some(node) = self.node() else { return Arc::default() };
+            node.model_defaults(&model).await.unwrap_or_default()
         })
     }
 

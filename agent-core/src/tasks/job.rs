@@ -14,10 +14,11 @@ use tokio_util::sync::DropGuard;
 
 use crate::{
     inference::{
-        Answer, InferenceError, InferenceState, Piece, SubmitOptions, Work, tools::ToolFormat,
+        Answer, InferenceError, InferenceState, Piece, SubmitOptions, Work, left_out::LeftOut,
+        tools::ToolFormat,
     },
     mesh::NodeKey,
-    models::ModelFile,
+    models::{ModelFile, library::Defaults},
     storage::{ModelUse, RequestKind},
 };
 
@@ -38,6 +39,9 @@ pub struct GenerateJob {
     pub generate: Box<Generate>,
     /// At least this context; Ollama's `num_ctx`.
     pub context: Option<u32>,
+    /// Where the model's own choice counts.
+    #[serde(default)]
+    pub left_out: LeftOut,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -210,6 +214,10 @@ pub trait Host: std::fmt::Debug + Send + Sync + 'static {
     ) -> BoxFuture<'_, Result<Answer, InferenceError>>;
     /// The id of the model that a name means here; an empty name means the active one.
     fn model_here(&self, name: String) -> BoxFuture<'_, Option<String>>;
+    /// What a model of this node brings along for requests that leave things open.
+    fn defaults(&self, _model: String) -> BoxFuture<'_, Arc<Defaults>> {
+        Box::pin(async { Arc::default() })
+    }
     /// For placement.
     fn own(&self) -> Own {
         Own::default()

@@ -412,7 +412,12 @@ mod tests {
 
     fn offer() -> Offer {
         let model = "demo".to_owned();
-        let job = GenerateJob { model, generate: Box::new(generate("hi")), context: None };
+        let job = GenerateJob {
+            model,
+            generate: Box::new(generate("hi")),
+            context: None,
+            left_out: Default::default(),
+        };
         let (task, lease) = (TaskId("t_1".to_owned()), Duration::from_secs(30));
         Offer { task, attempt: 1, fence: 0, job: Job::Chat(job), priority: 5, lease }
     }

@@ -73,7 +73,9 @@ impl Here {
         out: Out,
         cancel: CancellationToken,
     ) -> Result<(), JobError> {
-        let GenerateJob { model, generate, context } = job;
+        let GenerateJob { model, mut generate, context, left_out } = job;
+        let defaults = self.host.defaults(model.clone()).await;
+        left_out.fill(&mut generate, defaults.as_ref());
         let options = SubmitOptions { context, ..SubmitOptions::default() };
         let answer = self.host.infer(kind, model, Work::Generate(generate), options).await?;
         start(pump(answer, out.clone()), out, cancel);

@@ -4,7 +4,9 @@ use agent_api::tasks::{Placement, Role, Task, TaskKind, TaskPath, TaskState};
 use anyhow::{Context as _, Result};
 use edgecoder_tests::{
     cluster::{Cluster, member},
-    tasks::{newest, sees_model, with_demo},
+    programs, pulls,
+    registry::{Content, Registry},
+    tasks::{self, newest, sees_model, with_demo},
 };
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
@@ -134,6 +136,34 @@ async fn models_of_nodes_with_one_name_can_be_told_apart_and_asked() -> Result<(
     for n in [1, 2] {
         cluster.http(0).post::<Value>("/v1/chat/completions", &question(&short(n))).await?;
     }
+    Ok(())
+}
+
+/// What the model's makers chose, and the asking node does not know.
+#[tokio::test]
+async fn a_models_own_choices_count_wherever_it_is_asked_for() -> Result<()> {
+    let registry = Registry::start().await?;
+    let layers = [
+        ("model", Content::File(programs::demo_model())),
+        ("params", Content::Bytes(br#"{"temperature": 0, "num_predict": 7}"#.to_vec())),
+        ("system", Content::Bytes(b"Write Rust.".to_vec())),
+    ];
+    let model = registry.push_model("chosen", "4m", &layers).await?.model;
+    let cluster = Cluster::of(2).await?;
+    pulls::pull(cluster.node(1), &model).await?;
+    sees_model(&cluster, 0, 1, &model).await?;
+    let body = json!({"model": model, "messages": [{"role": "user", "content": "Sum a list"}]});
+    let mut answers = Vec::new();
+    for node in [0, 0, 1] {
+        let answer: Value = cluster.http(node).post("/v1/chat/completions", &body).await?;
+        assert_eq!(answer["usage"]["completion_tokens"], 7, "{answer}");
+        answers.push((answer["choices"].clone(), answer["usage"]["prompt_tokens"].clone()));
+    }
+    assert!(answers.iter().all(|answer| *answer == answers[2]), "{answers:?}");
+    let submit = json!({"kind": "chat", "input": body});
+    let id = tasks::submit(cluster.http(0), &submit).await?;
+    let task = tasks::done(cluster.http(0), &id).await?;
+    assert_eq!(task.completion_tokens, Some(7), "{task:?}");
     Ok(())
 }
 

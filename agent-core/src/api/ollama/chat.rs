@@ -18,7 +18,7 @@ use super::{
     error::OllamaError,
     prepare::{NO_IMAGES, Prepared},
 };
-use crate::{api::generation, config::limits, node::Node};
+use crate::{config::limits, inference::left_out::add_system, node::Node};
 
 pub(super) async fn chat(
     State(node): State<Node>,
@@ -33,7 +33,7 @@ pub(super) async fn chat(
     if messages.is_empty() {
         return prepared.load_or_unload(&node, Shape::Chat).await;
     }
-    generation::add_system(&mut messages, &prepared.defaults);
+    add_system(&mut messages, &prepared.defaults);
     let format = if tools.is_empty() { None } else { Some(prepared.tool_format(&node).await?) };
     prepared.run(&node, Shape::Chat, Prompt::Chat { messages, tools }, format).await
 }

@@ -19,9 +19,9 @@ use super::{
     nanoseconds,
 };
 use crate::{
-    api::{generation::Options, openai::parameters::inputs, routed},
+    api::{openai::parameters::inputs, routed},
     config::limits,
-    inference::{InferenceError, Piece, SharedRoute, SubmitOptions, Work},
+    inference::{InferenceError, Piece, SharedRoute, SubmitOptions, Work, options::Options},
     node::Node,
     storage::RequestKind,
 };

@@ -12,11 +12,10 @@ use serde_json::{Value, json};
 use crate::{
     api::{
         error::{Failure, inference_code},
-        generation::WrongOption,
         openai::OpenAiError,
         routed::WrongPrivacy,
     },
-    inference::InferenceError,
+    inference::{InferenceError, options::WrongOption},
     node::NodeError,
 };
 

@@ -21,12 +21,10 @@ use super::{
     reader::{Begins, Reader},
 };
 use crate::{
-    api::{
-        generation::{self, Options},
-        openai::parameters::Common,
-        routed,
+    api::{generation, openai::parameters::Common, routed},
+    inference::{
+        KeepAlive, SubmitOptions, Work, left_out::LeftOut, options::Options, tools::ToolFormat,
     },
-    inference::{KeepAlive, SubmitOptions, Work, tools::ToolFormat},
     node::{ModelDefaults, Node},
     storage::RequestKind,
 };
@@ -86,7 +84,12 @@ impl Prepared {
             logprobs,
             thinking,
             stream: ask.stream.unwrap_or(true),
-            submit: SubmitOptions { keep_alive, context: options.num_ctx, ..routing },
+            submit: SubmitOptions {
+                keep_alive,
+                context: options.num_ctx,
+                left_out: LeftOut::of(&options.common, options.num_predict),
+                ..routing
+            },
         })
     }
 

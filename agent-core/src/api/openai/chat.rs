@@ -30,6 +30,7 @@ use crate::{
     config::limits,
     inference::{
         Piece, SubmitOptions, Work,
+        left_out::{LeftOut, add_system},
         tools::{Part, ToolFormat, ToolReader},
     },
     node::Node,
@@ -41,7 +42,7 @@ pub(super) async fn chat(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, OpenAiError> {
-    let options = routed::options(&headers)?;
+    let mut options = routed::options(&headers)?;
     let value: Value = parse(body)?;
     refuse_what_would_change_the_answer(&value)?;
     let request: ChatRequest = serde_path_to_error::deserialize(value).map_err(|e| {
@@ -49,6 +50,8 @@ pub(super) async fn chat(
     })?;
     let request = with_defaults(&node, request).await;
     let common = Common::read(&request.common)?;
+    let most = request.max_completion_tokens.or(request.max_tokens);
+    options.left_out = LeftOut::of(&request.common, most);
     let plan = Plan::make(&node, &request, &common, options).await?;
 
     let ask = |choice| -> Asking {
@@ -85,7 +88,7 @@ async fn with_defaults(node: &Node, mut request: ChatRequest) -> ChatRequest {
     }
     // No messages at all is refused later.
     if !request.messages.is_empty() {
-        generation::add_system(&mut request.messages, &defaults);
+        add_system(&mut request.messages, &defaults);
     }
     request
 }

@@ -24,7 +24,7 @@ use super::{
 use crate::{
     api::{generation, routed},
     config::limits,
-    inference::{InferenceError, Piece, Work},
+    inference::{InferenceError, Piece, Work, left_out::LeftOut},
     node::Node,
     storage::RequestKind,
 };
@@ -37,12 +37,13 @@ pub(super) async fn completions(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, OpenAiError> {
-    let options = routed::options(&headers)?;
+    let mut options = routed::options(&headers)?;
     let mut request: CompletionRequest = parse(body)?;
     let defaults = generation::defaults(&node, &request.model).await;
     request.max_tokens =
         generation::fill_openai(&mut request.common, request.max_tokens, &defaults);
     let common = Common::read(&request.common)?;
+    options.left_out = LeftOut::of(&request.common, request.max_tokens);
     let prompts = inputs("prompt", &request.prompt, limits::PROMPTS)?;
     refuse(&request, &prompts, &common)?;
     let mut answers: Vec<Asking> = Vec::new();

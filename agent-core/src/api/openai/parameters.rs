@@ -1,13 +1,22 @@
 //! From OpenAI's parameters to the runner's, with every range checked.
 
 use agent_api::{
-    openai::{CommonParameters, ResponseFormat, StringOrList},
+    openai::{CommonParameters, ResponseFormat},
     runner::{Constraint, Sampling, TextInput},
 };
 use serde_json::Value;
 
 use super::error::OpenAiError;
-use crate::config::limits;
+use crate::{
+    config::limits,
+    inference::options::{self, Unfit},
+};
+
+impl From<Unfit> for OpenAiError {
+    fn from(error: Unfit) -> Self {
+        Self::invalid(&error.name, error.message)
+    }
+}
 
 type Checked<T> = Result<T, OpenAiError>;
 
@@ -35,8 +44,8 @@ impl Common {
             stream: given.stream.unwrap_or(false),
             include_usage: given.stream_options.as_ref().is_some_and(|o| o.include_usage),
             choices: u32::try_from(choices).unwrap_or(1),
-            sampling: sampling(given)?,
-            stop: stop(given.stop.as_ref())?,
+            sampling: options::sampling(given)?,
+            stop: options::stop(given.stop.as_ref())?,
             grammar: given.grammar.clone(),
         })
     }
@@ -48,76 +57,6 @@ impl Common {
         sampling.seed = sampling.seed.map(|seed| seed.wrapping_add(choice));
         sampling
     }
-}
-
-fn sampling(given: &CommonParameters) -> Checked<Sampling> {
-    let default = Sampling::default();
-    Ok(Sampling {
-        temperature: range("temperature", given.temperature, 0.0, 2.0)?
-            .unwrap_or(default.temperature),
-        top_p: range("top_p", given.top_p, 0.0, 1.0)?.unwrap_or(default.top_p),
-        min_p: range("min_p", given.min_p, 0.0, 1.0)?.unwrap_or(default.min_p),
-        top_k: match given.top_k {
-            None => default.top_k,
-            Some(k @ 0..=1_000_000) => i32::try_from(k).unwrap_or(default.top_k),
-            Some(k) => {
-                return Err(OpenAiError::invalid(
-                    "top_k",
-                    format!("top_k is 0 to 1,000,000, not {k}."),
-                ));
-            }
-        },
-        repeat_penalty: range("repeat_penalty", given.repeat_penalty, 0.0, 10.0)?
-            .unwrap_or(default.repeat_penalty),
-        frequency_penalty: range("frequency_penalty", given.frequency_penalty, -2.0, 2.0)?
-            .unwrap_or(default.frequency_penalty),
-        presence_penalty: range("presence_penalty", given.presence_penalty, -2.0, 2.0)?
-            .unwrap_or(default.presence_penalty),
-        // OpenAI's seeds are 64 bits wide, llama.cpp's 32: the low ones count.
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "wanted")]
-        seed: given.seed.map(|seed| seed as u32),
-        logit_bias: logit_bias(given)?,
-    })
-}
-
-fn range(name: &str, value: Option<f64>, low: f64, high: f64) -> Checked<Option<f32>> {
-    match value {
-        None => Ok(None),
-        #[expect(clippy::cast_possible_truncation, reason = "the range is small")]
-        Some(value) if (low..=high).contains(&value) => Ok(Some(value as f32)),
-        Some(value) => {
-            Err(OpenAiError::invalid(name, format!("{name} is {low} to {high}, not {value}.")))
-        }
-    }
-}
-
-fn logit_bias(given: &CommonParameters) -> Checked<Vec<(i32, f32)>> {
-    let mut biases = Vec::new();
-    for (token, bias) in given.logit_bias.iter().flatten() {
-        let id = token.parse::<i32>().ok().filter(|id| *id >= 0).ok_or_else(|| {
-            OpenAiError::invalid("logit_bias", format!("{token:?} is not a token id."))
-        })?;
-        let bias = range("logit_bias", Some(*bias), -100.0, 100.0)?.unwrap_or(0.0);
-        biases.push((id, bias));
-    }
-    if biases.len() > 1_024 {
-        return Err(OpenAiError::invalid("logit_bias", "logit_bias has at most 1,024 entries."));
-    }
-    Ok(biases)
-}
-
-fn stop(given: Option<&StringOrList>) -> Checked<Vec<String>> {
-    let stop = match given {
-        None => Vec::new(),
-        Some(StringOrList::One(one)) => vec![one.clone()],
-        Some(StringOrList::Many(many)) => many.clone(),
-    };
-    if stop.len() > limits::STOP_STRINGS || stop.iter().any(|s| s.is_empty() || s.len() > 1_024) {
-        let message =
-            format!("stop has at most {} texts of 1 to 1,024 bytes.", limits::STOP_STRINGS);
-        return Err(OpenAiError::invalid("stop", message));
-    }
-    Ok(stop)
 }
 
 /// A positive number of tokens, if given.

@@ -1,11 +1,15 @@
 //! `chat`, `completion` and `embedding`.
 
-use agent_api::runner::{Constraint, Generate, Prompt, Sampling, TextInput};
+use agent_api::{
+    openai::{CommonParameters, StringOrList},
+    runner::{Constraint, Generate, Prompt, Sampling, TextInput},
+};
 use serde_json::Value;
 
 use super::{Checked, Fields, name_of};
 use crate::{
     config::limits,
+    inference::left_out::LeftOut,
     tasks::{
         job::{GenerateJob, Job},
         placement::split_model,
@@ -21,9 +25,10 @@ pub(super) const TOP_K: u32 = 1_000_000;
 pub(super) fn chat(fields: &mut Fields<'_, '_>) -> Option<Checked> {
     let model = model(fields);
     let messages = messages(fields);
-    let generate = options(fields, Prompt::Chat { messages: messages?, tools: Vec::new() });
+    let (generate, left_out) =
+        options(fields, Prompt::Chat { messages: messages?, tools: Vec::new() });
     let (model, node) = model?;
-    let job = GenerateJob { model, generate: Box::new(generate), context: None };
+    let job = GenerateJob { model, generate: Box::new(generate), context: None, left_out };
     Some(Checked { job: Job::Chat(job), node, module: None })
 }
 
@@ -31,9 +36,9 @@ pub(super) fn completion(fields: &mut Fields<'_, '_>) -> Option<Checked> {
     let model = model(fields);
     let prompt = fields.need_text("prompt", 1..=limits::BODY_BYTES).unwrap_or_default();
     let text = TextInput::Text { text: prompt.to_owned() };
-    let generate = options(fields, Prompt::Text(text));
+    let (generate, left_out) = options(fields, Prompt::Text(text));
     let (model, node) = model?;
-    let job = GenerateJob { model, generate: Box::new(generate), context: None };
+    let job = GenerateJob { model, generate: Box::new(generate), context: None, left_out };
     Some(Checked { job: Job::Completion(job), node, module: None })
 }
 
@@ -58,21 +63,30 @@ pub(super) fn model(fields: &mut Fields<'_, '_>) -> Option<(String, Option<Strin
     Some((model.to_owned(), node.map(ToOwned::to_owned)))
 }
 
-/// What is absent is the runner's default.
-fn options(fields: &mut Fields<'_, '_>, prompt: Prompt) -> Generate {
+/// What is absent is the model's own choice, else the runner's default.
+fn options(fields: &mut Fields<'_, '_>, prompt: Prompt) -> (Generate, LeftOut) {
     let max_tokens = fields.small("max_tokens", 1..=u32::MAX);
+    let temperature = fields.number("temperature", 0.0, 2.0);
+    let top_p = fields.number("top_p", 0.0, 1.0);
+    let top_k = fields.small("top_k", 0..=TOP_K);
+    let seed = fields.small("seed", 0..=u32::MAX);
+    let stop = fields.texts("stop", 0..=limits::STOP_STRINGS, 1..=STOP_BYTES);
+    let said = CommonParameters {
+        temperature: temperature.map(f64::from),
+        top_p: top_p.map(f64::from),
+        top_k: top_k.map(i64::from),
+        seed: seed.map(i64::from),
+        stop: stop.clone().map(StringOrList::Many),
+        ..CommonParameters::default()
+    };
     let default = Sampling::default();
     let sampling = Sampling {
-        temperature: fields.number("temperature", 0.0, 2.0).unwrap_or(default.temperature),
-        top_p: fields.number("top_p", 0.0, 1.0).unwrap_or(default.top_p),
-        top_k: fields
-            .small("top_k", 0..=TOP_K)
-            .and_then(|k| i32::try_from(k).ok())
-            .unwrap_or(default.top_k),
-        seed: fields.small("seed", 0..=u32::MAX),
+        temperature: temperature.unwrap_or(default.temperature),
+        top_p: top_p.unwrap_or(default.top_p),
+        top_k: top_k.and_then(|k| i32::try_from(k).ok()).unwrap_or(default.top_k),
+        seed,
         ..default
     };
-    let stop = fields.texts("stop", 0..=limits::STOP_STRINGS, 1..=STOP_BYTES).unwrap_or_default();
     let constraint = match fields.get("json_schema") {
         None => None,
         Some(schema @ Value::Object(_)) => Some(Constraint::JsonSchema {
@@ -86,15 +100,16 @@ fn options(fields: &mut Fields<'_, '_>, prompt: Prompt) -> Generate {
             None
         }
     };
-    Generate {
+    let generate = Generate {
         prompt,
         max_tokens,
         sampling,
-        stop,
+        stop: stop.unwrap_or_default(),
         constraint,
         logprobs: None,
         continue_from: String::new(),
-    }
+    };
+    (generate, LeftOut::of(&said, max_tokens.map(i64::from)))
 }
 
 /// Also where one of them is wrong the others are looked at.

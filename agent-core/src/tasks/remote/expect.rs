@@ -278,7 +278,12 @@ mod tests {
             continue_from: String::new(),
         };
         let model = "demo".to_owned();
-        Job::Chat(GenerateJob { model, generate: Box::new(generate), context: None })
+        Job::Chat(GenerateJob {
+            model,
+            generate: Box::new(generate),
+            context: None,
+            left_out: Default::default(),
+        })
     }
 
     fn wasm() -> Job {

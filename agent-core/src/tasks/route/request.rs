@@ -6,7 +6,7 @@ use agent_api::{NodeId, TaskId, tasks::Privacy};
 
 use super::Router;
 use crate::{
-    inference::{SubmitOptions, Work},
+    inference::{SubmitOptions, Work, left_out::LeftOut},
     storage::RequestKind,
     tasks::{
         job::{GenerateJob, Job, Offer},
@@ -32,6 +32,7 @@ pub(super) struct Request {
     pub(super) node: Option<String>,
     pub(super) work: Work,
     pub(super) context: Option<u32>,
+    pub(super) left_out: LeftOut,
     pub(super) privacy: Privacy,
     /// Bytes of what is asked.
     pub(super) bytes: usize,
@@ -59,6 +60,7 @@ impl Router {
             node: node.map(ToOwned::to_owned),
             work,
             context: options.context,
+            left_out: options.left_out,
             privacy: options.privacy.unwrap_or(usual),
             bytes: bytes.map_or(0, |bytes| bytes.len()),
             arrived: Instant::now(),
@@ -97,7 +99,8 @@ impl Request {
             (Work::Generate(generate), kind) => {
                 let mut generate = generate.clone();
                 generate.continue_from.push_str(delivered);
-                let job = GenerateJob { model, generate, context: self.context };
+                let job =
+                    GenerateJob { model, generate, context: self.context, left_out: self.left_out };
                 match kind {
                     RequestKind::Completion => Job::Completion(job),
                     RequestKind::Chat | RequestKind::Embedding => Job::Chat(job),

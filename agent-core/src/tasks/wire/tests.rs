@@ -16,7 +16,12 @@ fn job(prompt: String) -> FromOrigin {
         logprobs: None,
         continue_from: String::new(),
     };
-    let job = GenerateJob { model: "demo".to_owned(), generate: Box::new(generate), context: None };
+    let job = GenerateJob {
+        model: "demo".to_owned(),
+        generate: Box::new(generate),
+        context: None,
+        left_out: Default::default(),
+    };
     FromOrigin::Job { job: Box::new(Job::Completion(job)) }
 }
 

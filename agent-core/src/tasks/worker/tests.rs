@@ -198,7 +198,12 @@ pub(in crate::tasks) fn generate(prompt: &str) -> Generate {
 
 fn offer(fence: u64) -> Offer {
     let model = "demo".to_owned();
-    let job = GenerateJob { model, generate: Box::new(generate("hi")), context: None };
+    let job = GenerateJob {
+        model,
+        generate: Box::new(generate("hi")),
+        context: None,
+        left_out: Default::default(),
+    };
     let (task, lease) = (new_task_id(), Duration::from_secs(30));
     Offer { task, attempt: 1, fence, job: Job::Completion(job), priority: 5, lease }
 }

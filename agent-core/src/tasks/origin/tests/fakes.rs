@@ -94,7 +94,12 @@ pub(super) fn text_job() -> Job {
         logprobs: None,
         continue_from: String::new(),
     };
-    Job::Chat(GenerateJob { model: "m".into(), generate: Box::new(generate), context: None })
+    Job::Chat(GenerateJob {
+        model: "m".into(),
+        generate: Box::new(generate),
+        context: None,
+        left_out: Default::default(),
+    })
 }
 
 impl Fakes {
