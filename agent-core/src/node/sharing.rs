@@ -129,7 +129,11 @@ fn is_near(peer: &Peer) -> bool {
     }
 }
 
-/// Peers that share such a model, those on this network first, then by round-trip time.
+/// An announcement has room for so many models at least; who names as many may have more.
+const NAMED_BY_ALL: usize = 6;
+
+/// Peers that share such a model, those on this network first, then by round-trip time; after them
+/// connected ones that may have it without having had room to say so.
 fn candidates(
     peers: Vec<Peer>,
     is_wanted: impl Fn(&agent_api::mesh::AnnouncedModel) -> bool,
@@ -138,10 +142,16 @@ fn candidates(
         let said = peer.announcement.as_ref();
         said.is_some_and(|said| said.models.iter().any(|m| m.shared && is_wanted(m)))
     };
-    let found = peers.into_iter().filter(has);
+    let may_have = |peer: &Peer| {
+        let said = peer.announcement.as_ref().filter(|_| peer.connected);
+        said.is_some_and(|said| {
+            said.models.len() >= NAMED_BY_ALL && said.models.iter().any(|m| m.shared)
+        })
+    };
+    let found = peers.into_iter().filter(|peer| has(peer) || may_have(peer));
     let mut found: Vec<_> =
         found.filter_map(|peer| Some((NodeKey::from_id(&peer.node_id)?, peer))).collect();
-    let rank = |peer: &Peer| (!is_near(peer), !peer.connected);
+    let rank = |peer: &Peer| (!has(peer), !is_near(peer), !peer.connected);
     found.sort_by(|(_, a), (_, b)| {
         let rtt = |peer: &Peer| peer.rtt_ms.unwrap_or(f64::MAX);
         rank(a).cmp(&rank(b)).then(rtt(a).partial_cmp(&rtt(b)).unwrap_or(Ordering::Equal))

@@ -217,3 +217,20 @@ fn near_peers_are_asked_before_far_ones_and_only_those_that_share() {
     let order: Vec<_> = found.into_iter().map(|(_, peer)| peer.node_id).collect();
     assert_eq!(order, [key(5), key(3), key(1), key(2), key(4)]);
 }
+
+#[test]
+fn whoever_names_many_models_may_have_more_and_is_asked_last() {
+    let key = |n: u8| NodeKey([n; 32]);
+    let model = |weights: u8| announced(&[weights]).remove(0);
+    let peer = |n: u8, weights: std::ops::Range<u8>| {
+        let mut peer =
+            crate::mesh::files::loopback::peer("p", key(n), weights.map(model).collect());
+        (peer.path, peer.connected) = (Some(PathKind::Direct), true);
+        peer
+    };
+    let wanted = model(99).digest;
+    let found =
+        candidates(vec![peer(1, 0..3), peer(2, 0..9), peer(3, 99..100)], |m| m.digest == wanted);
+    let order: Vec<_> = found.into_iter().map(|(key, _)| key).collect();
+    assert_eq!(order, [key(3), key(2)]);
+}
