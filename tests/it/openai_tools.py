@@ -40,19 +40,19 @@ def check_call(call, name=None):
 
 
 named = {"type": "function", "function": {"name": "get_weather"}}
-answer = client.chat.completions.create(model=model, messages=user, tools=tools, tool_choice=named, max_tokens=200)
+answer = client.chat.completions.create(model=model, messages=user, tools=tools, tool_choice=named, max_tokens=400)
 choice = answer.choices[0]
 check("a named tool is called", choice.finish_reason == "tool_calls" and len(choice.message.tool_calls) == 1)
 check_call(choice.message.tool_calls[0], "get_weather")
 check("no content beside the call", not choice.message.content)
 
-answer = client.chat.completions.create(model=model, messages=user, tools=tools, tool_choice="required", max_tokens=200)
+answer = client.chat.completions.create(model=model, messages=user, tools=tools, tool_choice="required", max_tokens=400)
 check_call(answer.choices[0].message.tool_calls[0])
 check("some tool is called when required", True)
 
 name, arguments, finish = None, "", None
 for chunk in client.chat.completions.create(
-    model=model, messages=user, tools=tools, tool_choice=named, max_tokens=200, stream=True
+    model=model, messages=user, tools=tools, tool_choice=named, max_tokens=400, stream=True
 ):
     for choice in chunk.choices:
         for call in choice.delta.tool_calls or []:
@@ -60,7 +60,7 @@ for chunk in client.chat.completions.create(
             name = call.function.name or name
             arguments += call.function.arguments or ""
         finish = choice.finish_reason or finish
-check("streamed call", name == "get_weather" and finish == "tool_calls")
+check(f"streamed call ({name}, {finish}, {arguments!r})", name == "get_weather" and finish == "tool_calls")
 check("streamed arguments", json.loads(arguments)["unit"] in ("c", "f"))
 
 # The whole conversation, as an agent would go on.

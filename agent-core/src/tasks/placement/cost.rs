@@ -27,6 +27,8 @@ const LEAVING_MS: f64 = 5.0;
 const RELAY_MS: f64 = 50.0;
 /// Round trip to a node that is not connected, unless it was measured.
 const UNKNOWN_RTT_MS: f64 = 150.0;
+/// A connection that answers later than that is as good as lost.
+const LONGEST_RTT_MS: f64 = 60_000.0;
 /// Round trips to connect, with the mesh's handshake.
 const CONNECT_TRIPS: f64 = 3.0;
 /// A module's run that nothing is known of.
@@ -121,7 +123,7 @@ fn travelling(node: &NodeView) -> f64 {
         return 0.0;
     }
     let usable = node.rtt_ms.filter(|rtt| rtt.is_finite() && *rtt >= 0.0);
-    let rtt = usable.unwrap_or(UNKNOWN_RTT_MS);
+    let rtt = usable.unwrap_or(UNKNOWN_RTT_MS).min(LONGEST_RTT_MS);
     let connecting = if node.path.is_none() { CONNECT_TRIPS * rtt } else { 0.0 };
     let relay = if node.path == Some(TaskPath::Relay) { RELAY_MS } else { 0.0 };
     LEAVING_MS + ROUND_TRIPS * rtt + connecting + relay

@@ -351,6 +351,13 @@ fn long_lists_are_cut_and_the_rest_counted() {
     assert_eq!(candidates.iter().filter(|row| row.chosen).count(), 1);
 }
 
+#[test]
+fn an_absurd_round_trip_is_a_long_one() {
+    let far = NodeView { path: None, rtt_ms: Some(f64::MAX), ..node(1, "far") };
+    let placed = place(&wanted(), &[far], 0);
+    assert!(placed.explanation.candidates.iter().all(|row| row.cost_ms < 1e7));
+}
+
 prop_compose! {
     fn any_node()(
         n in 0_u8..40, here in any::<bool>(), mine: bool, lost: bool, path in 0_u8..4,
