@@ -10,6 +10,10 @@ use serde_json::{Value, json};
 use super::options::{Options, sampling, stop};
 use crate::models::library::Defaults as ModelDefaults;
 
+/// Longest system prompt of a model that a node adds to what others send it, in bytes, of which a
+/// token has one at least: the others count what they sent, and believe so many tokens more.
+pub const OWN_SYSTEM_TOKENS: u32 = 4 << 10;
+
 /// Parameters that were not said, a bit for each. Nodes tell each other: the numbers stay.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -26,6 +30,7 @@ impl LeftOut {
     const SEED: u16 = 1 << 7;
     const STOP: u16 = 1 << 8;
     const MAX_TOKENS: u16 = 1 << 9;
+    const SYSTEM: u16 = 1 << 10;
 
     pub fn of(said: &CommonParameters, max_tokens: Option<i64>) -> Self {
         let parts = [
@@ -39,12 +44,20 @@ impl LeftOut {
             (Self::SEED, said.seed.is_none()),
             (Self::STOP, said.stop.is_none()),
             (Self::MAX_TOKENS, max_tokens.is_none()),
+            // Messages say it by themselves.
+            (Self::SYSTEM, true),
         ];
         let bits = parts.into_iter().filter(|(_, left_out)| *left_out).map(|(bit, _)| bit);
         Self(bits.sum())
     }
 
-    /// Puts the model's own choice where nothing was said, its system prompt too.
+    /// A system prompt was said, or that there is to be none.
+    pub fn with_system(self) -> Self {
+        Self(self.0 & !Self::SYSTEM)
+    }
+
+    /// Puts the model's own choice where nothing was said; its system prompt too, up to
+    /// [`OWN_SYSTEM_TOKENS`].
     pub fn fill(self, generate: &mut Generate, defaults: &ModelDefaults) {
         let own = Options::of_model(defaults);
         let has = |bit: u16| self.0 & bit != 0;
@@ -87,7 +100,12 @@ impl LeftOut {
             let most = most.map(|tokens| u32::try_from(tokens).unwrap_or(u32::MAX));
             generate.max_tokens = generate.max_tokens.or(most);
         }
-        if let Prompt::Chat { messages, .. } = &mut generate.prompt {
+        let most = OWN_SYSTEM_TOKENS as usize;
+        let short = defaults.system.as_ref().is_some_and(|text| text.len() <= most);
+        if has(Self::SYSTEM)
+            && short
+            && let Prompt::Chat { messages, .. } = &mut generate.prompt
+        {
             add_system(messages, defaults);
         }
     }
@@ -144,6 +162,10 @@ mod tests {
         assert_eq!((stop.as_slice(), *max_tokens), (&["<end>".to_owned()][..], Some(50)));
         let Prompt::Chat { messages, .. } = prompt else { panic!("a chat") };
         assert_eq!(messages[0]["content"], "Be brief.");
+        let mut none = question();
+        LeftOut::of(&CommonParameters::default(), None).with_system().fill(&mut none, &model());
+        let Prompt::Chat { messages, .. } = none.prompt else { panic!("a chat") };
+        assert_eq!(messages.len(), 1, "no system prompt was asked for");
         let before = generate.clone();
         LeftOut::default().fill(&mut generate, &model());
         assert_eq!(generate, before, "the system prompt is there once");

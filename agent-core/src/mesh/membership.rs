@@ -189,8 +189,6 @@ pub struct Membership {
     /// [`Self::own_until_ms`] was raised: this happens once, to what was said before the start.
     caught_up: bool,
     stopped: bool,
-    /// [`Self::is_small`] when it was looked at last.
-    small: bool,
     rng: StdRng,
     base: Instant,
     now: Now,
@@ -222,7 +220,6 @@ impl Membership {
             broadcast: Broadcast::new(now.mono),
             joins: TokenBucket::full(JOINS, now.mono),
             strays: TokenBucket::full(STRAYS, now.mono),
-            small: true,
             nonces: Recent::new(NONCES_KEPT, MOST_NONCES),
             links: Links::default(),
             sync: Sync::new(now.mono),
@@ -262,7 +259,10 @@ impl Membership {
             Input::Frame { peer, conn, bytes } => self.on_frame(peer, conn, &bytes),
             Input::Found { peer, addresses, source, name, foreign } => {
                 self.on_found(peer, &addresses, source, name);
-                self.links.is_foreign(&peer, source, foreign);
+                // Its packets are no proof: what a member says of itself counts more.
+                if foreign && !self.directory.contains(&peer) && !self.links.is_up(&peer) {
+                    self.links.is_elsewhere(&peer);
+                }
             }
             Input::Tick => {}
             Input::NetworkChanged => self.on_network_changed(),
@@ -313,7 +313,6 @@ impl Membership {
 
     fn keep_house(&mut self) {
         let now = self.now.mono;
-        self.small = self.is_small();
         self.check_liveness();
         self.trim_links();
         let quiet = self.announce_every() * directory::GONE_AFTER;

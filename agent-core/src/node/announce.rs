@@ -132,7 +132,10 @@ fn serving(facts: &Facts<'_>, slots: u32) -> AnnouncedServing {
     let inference = facts.inference;
     match facts.serving {
         ServingState::Paused => AnnouncedServing::Paused,
-        ServingState::Degraded if loads_on_request(facts) => AnnouncedServing::Ready,
+        ServingState::Degraded if loads_on_request(facts) => {
+            let busy = inference.running >= slots || inference.queued > 0;
+            if busy { AnnouncedServing::Busy } else { AnnouncedServing::Ready }
+        }
         ServingState::Degraded | ServingState::Stopping => AnnouncedServing::Unable,
         // It takes requests; they wait until the model is there.
         ServingState::Starting => AnnouncedServing::Busy,

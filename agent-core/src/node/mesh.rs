@@ -61,7 +61,7 @@ const VIEW_TURNS: u32 = 2;
 const PENDING: usize = 1_024;
 
 /// In a mesh with more others than that, most of them are not connected with this node.
-const EVERYBODY: u32 = 40;
+const EVERYBODY: u32 = 32;
 
 /// The mesh's own part of a start: everything it needs is there, and it never fails.
 pub(super) async fn start(
@@ -409,11 +409,13 @@ impl Follower {
         let mesh = view.mesh_id;
         for event in pending {
             let happening = match event {
+                // Most of those that connect were there long before.
+                MeshEvent::PeerUp { .. } if large => None,
                 MeshEvent::PeerUp { peer } => {
                     let id = peer.to_id();
                     let path = self.node.inner.mesh.peer(&id).ok().and_then(|d| d.peer.path);
                     let name = self.node.name_of(&id);
-                    let joined = self.news.up(peer, &name, &mesh) && !large;
+                    let joined = self.news.up(peer, &name, &mesh);
                     joined.then_some(Happening::Joined { name, path })
                 }
                 MeshEvent::PeerNew { peer } if large => {

@@ -103,7 +103,7 @@ impl OtherPlaces for Peers {
             let (id, is_private) = (name.id(), neighbours.is_private());
             // What a name stands for is a matter of trust; bytes are not.
             let mut known = neighbours.peers();
-            known.retain(|peer| is_private || peer.trusted || is_near(peer));
+            known.retain(|peer| is_private || peer.trusted || peer.path == Some(PathKind::Lan));
             let asking =
                 candidates(known, |model| model.id == id).into_iter().map(|(key, peer)| {
                     let neighbours = Arc::clone(&neighbours);
@@ -121,7 +121,8 @@ impl OtherPlaces for Peers {
     }
 }
 
-/// On this network: reached here, or, while there is no connection, seen here.
+/// On this network: reached here, or, while there is no connection, seen here by what anybody may
+/// send; for the order only.
 fn is_near(peer: &Peer) -> bool {
     match peer.path {
         Some(path) => path == PathKind::Lan,
@@ -174,7 +175,12 @@ async fn has_blob(
     match timeout(ASK_TIME, ask).await {
         Ok(Ok(offer)) if offer.size == wanted.size => {
             let id = peer.node_id.0.clone();
-            let is_near = is_near(&peer);
+            // A connection that did not exist when the peers were ranked.
+            let path = match peer.path {
+                Some(path) => Some(path),
+                None => neighbours.peers().into_iter().find(|p| p.node_id == peer.node_id)?.path,
+            };
+            let is_near = path == Some(PathKind::Lan);
             Some(Arc::new(PeerBlob { neighbours, key, id, name: peer.name, is_near, offer }))
         }
         Ok(Ok(offer)) => {

@@ -6,10 +6,13 @@
 
 use std::time::Duration;
 
+use crate::inference::left_out::OWN_SYSTEM_TOKENS;
+
 /// Tokens without text of their own: the end of the answer, and a stop text that was cut off.
 const SILENT_TOKENS: u32 = 32;
-/// Tokens that a chat template adds to the messages: roles, a default system text, the date.
-const TEMPLATE_TOKENS: u32 = 1_024;
+/// Tokens that a worker adds to the messages: the chat template's (roles, a default system text, the
+/// date) and those of the model's own system prompt.
+const TEMPLATE_TOKENS: u32 = 1_024 + OWN_SYSTEM_TOKENS;
 /// Pieces that may come without a token of their own: text that was held back, at the end.
 const EXTRA_PIECES: u32 = 2;
 /// Bytes per second that the fastest accelerator of today reads from its memory: 8 TB/s of HBM3e on

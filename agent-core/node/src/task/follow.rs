@@ -3,6 +3,7 @@
 use std::{
     collections::VecDeque,
     io::{IsTerminal as _, Write as _},
+    time::Duration,
 };
 
 use agent_api::{
@@ -11,6 +12,7 @@ use agent_api::{
 };
 use anyhow::{Context as _, bail};
 use futures_util::StreamExt as _;
+use tokio::time::timeout;
 
 use super::text;
 use crate::{client::Client, words::printable};
@@ -28,7 +30,18 @@ pub(super) async fn follow(client: &Client, id: &TaskId, json: bool) -> anyhow::
     let mut chunks = response.bytes_stream();
     let mut lines = Lines::default();
     let mut shown = Shown::default();
-    while let Some(chunk) = chunks.next().await {
+    loop {
+        let chunk = match shown.standing {
+            None => chunks.next().await,
+            Some(_) => match timeout(SETTLED, chunks.next()).await {
+                Ok(chunk) => chunk,
+                Err(_) => {
+                    shown.settle();
+                    continue;
+                }
+            },
+        };
+        let Some(chunk) = chunk else { break };
         lines.push(&chunk.context("the node went away; the task goes on with its next start")?)?;
         while let Some(line) = lines.next() {
             if json {
@@ -80,6 +93,8 @@ struct Shown {
     notes: VecDeque<String>,
 }
 
+/// After the first standing its events come at once, if there are any.
+const SETTLED: Duration = Duration::from_millis(200);
 /// Notes that are compared with the next one.
 const NOTES: usize = 4;
 
@@ -89,6 +104,7 @@ impl Shown {
         match news {
             TaskNews::End { output } => {
                 if !json {
+                    self.settle();
                     self.end(&output)?;
                 }
                 return Ok(Some(*output));
@@ -98,12 +114,17 @@ impl Shown {
             TaskNews::Task { task } if self.notes.is_empty() && self.standing.is_none() => {
                 self.standing = Some(text::note(&task));
             }
-            TaskNews::Task { task } => self.note(text::note(&task)),
+            TaskNews::Task { task } => {
+                self.settle();
+                self.note(text::note(&task));
+            }
             TaskNews::Event { event } => {
-                self.standing = None;
-                self.note((text::happened(&event), text::event(&event)));
+                let what = text::happened(&event);
+                self.standing.take_if(|(standing, _)| *standing == what);
+                self.note((what, text::event(&event)));
             }
             TaskNews::Text { text } => {
+                self.settle();
                 self.text = true;
                 print(&text)?;
             }
@@ -130,18 +151,22 @@ impl Shown {
         Ok(())
     }
 
+    /// The events so far are over: what they did not say is shown.
+    fn settle(&mut self) {
+        if let Some(standing) = self.standing.take() {
+            self.note(standing);
+        }
+    }
+
     /// `what` is the same for a standing and an event of one thing; `line` is shown.
     fn note(&mut self, (what, line): (String, String)) {
-        let waits = self.standing.take();
-        for (what, line) in waits.into_iter().chain([(what, line)]) {
-            if self.notes.contains(&what) {
-                continue;
-            }
-            eprintln!("[{}]", printable(&line));
-            self.notes.push_back(what);
-            if self.notes.len() > NOTES {
-                self.notes.pop_front();
-            }
+        if self.notes.contains(&what) {
+            return;
+        }
+        eprintln!("[{}]", printable(&line));
+        self.notes.push_back(what);
+        if self.notes.len() > NOTES {
+            self.notes.pop_front();
         }
     }
 }
@@ -214,8 +239,7 @@ mod tests {
     #[test]
     fn what_a_standing_and_an_event_both_say_is_shown_once() {
         let note = |what: &str| (what.to_owned(), format!("{what} (somewhere)"));
-        let mut shown = Shown { standing: Some(note("placed: Offered.")), ..Shown::default() };
-        shown.standing = None;
+        let mut shown = Shown::default();
         for what in ["queued: Submitted.", "placed: Offered.", "placed: Offered.", "running: Runs."]
         {
             shown.note(note(what));
@@ -223,8 +247,9 @@ mod tests {
         assert_eq!(shown.notes, ["queued: Submitted.", "placed: Offered.", "running: Runs."]);
         let mut waiting =
             Shown { standing: Some(note("queued: No node has it.")), ..Shown::default() };
-        waiting.note(note("queued: Still none."));
-        assert_eq!(waiting.notes.len(), 2, "without an event the first standing is shown too");
+        waiting.note(note("queued: Submitted."));
+        waiting.settle();
+        assert_eq!(waiting.notes, ["queued: Submitted.", "queued: No node has it."]);
     }
 
     #[test]

@@ -87,7 +87,10 @@ impl Prepared {
             submit: SubmitOptions {
                 keep_alive,
                 context: options.num_ctx,
-                left_out: LeftOut::of(&options.common, options.num_predict),
+                left_out: match ask.system {
+                    Some(_) => LeftOut::of(&options.common, options.num_predict).with_system(),
+                    None => LeftOut::of(&options.common, options.num_predict),
+                },
                 ..routing
             },
         })

@@ -147,7 +147,8 @@ impl Membership {
     }
 
     fn admit_connection(&mut self, peer: NodeKey, id: ConnId, hello: Hello) {
-        if hello.settled {
+        let knows_settled = hello.settled;
+        if knows_settled {
             self.hear_settled();
         }
         self.end_earlier_life(peer, &hello);
@@ -158,6 +159,10 @@ impl Membership {
             self.close(peer, old, "another connection between the same two nodes is used");
         }
         self.visitors.forget(&peer);
+        // This node's hello may be from before it heard of it itself.
+        if self.card.settled && !knows_settled {
+            self.send(peer, Talk::Settled.encode());
+        }
         self.tell_path(peer);
         if was_up {
             return;

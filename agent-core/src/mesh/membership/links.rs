@@ -23,9 +23,7 @@ use crate::mesh::{Addresses, NodeKey, addr::Loopback};
 /// With so many known nodes or fewer, everybody is connected to everybody, so that owners see the
 /// real path and round-trip time of each.
 const SMALL_MESH: usize = 32;
-/// So many more before connections are dropped again: one laptop that comes and goes changes nothing.
-const STILL_SMALL: usize = 8;
-/// Why a connection is closed that serves nobody. Both ends know it: it is no failure and no news.
+/// Why a connection is closed that serves nobody: no failure and no news, whoever says it.
 pub const NOT_NEEDED: &str = "it is not needed now";
 /// Fewer ways into the mesh than that, and more are looked for.
 pub(super) const FEW_NEIGHBOURS: usize = 3;
@@ -369,14 +367,10 @@ impl Links {
         link.note(false, why, now);
     }
 
-    /// What a source says of the mesh of a node that it found. While it is not connected it is then
-    /// no missed peer of this mesh.
-    pub(super) fn is_foreign(&mut self, peer: &NodeKey, source: SourceKind, foreign: bool) {
-        if let Some(link) = self.table.get_mut(peer)
-            && source == SourceKind::Lan
-            && link.up().is_none()
-        {
-            link.elsewhere = foreign;
+    /// The other end needed the connection no more; it is not asked for another one at once.
+    fn rest(&mut self, peer: &NodeKey, now: Duration) {
+        if let Some(link) = self.table.get_mut(peer) {
+            link.not_before = link.not_before.max(now + LINGER);
         }
     }
 
@@ -420,8 +414,7 @@ impl Links {
 impl Membership {
     /// Everybody is connected to everybody.
     pub(super) fn is_small(&self) -> bool {
-        let most = SMALL_MESH + if self.small { STILL_SMALL } else { 0 };
-        self.directory.present() <= most
+        self.directory.present() <= SMALL_MESH
     }
 
     pub(super) fn on_found(

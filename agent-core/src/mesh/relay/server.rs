@@ -242,8 +242,11 @@ fn router(door: Door) -> Router {
         .with_state(door)
 }
 
-async fn coordinators(State(door): State<Door>) -> Json<Coordinators> {
-    Json(door.listing.coordinators())
+/// One to a connection, of which everybody has a few.
+async fn coordinators(
+    State(door): State<Door>,
+) -> ([(HeaderName, &'static str); 1], Json<Coordinators>) {
+    ([(CONNECTION, "close")], Json(door.listing.for_strangers()))
 }
 
 /// Only the relay itself gives back the challenge.

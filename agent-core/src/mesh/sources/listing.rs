@@ -1,6 +1,9 @@
 //! What the list of coordinators is made of; whoever serves it has one of these.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use agent_api::mesh::Coordinators;
 use tokio::sync::watch;
@@ -10,6 +13,7 @@ use crate::{
     clock::now_ms,
     mesh::{
         NodeKey,
+        addr::is_local,
         coordinators::{self, SeedOffer},
         relay::RelayReport,
     },
@@ -47,6 +51,18 @@ impl Listing {
         let info = self.own.borrow().clone();
         let known = Arc::clone(&self.directory.borrow());
         coordinators::list(own.as_ref(), &info, &known, now_ms())
+    }
+
+    /// The same without what helps in other nodes' own networks only.
+    pub fn for_strangers(&self) -> Coordinators {
+        let own = self.own_key.to_id();
+        let mut list = self.coordinators();
+        for other in list.coordinators.iter_mut().filter(|other| other.node_id != own) {
+            other.addresses.retain(|address| {
+                address.parse::<SocketAddr>().is_ok_and(|address| !is_local(address.ip()))
+            });
+        }
+        list
     }
 
     /// URL of the own relay while it runs.

@@ -79,8 +79,7 @@ impl News {
         Told::Changes { changed, gone }
     }
 
-    /// A peer is connected, or was heard of for the first time. False: it was told of before, and
-    /// has not left since.
+    /// A peer came. False: it was told of before, and has not left since.
     pub(super) fn up(&mut self, peer: NodeKey, name: &str, mesh: &str) -> bool {
         let known = self.up.get(&peer).is_some_and(|known| known.mesh == mesh);
         if self.up.len() < NAMES || self.up.contains_key(&peer) {

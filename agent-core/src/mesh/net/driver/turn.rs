@@ -198,7 +198,9 @@ impl Driver<'_> {
                 let moved = self.card.borrow().id != card.id;
                 self.set_own();
                 self.set_relays();
-                if !moved {
+                if moved {
+                    self.entered = Instant::now();
+                } else {
                     // Only settled, as when its owner admits somebody: nobody needs to be told.
                     return self.publisher.all_dirty();
                 }
