@@ -167,7 +167,7 @@ mod tests {
         let Prompt::Chat { messages, .. } = none.prompt else { panic!("a chat") };
         assert_eq!(messages.len(), 1, "no system prompt was asked for");
         let before = generate.clone();
-        LeftOut::default().fill(&mut generate, &model());
+        LeftOut::of(&CommonParameters::default(), None).fill(&mut generate, &model());
         assert_eq!(generate, before, "the system prompt is there once");
     }
 

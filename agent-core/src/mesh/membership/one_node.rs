@@ -7,7 +7,7 @@ use bytes::Bytes;
 use ed25519_dalek::SigningKey;
 
 use super::{
-    Membership, Setup,
+    Membership, NOT_NEEDED, Setup,
     directory::{Directory, MOST_NODES},
     io::{Command, ConnId, Input, MeshEvent, Now, Output, Side},
     pair::{
@@ -211,6 +211,35 @@ fn strangers_and_those_who_said_goodbye_are_not_missed() {
     let reason = "no hello".to_owned();
     ours.handle(at(2_001), Input::Disconnected { peer: stranger, conn: ConnId(9), reason });
     assert!(!ours.lists(&stranger), "it never was in the mesh");
+}
+
+#[test]
+fn a_node_of_another_mesh_on_this_network_is_no_missed_peer() {
+    for foreign in [false, true] {
+        let mut ours = node(1);
+        let Input::Found { peer, addresses, source, name, .. } = found(2, SourceKind::Lan) else {
+            panic!("a find")
+        };
+        ours.handle(at(0), Input::Found { peer, addresses, source, name, foreign });
+        let reason = "no answer".to_owned();
+        ours.handle(at(10_000), Input::DialFailed { peer, reason });
+        assert_eq!(ours.lists(&peer), !foreign, "foreign: {foreign}");
+    }
+}
+
+#[test]
+fn a_connection_that_the_other_end_needs_no_more_is_no_failure() {
+    for (reason, failed) in [(NOT_NEEDED, false), ("it did not answer any more", true)] {
+        let (mut ours, mut theirs) = (node(1), node(2));
+        introduce(&mut ours, &mut theirs, 1, 1);
+        let peer = theirs.key();
+        let (conn, reason) = (ConnId(1), reason.to_owned());
+        let outputs = ours.handle(at(100), Input::Disconnected { peer, conn, reason });
+        assert_eq!(dials(&outputs), [], "it is not dialed at once");
+        let view = ours.peer(&peer).expect("known");
+        assert_eq!(view.problem.is_some(), failed);
+        assert_eq!(view.attempts.iter().any(|attempt| !attempt.ok), failed);
+    }
 }
 
 /// What was told of paths.
