@@ -88,7 +88,7 @@ pub(super) fn ended(end: &TaskOutput) -> anyhow::Result<()> {
 struct Shown {
     text: bool,
     /// The first standing, which an event may still say.
-    standing: Option<(String, String)>,
+    standing: Option<(TaskState, String)>,
     /// The last ones: a standing repeats what an event said, and the other way round.
     notes: VecDeque<String>,
 }
@@ -112,15 +112,20 @@ impl Shown {
             _ if json => {}
             // The first one comes before the events that led to it.
             TaskNews::Task { task } if self.notes.is_empty() && self.standing.is_none() => {
-                self.standing = Some(text::note(&task));
+                self.standing = Some((task.state, text::note(&task)));
             }
             TaskNews::Task { task } => {
                 self.settle();
-                self.note(text::note(&task));
+                let text = text::note(&task);
+                self.note((text.clone(), text));
             }
             TaskNews::Event { event } => {
                 let what = text::happened(&event);
-                self.standing.take_if(|(standing, _)| *standing == what);
+                self.standing.take_if(|(_, standing)| *standing == what);
+                // It goes on from there; events that are older come before it.
+                if self.standing.as_ref().is_some_and(|(state, _)| *state < event.state) {
+                    self.settle();
+                }
                 self.note((what, text::event(&event)));
             }
             TaskNews::Text { text } => {
@@ -153,8 +158,8 @@ impl Shown {
 
     /// The events so far are over: what they did not say is shown.
     fn settle(&mut self) {
-        if let Some(standing) = self.standing.take() {
-            self.note(standing);
+        if let Some((_, standing)) = self.standing.take() {
+            self.note((standing.clone(), standing));
         }
     }
 
@@ -221,7 +226,7 @@ impl Lines {
 
 #[cfg(test)]
 mod tests {
-    use agent_api::tasks::TaskOutput;
+    use agent_api::tasks::{TaskEvent, TaskOutput};
 
     use super::*;
 
@@ -245,11 +250,31 @@ mod tests {
             shown.note(note(what));
         }
         assert_eq!(shown.notes, ["queued: Submitted.", "placed: Offered.", "running: Runs."]);
-        let mut waiting =
-            Shown { standing: Some(note("queued: No node has it.")), ..Shown::default() };
+        let standing = Some((TaskState::Queued, "queued: No node has it.".to_owned()));
+        let mut waiting = Shown { standing, ..Shown::default() };
         waiting.note(note("queued: Submitted."));
         waiting.settle();
         assert_eq!(waiting.notes, ["queued: Submitted.", "queued: No node has it."]);
+    }
+
+    #[test]
+    fn the_first_standing_stands_between_what_led_to_it_and_what_came_of_it() {
+        let event = |state, text: &str| TaskNews::Event {
+            event: TaskEvent {
+                at_ms: 0,
+                state,
+                attempt: 1,
+                node: None,
+                node_name: None,
+                text: text.to_owned(),
+            },
+        };
+        let standing = Some((TaskState::Placed, "placed: Offered.".to_owned()));
+        let mut shown = Shown { standing, ..Shown::default() };
+        for news in [event(TaskState::Queued, "Submitted."), event(TaskState::Running, "Runs.")] {
+            assert!(shown.show(news, false).is_ok_and(|end| end.is_none()));
+        }
+        assert_eq!(shown.notes, ["queued: Submitted.", "placed: Offered.", "running: Runs."]);
     }
 
     #[test]

@@ -68,10 +68,9 @@ pub(super) fn standing(task: &Task) -> String {
     format!("{} {}: {}", task.id.fmt_short(), task.state.as_str(), task.reason)
 }
 
-/// The same as what it is told apart by and as what is shown.
-pub(super) fn note(task: &Task) -> (String, String) {
-    let text = format!("{}: {}", task.state.as_str(), task.reason);
-    (text.clone(), text)
+/// `running: text`.
+pub(super) fn note(task: &Task) -> String {
+    format!("{}: {}", task.state.as_str(), task.reason)
 }
 
 /// An event as [`note`] has it.
