@@ -56,6 +56,8 @@ pub(super) struct Fakes {
     nodes: usize,
     pub(super) in_flight: InFlight,
     scripts: Mutex<VecDeque<Script>>,
+    /// What the offers of one task meet, in their order; before `scripts`.
+    scripts_of: Mutex<HashMap<TaskId, VecDeque<Script>>>,
     /// Results that were taken: the stream was dropped after its result.
     results: Mutex<HashMap<TaskId, u32>>,
     /// Tasks that a peer still has after a restart, with their fence.
@@ -108,6 +110,7 @@ impl Fakes {
             nodes,
             in_flight: InFlight::default(),
             scripts: Mutex::default(),
+            scripts_of: Mutex::default(),
             results: Mutex::default(),
             kept: Mutex::default(),
             offers: Mutex::default(),
@@ -120,6 +123,11 @@ impl Fakes {
 
     pub(super) fn script(&self, scripts: &[Script]) {
         self.scripts.lock().expect("lock").extend(scripts);
+    }
+
+    pub(super) fn script_of(&self, task: &TaskId, scripts: &[Script]) {
+        let scripts = scripts.iter().copied().collect();
+        self.scripts_of.lock().expect("lock").insert(task.clone(), scripts);
     }
 
     /// Waits until as many scripts as were given have been begun.
@@ -254,7 +262,10 @@ impl Workers for Fakes {
     }
 
     fn offer(&self, _node: NodeView, offer: Offer) -> BoxFuture<'_, Result<JobStream, JobError>> {
-        let script = self.scripts.lock().expect("lock").pop_front();
+        let mut of = self.scripts_of.lock().expect("lock");
+        let script = of.get_mut(&offer.task).and_then(VecDeque::pop_front);
+        let script = script.or_else(|| self.scripts.lock().expect("lock").pop_front());
+        drop(of);
         let under = (offer.task.clone(), offer.fence);
         self.offers.lock().expect("lock").insert(under, offer.clone());
         let retry_after = Some(Duration::from_millis(20));
