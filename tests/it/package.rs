@@ -140,8 +140,11 @@ async fn uses_the_window(root: &Root) -> Result<()> {
     run(Command::new("mount").args(["--bind", "/tmp/.X11-unix"]).arg(&sockets))?;
     let home = root.path("/root/data");
     std::fs::create_dir_all(&home)?;
-    let settings =
-        serde_json::json!({"version": 1, "listen": format!("127.0.0.1:{}", free_port()?)});
+    let settings = serde_json::json!({
+        "version": 1,
+        "listen": format!("127.0.0.1:{}", free_port()?),
+        "mesh": { "lan": false, "port_mapping": false },
+    });
     std::fs::write(home.join("settings.json"), settings.to_string())?;
     let dir = root.dir.path().to_path_buf();
     let dress = move |desktop: &Desktop, command: &mut Command| {

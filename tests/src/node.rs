@@ -132,7 +132,7 @@ impl Options {
         // What the test says itself stays, also what a node has to refuse.
         if let Some(mut settings) = settings
             && self.place.is_none()
-            && settings["version"] == 1
+            && (settings["version"].is_null() || settings["version"] == 1)
             && settings["mesh"].is_null()
         {
             settings["mesh"] = json!({ "lan": false, "port_mapping": false });

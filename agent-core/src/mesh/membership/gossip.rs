@@ -68,19 +68,18 @@ impl Membership {
                 // Nothing but a hello counts before the handshake.
                 Phase::Greeting => self.refuse(peer, Refusal::NotAMember),
                 Phase::Visiting => self.on_visitor_frame(peer, id, frame),
-                Phase::Up => self.on_member_frame(peer, frame),
+                Phase::Up => self.on_member_frame(peer, id, frame),
             },
         }
     }
 
-    fn on_member_frame(&mut self, peer: NodeKey, frame: Frame<'_>) {
+    fn on_member_frame(&mut self, peer: NodeKey, id: ConnId, frame: Frame<'_>) {
         match frame {
             Frame::Overlay(message) => self.on_overlay(peer, message),
             Frame::Wave(wave) => self.on_wave(peer, &wave),
             Frame::Records { more, records } => self.on_records(peer, more, &records),
-            Frame::Talk(Talk::Ping(stamp)) => {
-                self.send(peer, Talk::Pong(stamp).encode());
-            }
+            // Over the connection that is asked about.
+            Frame::Talk(Talk::Ping(stamp)) => self.send_to(peer, id, &Talk::Pong(stamp)),
             Frame::Talk(Talk::Pong(_)) => {}
             Frame::Talk(Talk::Digest(digest)) => self.on_digest(peer, &digest),
             Frame::Talk(Talk::Differ(differ)) => self.on_differ(peer, &differ),

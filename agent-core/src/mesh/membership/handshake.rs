@@ -156,7 +156,7 @@ impl Membership {
         let was_up = self.links.is_up(&peer);
         let superseded = self.links.greet(&peer, id, hello, self.me, self.now);
         for old in superseded {
-            self.close(peer, old, "another connection between the same two nodes is used");
+            self.retire(peer, old);
         }
         self.visitors.forget(&peer);
         // This node's hello may be from before it heard of it itself.

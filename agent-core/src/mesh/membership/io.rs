@@ -140,6 +140,13 @@ pub enum Output {
         conn: ConnId,
         reason: String,
     },
+    /// Close once no stream runs over it any more: another connection took its place, and what is
+    /// under way is not torn down for that.
+    Retire {
+        peer: NodeKey,
+        conn: ConnId,
+        reason: String,
+    },
     Event(MeshEvent),
 }
 

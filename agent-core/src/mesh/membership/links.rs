@@ -73,7 +73,7 @@ pub(super) struct Conn {
     pub(super) binding: [u8; 32],
     pub(super) on_lan: bool,
     pub(super) phase: Phase,
-    /// Not used for sending any more; what is under way still counts.
+    /// Another one took its place: not used for sending any more; streams on it still count.
     pub(super) closing: bool,
     pub(super) opened: Duration,
     pub(super) opened_ms: i64,

@@ -6,7 +6,7 @@ use agent_api::mesh::PathKind;
 
 use super::{
     Membership,
-    io::ConnId,
+    io::{ConnId, Output},
     links::{Conn, Phase},
     wire::Talk,
 };
@@ -22,15 +22,15 @@ const DEAD_RELAY: Duration = Duration::from_secs(25);
 const GREETING: Duration = Duration::from_secs(10);
 /// After a change of network an unanswered ping means another path is needed.
 const SUSPECT: Duration = Duration::from_secs(3);
-/// A connection that was replaced ends by the other end's word; this is for one that is dead.
-const CLOSING: Duration = Duration::from_secs(30);
+/// Streams that hang on a connection that was replaced go on over the new one.
+const DEAD_RETIRED: Duration = Duration::from_secs(8);
 
 impl Conn {
     fn dies_after(&self) -> Duration {
         match (self.phase, self.path) {
             (Phase::Greeting, _) => GREETING,
             (_, Some((PathKind::Relay, _))) => DEAD_RELAY,
-            _ if self.closing => CLOSING,
+            _ if self.closing => DEAD_RETIRED,
             _ => DEAD,
         }
     }
@@ -49,7 +49,7 @@ impl Membership {
                 let silent = now.saturating_sub(since);
                 if silent >= conn.dies_after() {
                     dead.push((*key, conn.id, silent));
-                } else if !greeting && !conn.closing && silent >= QUIET && conn.pinged.is_none() {
+                } else if !greeting && silent >= QUIET && conn.pinged.is_none() {
                     conn.pinged = Some(now);
                     pings.push((*key, conn.id));
                 }
@@ -66,10 +66,17 @@ impl Membership {
         self.replace_suspects();
     }
 
+    /// Another connection with the peer took the place of this one.
+    pub(super) fn retire(&mut self, peer: NodeKey, conn: ConnId) {
+        let reason = "another connection between the same two nodes is used".to_owned();
+        self.ping(peer, conn);
+        self.out.push(Output::Retire { peer, conn, reason });
+    }
+
     fn ping(&mut self, peer: NodeKey, conn: ConnId) {
         let stamp = u64::try_from(self.now.mono.as_millis()).unwrap_or(u64::MAX);
         let bytes = Talk::Ping(stamp).encode();
-        self.out.push(super::io::Output::Send { peer, conn, bytes });
+        self.out.push(Output::Send { peer, conn, bytes });
     }
 
     /// The machine slept, or is on another network now.

@@ -141,7 +141,7 @@ impl Membership {
         }
     }
 
-    fn send_to(&mut self, peer: NodeKey, conn: ConnId, talk: &Talk) {
+    pub(super) fn send_to(&mut self, peer: NodeKey, conn: ConnId, talk: &Talk) {
         self.out.push(Output::Send { peer, conn, bytes: talk.encode() });
     }
 

@@ -154,6 +154,53 @@ fn a_peer_that_was_killed_and_is_back_at_once_is_down_and_then_up() {
     assert_eq!(told, ["closed", "down", "up"]);
 }
 
+/// Two nodes; the first has the smaller key and so decides which of two connections stays.
+fn decides(n: u8) -> (Membership, Membership) {
+    let larger = (n + 1..).find(|other| key(*other).key() > key(n).key()).expect("one of many");
+    (node(n), node(larger))
+}
+
+#[test]
+fn a_connection_that_another_one_replaces_ends_by_itself_unless_it_is_dead() {
+    let (mut ours, mut theirs) = decides(1);
+    introduce(&mut ours, &mut theirs, 1, 1);
+    let (me, peer) = (ours.key(), theirs.key());
+    let alive = |ours: &mut Membership, conn, s: u64| {
+        let frame = Input::Frame { peer, conn: ConnId(conn), bytes: Talk::Pong(1).encode() };
+        ours.handle(at(s * 1_000), frame)
+    };
+    for s in 1..30 {
+        alive(&mut ours, 1, s);
+    }
+    // The other end dials again, as after a change of network.
+    let hello = frames_to(me, theirs.handle(at(30_000), connect(me, 2, Side::Dialed))).remove(0);
+    ours.handle(at(30_000), connect(peer, 2, Side::Accepted));
+    let frame = Input::Frame { peer, conn: ConnId(2), bytes: hello };
+    let outputs = ours.handle(at(30_000), frame);
+    let retired = |output: &Output| matches!(output, Output::Retire { conn: ConnId(1), .. });
+    assert!(outputs.iter().any(retired) && !closes(&outputs), "{outputs:?}");
+    // Streams may run over it for long: it is left alone as long as it answers.
+    let mut asked = 0;
+    for s in 31..90 {
+        let outputs = ours.handle(at(s * 1_000), Input::Tick);
+        assert!(!closes(&outputs), "after {s} s: {outputs:?}");
+        let over = |output: &&Output| matches!(output, Output::Send { conn: ConnId(1), .. });
+        if outputs.iter().filter(over).count() > 0 {
+            alive(&mut ours, 1, s);
+            asked += 1;
+        }
+        alive(&mut ours, 2, s);
+    }
+    assert!((10..=15).contains(&asked), "it is asked after each silence: {asked}");
+    // Then it is dead, and the other one is not.
+    let dead = (90..100).find(|s| {
+        let outputs = ours.handle(at(s * 1_000), Input::Tick);
+        alive(&mut ours, 2, *s);
+        closes(&outputs)
+    });
+    assert!(dead.is_some() && ours.is_connected(&peer), "{dead:?}");
+}
+
 #[test]
 fn a_blocked_peer_that_was_not_reached_is_not_in_the_list() {
     let mut ours = node(1);

@@ -304,7 +304,10 @@ impl Sim {
     fn output(&mut self, from: usize, output: Output) {
         match output {
             Output::Send { conn, bytes, .. } => self.send(from, conn.0, bytes),
-            Output::Close { conn, reason, .. } => self.close(from, conn.0, &reason),
+            // There are no streams here.
+            Output::Close { conn, reason, .. } | Output::Retire { conn, reason, .. } => {
+                self.close(from, conn.0, &reason);
+            }
             Output::Dial { peer, addresses } => self.dial(from, peer, &addresses),
             Output::Event(event) => self.event(from, event),
         }

@@ -322,6 +322,11 @@ impl<'a> Driver<'a> {
                         link.close(close::DONE, &reason);
                     }
                 }
+                Output::Retire { conn, reason, .. } => {
+                    if let Some(link) = self.links.get(&conn) {
+                        link.retire(&reason);
+                    }
+                }
                 Output::Event(event) => self.event(event),
             }
         }

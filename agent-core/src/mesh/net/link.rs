@@ -19,7 +19,7 @@ use iroh::{
 };
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
-    time::timeout,
+    time::{sleep, timeout},
 };
 use tokio_util::task::TaskTracker;
 
@@ -44,6 +44,10 @@ const UNSENT_FRAMES: usize = 64;
 /// Bytes that wait for one peer: eight of the largest frames. Whoever lets more pile up does not
 /// keep up with the mesh and is cut off.
 const UNSENT_BYTES: usize = 512 << 10;
+/// A request that the other end begins on a connection that was just replaced is still on its way.
+const RETIRE_AFTER: Duration = Duration::from_secs(2);
+/// Longer than any answer takes; a pull that is cut off then goes on over the new connection.
+const RETIRED_FOR: Duration = Duration::from_secs(60 * 60);
 /// Smaller changes of the round-trip time are not worth telling: a tenth of it, and what a busy
 /// processor adds.
 const RTT_CHANGE: f64 = 0.10;
@@ -103,6 +107,7 @@ pub(super) struct Link {
     pub(super) told_address: Option<SocketAddr>,
     queue: mpsc::Sender<Outgoing>,
     unsent: Arc<AtomicUsize>,
+    uses: Uses,
     tasks: TaskTracker,
 }
 
@@ -143,6 +148,7 @@ impl Link {
             told_address: None,
             queue,
             unsent,
+            uses: context.uses.clone(),
             tasks: context.tasks.clone(),
         }
     }
@@ -163,16 +169,24 @@ impl Link {
 
     /// Closes after what was sent is delivered, or after [`CLOSE_WAIT`].
     pub(super) fn close(&self, code: VarInt, reason: &str) {
-        let reason = cut(reason).to_owned();
-        let queued = self.queue.try_send(Outgoing::Close { code, reason: reason.clone() });
-        if queued.is_err() {
-            self.connection.close(code, reason.as_bytes());
-            return;
-        }
-        let connection = self.connection.clone();
+        self.tasks.spawn(close_soon(&self.queue, &self.connection, code, reason));
+    }
+
+    /// Closes once the streams over it have ended: another connection took its place.
+    pub(super) fn retire(&self, reason: &str) {
+        let (queue, connection) = (self.queue.clone(), self.connection.clone());
+        let (uses, reason) = (self.uses.clone(), reason.to_owned());
         self.tasks.spawn(async move {
-            if timeout(CLOSE_WAIT, connection.closed()).await.is_err() {
-                connection.close(code, reason.as_bytes());
+            let idle = async {
+                sleep(RETIRE_AFTER).await;
+                uses.until_idle(&connection).await;
+            };
+            tokio::select! {
+                // Whether it is idle or was open for too long.
+                _ = timeout(RETIRED_FOR, idle) => {
+                    close_soon(&queue, &connection, close::DONE, &reason).await;
+                }
+                _ = connection.closed() => {}
             }
         });
     }
@@ -204,6 +218,25 @@ impl Link {
         }
         self.told = Some((kind, rtt));
         self.told
+    }
+}
+
+/// Says at once that it is to be closed; the rest may take [`CLOSE_WAIT`].
+fn close_soon(
+    queue: &mpsc::Sender<Outgoing>,
+    connection: &Connection,
+    code: VarInt,
+    reason: &str,
+) -> impl Future<Output = ()> + use<> {
+    let reason = cut(reason).to_owned();
+    if queue.try_send(Outgoing::Close { code, reason: reason.clone() }).is_err() {
+        connection.close(code, reason.as_bytes());
+    }
+    let connection = connection.clone();
+    async move {
+        if timeout(CLOSE_WAIT, connection.closed()).await.is_err() {
+            connection.close(code, reason.as_bytes());
+        }
     }
 }
 
@@ -318,7 +351,7 @@ async fn attend(conn: ConnId, peer: NodeKey, connection: Connection, context: Li
         tokio::select! {
             stream = connection.accept_bi() => {
                 let Ok((send, recv)) = stream else { return };
-                let in_use = context.uses.begin(peer);
+                let in_use = context.uses.begin(peer).over(&connection);
                 let stream = PeerStream { peer, send, recv, in_use };
                 context.tasks.spawn(serve(stream, context.members.clone(), context.offers.clone()));
             }
@@ -382,10 +415,12 @@ pub(super) fn cut(text: &str) -> &str {
 mod tests {
     use std::net::Ipv4Addr;
 
+    use futures_util::FutureExt as _;
     use iroh::{Endpoint, EndpointAddr, endpoint::presets};
+    use tokio::task::JoinHandle;
 
     use super::*;
-    use crate::mesh::net::ALPN;
+    use crate::mesh::net::{ALPN, open_stream};
 
     async fn endpoint() -> Endpoint {
         let builder = Endpoint::builder(presets::Minimal).clear_ip_transports();
@@ -393,8 +428,8 @@ mod tests {
         builder.expect("an address").bind().await.expect("binds")
     }
 
-    #[tokio::test]
-    async fn frames_pile_up_to_a_bound_for_a_peer_that_does_not_read() {
+    /// A link whose other end takes streams, reads nothing and says at last why it was closed.
+    async fn to_a_silent_end() -> (Link, LinkContext, Endpoint, JoinHandle<String>) {
         let (ours, theirs) = tokio::join!(endpoint(), endpoint());
         let at = theirs.addr().ip_addrs().copied().map(TransportAddr::Ip).collect::<Vec<_>>();
         let to = EndpointAddr::from_parts(theirs.id(), at);
@@ -407,7 +442,7 @@ mod tests {
         });
         let connection = ours.connect(to, ALPN).await.expect("connects");
         let (send, recv) = connection.open_bi().await.expect("opens");
-        let (events, _received) = mpsc::channel(1);
+        let (events, _) = mpsc::channel(1);
         let context = LinkContext {
             events,
             members: watch::Sender::new(Arc::default()).subscribe(),
@@ -417,7 +452,30 @@ mod tests {
             tasks: TaskTracker::new(),
         };
         let opened = Opened { connection, send, recv, side: Side::Dialed };
-        let link = Link::start(ConnId(1), opened, &context, 0);
+        (Link::start(ConnId(1), opened, &context, 0), context, ours, silent)
+    }
+
+    #[tokio::test]
+    async fn a_replaced_connection_is_closed_once_its_last_stream_has_ended() {
+        let (link, context, _ours, silent) = to_a_silent_end().await;
+        // Something to say, so that the other end has a stream to accept.
+        link.send(Bytes::from_static(b"hello")).expect("room");
+        let peer = link.peer;
+        let stream = open_stream(&link.connection, "echo/1", context.uses.begin(peer)).await;
+        let stream = stream.expect("opens");
+        let elsewhere = context.uses.begin(peer);
+        link.retire("another one is used");
+        let idle = || context.uses.until_idle(&link.connection).now_or_never();
+        assert!(idle().is_none() && link.connection.close_reason().is_none());
+        drop(stream);
+        assert!(idle().is_some(), "what the peer is needed for elsewhere does not count");
+        assert_eq!(silent.await.expect("runs"), "another one is used");
+        drop(elsewhere);
+    }
+
+    #[tokio::test]
+    async fn frames_pile_up_to_a_bound_for_a_peer_that_does_not_read() {
+        let (link, _context, _ours, silent) = to_a_silent_end().await;
         let frame = Bytes::from(vec![1; 64 << 10]);
         let mut sent = 0;
         // The other end's window and our queue together are far below this.

@@ -3,8 +3,9 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
+    hash::Hash,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicI64, Ordering},
     },
     time::Duration,
@@ -57,8 +58,8 @@ impl Live {
     }
 }
 
-/// Which peers have streams open besides the control stream: their connections are not closed as
-/// one too many. Clones share it.
+/// Which peers have streams open besides the control stream, and over which connections: those are
+/// not closed as one too many. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub(in crate::mesh) struct Uses {
     inner: Arc<UsesInner>,
@@ -66,17 +67,44 @@ pub(in crate::mesh) struct Uses {
 
 #[derive(Debug, Default)]
 struct UsesInner {
-    counts: Mutex<HashMap<NodeKey, usize>>,
+    counts: Mutex<Counts>,
     changes: watch::Sender<()>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    peers: HashMap<NodeKey, usize>,
+    /// By the connection's stable id.
+    connections: HashMap<usize, usize>,
+}
+
+/// One less; what is not counted any more is forgotten.
+fn less<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: &K) {
+    let left = counts.get_mut(key).map(|count| {
+        *count = count.saturating_sub(1);
+        *count
+    });
+    if left == Some(0) {
+        counts.remove(key);
+    }
 }
 
 impl Uses {
     pub(in crate::mesh) fn begin(&self, peer: NodeKey) -> InUse {
-        let mut counts = self.inner.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        *counts.entry(peer).or_default() += 1;
-        drop(counts);
+        *self.counts().peers.entry(peer).or_default() += 1;
         self.inner.changes.send_replace(());
-        InUse { peer, uses: self.clone() }
+        InUse { peer, over: None, uses: self.clone() }
+    }
+
+    fn counts(&self) -> MutexGuard<'_, Counts> {
+        self.inner.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns when no stream is open over this connection.
+    pub(super) async fn until_idle(&self, connection: &Connection) {
+        let (id, mut changes) = (connection.stable_id(), self.changes());
+        // The sender lives as long as `self`.
+        while self.counts().connections.contains_key(&id) && changes.changed().await.is_ok() {}
     }
 
     pub(super) fn changes(&self) -> watch::Receiver<()> {
@@ -84,7 +112,7 @@ impl Uses {
     }
 
     pub(super) fn peers(&self) -> HashSet<NodeKey> {
-        self.inner.counts.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
+        self.counts().peers.keys().copied().collect()
     }
 }
 
@@ -92,22 +120,29 @@ impl Uses {
 #[derive(Debug)]
 pub struct InUse {
     peer: NodeKey,
+    over: Option<usize>,
     uses: Uses,
+}
+
+impl InUse {
+    /// It is for a stream over this connection.
+    pub(super) fn over(mut self, connection: &Connection) -> Self {
+        let id = connection.stable_id();
+        *self.uses.counts().connections.entry(id).or_default() += 1;
+        self.over = Some(id);
+        self
+    }
 }
 
 impl Drop for InUse {
     fn drop(&mut self) {
-        let inner = &self.uses.inner;
-        let mut counts = inner.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        let left = counts.get_mut(&self.peer).map(|count| {
-            *count = count.saturating_sub(1);
-            *count
-        });
-        if left == Some(0) {
-            counts.remove(&self.peer);
+        let mut counts = self.uses.counts();
+        less(&mut counts.peers, &self.peer);
+        if let Some(connection) = &self.over {
+            less(&mut counts.connections, connection);
         }
         drop(counts);
-        inner.changes.send_replace(());
+        self.uses.inner.changes.send_replace(());
     }
 }
 

@@ -104,6 +104,7 @@ pub(in crate::mesh) async fn open_stream(
     kind: &str,
     in_use: InUse,
 ) -> Result<PeerStream, String> {
+    let in_use = in_use.over(connection);
     let (mut send, recv) = connection.open_bi().await.map_err(|error| reason_of(&error))?;
     let header = header(kind).ok_or_else(|| format!("{kind} is no kind of stream"))?;
     send.write_all(&header).await.map_err(|error| error.to_string())?;

@@ -33,7 +33,7 @@ impl Membership {
         let Some(conn) = self.links.remove_conn(&peer, id) else { return };
         if conn.is_up() && reason == NOT_NEEDED {
             self.links.rest(&peer, self.now.mono);
-        } else if conn.phase == Phase::Greeting || conn.is_up() {
+        } else if conn.phase == Phase::Greeting || (conn.is_up() && !self.links.is_up(&peer)) {
             self.links.failed(&peer, reason.to_owned(), self.now, &mut self.rng);
         }
         if conn.is_up() && !self.links.is_up(&peer) {
