@@ -11,6 +11,7 @@ use edgecoder_tests::{
     node::{Options, TestNode, is_alive},
     programs,
 };
+use serde_json::{Value, json};
 
 fn run(node: &TestNode, args: &[&str]) -> (bool, String, String) {
     let output = Command::new(programs::node())
@@ -127,6 +128,40 @@ fn a_mesh_that_cannot_be_had_stops_the_start() -> Result<()> {
     assert!(code == Some(2) && said.contains("--seed"), "{said}");
     let (code, said) = refused(&["--seeds", "seed.example"])?;
     assert!(code == Some(2) && said.contains("https://"), "{said}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn settings_are_changed_and_the_node_paused_from_the_terminal() -> Result<()> {
+    let node = Options::default().without_model().start()?;
+    let (ok, out, err) = run(&node, &["settings"]);
+    assert!(ok && out.contains("mesh.lan_join") && out.contains("settings.json"), "{out}{err}");
+    let seeds = "mesh.seeds=https://a.example,https://b.example";
+    let (ok, out, err) =
+        run(&node, &["settings", "set", "node_name=42", seeds, "tasks.accept=false"]);
+    assert!(ok && out.contains("https://a.example,https://b.example"), "{out}{err}");
+    let view: Value = node.http.get("/settings").await?;
+    let settings = &view["settings"];
+    assert_eq!(settings["node_name"], "42");
+    assert_eq!(settings["mesh"]["seeds"], json!(["https://a.example", "https://b.example"]));
+    assert_eq!(settings["tasks"]["accept"], false);
+    for (wrong, word) in [("no_such_setting=1", "no_such_setting"), ("context_length=1", "context")]
+    {
+        let (ok, _, err) = run(&node, &["settings", "set", "parallel=2", wrong]);
+        assert!(!ok && err.contains(word), "{wrong}: {err}");
+        let (ok, out, _) = run(&node, &["settings", "get", "parallel"]);
+        assert!(ok && out == "4\n", "one is wrong, none is changed: {out}");
+    }
+    let (ok, out, err) = run(&node, &["pause", "--for", "1h"]);
+    assert!(ok && out.contains("resume"), "{out}{err}");
+    let (_, out, _) = run(&node, &["status"]);
+    assert!(out.contains("paused"), "{out}");
+    let (ok, _, err) = run(&node, &["resume"]);
+    assert!(ok, "{err}");
+    let (_, out, _) = run(&node, &["status"]);
+    assert!(!out.contains("State:     paused"), "{out}");
+    let (ok, _, err) = run(&node, &["ask", "--model", "nobody-has-it", "Hi"]);
+    assert!(!ok && err.contains("nobody-has-it"), "{err}");
     Ok(())
 }
 

@@ -10,6 +10,7 @@ use crate::{
     mesh::args::Mesh,
     model::args::{Json, Model},
     schedule::args::{Outbox, Schedule},
+    settings::args::{PauseArgs, ResumeArgs, SettingsArgs},
     task::args::Task,
 };
 
@@ -24,6 +25,7 @@ use crate::{
   edgecoder-node mesh invite                  a ticket for another computer
   edgecoder-node task submit chat -p \"Hi\" -f  a task for the best node of the mesh
   edgecoder-node status                       what the running node is doing
+  edgecoder-node settings set tasks.accept=false   change its settings
   edgecoder-node logs --follow                what it says
 
 Editors and scripts: point an OpenAI client at http://127.0.0.1:4301/v1"
@@ -53,6 +55,12 @@ pub(crate) enum Command {
     Schedule(Schedule),
     /// Results on their way to webhooks
     Outbox(Outbox),
+    /// Show and change the running node's settings
+    Settings(SettingsArgs),
+    /// Take no work from other computers and free the model's memory
+    Pause(PauseArgs),
+    /// Take work again
+    Resume(ResumeArgs),
     /// Start no more tasks, own or others', and let those that run finish; or end that
     Drain(Drain),
     /// Print completions for a shell, to be put where that shell looks for them
@@ -151,6 +159,9 @@ pub(crate) struct Ask {
     pub(crate) data: DataDir,
     /// The question; "-" reads it from stdin
     pub(crate) prompt: String,
+    /// A model of this node or of the mesh, or model@node [default: the active one]
+    #[arg(long, short, value_name = "MODEL")]
+    pub(crate) model: Option<String>,
     /// Longest answer, in tokens
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_tokens: Option<u32>,

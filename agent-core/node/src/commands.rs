@@ -98,6 +98,7 @@ pub(crate) async fn ask(args: Ask) -> anyhow::Result<()> {
         "stream_options": {"include_usage": true},
     });
     for (name, value) in [
+        ("model", args.model.map(|model| json!(model))),
         ("max_tokens", args.max_tokens.map(|n| json!(n))),
         ("temperature", args.temperature.map(|t| json!(t))),
         ("seed", args.seed.map(|seed| json!(seed))),

@@ -10,6 +10,7 @@ mod mesh;
 mod model;
 mod run;
 mod schedule;
+mod settings;
 mod task;
 mod terminal;
 mod words;
@@ -39,6 +40,9 @@ fn main() {
         Command::Task(args) => commands::block_on(task::run(args)),
         Command::Schedule(args) => commands::block_on(schedule::run(args)),
         Command::Outbox(args) => commands::block_on(schedule::outbox(args)),
+        Command::Settings(args) => commands::block_on(settings::run(args)),
+        Command::Pause(args) => commands::block_on(settings::pause(args)),
+        Command::Resume(args) => commands::block_on(settings::resume(args)),
         Command::Drain(args) => commands::block_on(task::drain(args)),
     };
     if let Err(error) = result {

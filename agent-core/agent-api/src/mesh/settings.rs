@@ -12,7 +12,6 @@ pub struct MeshSettings {
     /// UDP port of the mesh; 0: any free one. Used at the next start.
     pub port: u16,
     /// Time zone name that others see; absent: this computer's; empty: none.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub region: Option<String>,
     /// Find nodes on this network by multicast DNS, and be found.
     pub lan: bool,
@@ -29,7 +28,6 @@ pub struct MeshSettings {
     /// Fetch model files from peers that have them before asking the registry.
     pub fetch_from_peers: bool,
     /// Bytes per second that all peers together may fetch; absent: no limit.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub upload_limit: Option<u64>,
 }
 

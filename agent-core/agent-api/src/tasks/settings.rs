@@ -15,7 +15,6 @@ pub struct TaskSettings {
     pub kinds: Vec<TaskKind>,
     /// Other nodes' tasks at the same time; absent: one less than the models have slots, so that one
     /// is left for the owner, and half of the processor's cores for `wasm` and `code`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub concurrency: Option<u32>,
     /// Other nodes' tasks that may wait here, 0 to 1,000.
     pub waiting: u32,
