@@ -58,6 +58,9 @@ static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 /// Readers at the same time. Queries take microseconds; four never queue.
 const READERS: u32 = 4;
 /// How long SQLite retries when another process holds the file.
+/// Unit tests never lose their power, and must not wait for the disk of a busy machine.
+const SYNCHRONOUS: SqliteSynchronous =
+    if cfg!(test) { SqliteSynchronous::Off } else { SqliteSynchronous::Full };
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Debug, thiserror::Error)]
@@ -121,7 +124,7 @@ impl Storage {
             .filename(path)
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
+            .synchronous(SYNCHRONOUS)
             .foreign_keys(true)
             .busy_timeout(BUSY_TIMEOUT);
         let mut connection = SqliteConnection::connect_with(&options).await.map_err(open)?;

@@ -4,11 +4,12 @@
 use agent_api::openai::ChatChunk;
 use anyhow::Result;
 use edgecoder_tests::{
-    node::{Options, TestNode},
+    node::{Options, TestNode, signal},
     programs,
 };
 use futures_util::{StreamExt as _, future::join_all};
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 
 async fn started() -> Result<(TestNode, String)> {
     let node = Options::default().start()?;
@@ -131,12 +132,21 @@ async fn many_requests_at_once_all_get_their_own_answer() -> Result<()> {
 async fn more_requests_than_may_wait_are_told_to_come_back() -> Result<()> {
     let (node, model) = started().await?;
     let limit = agent_core::config::limits::WAITING_REQUESTS + 64;
-    let ask = |_| {
-        let body = json!({"model": model, "prompt": "def ", "max_tokens": 400, "temperature": 1.5});
-        let http = node.http.clone();
-        async move { http.try_post("/v1/completions", &body).await }
-    };
-    let answers = join_all((0..limit).map(ask)).await.into_iter().collect::<Result<Vec<_>>>()?;
+    // None is done before all are there.
+    let runner = node.status().await?.model.runner_pid.expect("a runner");
+    signal(runner, "STOP")?;
+    let mut asked: JoinSet<_> = (0..limit)
+        .map(|_| {
+            let body = json!({"model": model, "prompt": "def ", "max_tokens": 8});
+            let http = node.http.clone();
+            async move { http.try_post("/v1/completions", &body).await }
+        })
+        .collect();
+    let mut answers = vec![asked.join_next().await.expect("one")??];
+    signal(runner, "CONT")?;
+    while let Some(answer) = asked.join_next().await {
+        answers.push(answer??);
+    }
     let refused: Vec<_> = answers.iter().filter(|(status, _)| *status == 429).collect();
     assert!(!refused.is_empty(), "some are refused");
     assert_eq!(refused[0].1["error"]["code"], "queue_full");

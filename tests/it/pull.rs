@@ -78,7 +78,7 @@ async fn installed_whole(node: &TestNode, model: &str, digest: &str) -> Result<I
     Ok(found)
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_model_is_pulled_listed_asked_and_removed() -> Result<()> {
     let registry = Registry::start().await?;
     let layers = [
@@ -122,7 +122,7 @@ async fn a_model_is_pulled_listed_asked_and_removed() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn size_and_fit_are_known_before_the_model_is_fetched() -> Result<()> {
     let bench = Bench::new().await?;
     let node = Options::default().without_model().start()?;
@@ -146,7 +146,7 @@ async fn size_and_fit_are_known_before_the_model_is_fetched() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pull_can_be_watched_to_its_end() -> Result<()> {
     let bench = Bench::new().await?;
     let node = Options::default().without_model().start()?;
@@ -167,7 +167,7 @@ async fn a_pull_can_be_watched_to_its_end() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_layer_that_two_models_share_is_fetched_once_and_stays_until_both_are_gone() -> Result<()>
 {
     let bench = Bench::new().await?;
@@ -191,7 +191,7 @@ async fn a_layer_that_two_models_share_is_fetched_once_and_stays_until_both_are_
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_private_registry_wants_a_login_and_the_secret_is_never_shown() -> Result<()> {
     let registry = Registry::start_with(RegistryOptions { auth: true }).await?;
     let layers = [("model", Content::File(demo_model()))];
@@ -215,7 +215,7 @@ async fn a_private_registry_wants_a_login_and_the_secret_is_never_shown() -> Res
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_token_is_fetched_where_the_registry_says_and_not_sent_elsewhere() -> Result<()> {
     let bench = Bench::new().await?;
     // As object storage: another host, which is told nothing about who asks.
@@ -239,7 +239,7 @@ async fn a_token_is_fetched_where_the_registry_says_and_not_sent_elsewhere() -> 
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn names_with_tricks_are_refused_before_anything_happens() -> Result<()> {
     let node = Options::default().without_model().start()?;
     let long = "x".repeat(500);

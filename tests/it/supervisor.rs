@@ -6,8 +6,13 @@ use agent_api::{Event, host::HostState};
 use agent_core::{config::Config, supervisor::Supervisor};
 use anyhow::Result;
 use futures_util::StreamExt as _;
+use serde_json::json;
 
 fn config(dir: &std::path::Path, listen: &str) -> Result<Config> {
+    // It keeps to itself: other tests run on the same network.
+    let settings = json!({"version": 1, "mesh": {"lan": false, "port_mapping": false}});
+    std::fs::create_dir_all(dir.join("data"))?;
+    std::fs::write(dir.join("data/settings.json"), settings.to_string())?;
     let mut config = Config::resolve(Some(dir.join("data")), Some(listen.parse()?))?;
     // No model, no runner: this is about the node's lives.
     (config.assets_dir, config.runner) = (None, None);

@@ -25,6 +25,8 @@ use crate::{
 
 /// Lines of a node's log that are shown when a wait fails.
 const LOG_TAIL: usize = 30;
+/// Two connections that were dialed at once are told apart, and one is closed, within that time.
+const SETTLED_MS: i64 = 6_000;
 
 /// Where a member of a cluster listens for the mesh: this computer only, any free port.
 pub const LOOPBACK: [&str; 2] = ["--mesh-listen", "127.0.0.1:0"];
@@ -172,6 +174,17 @@ impl Cluster {
         let ids = self.running_ids();
         let whole = |view: &View| view.is_connected_to_just(&ids) && view.knows_all(&ids);
         self.until_each("every node is connected with every other", whole).await
+    }
+
+    /// As [`Self::until_whole`], and of connections that were dialed by both ends at once one has
+    /// given way: from now on a new one is one too many.
+    pub async fn until_settled(&self) -> Result<()> {
+        self.until_whole().await?;
+        let old = |view: &View| {
+            let since = view.peers.iter().filter_map(|peer| peer.connected_since_ms);
+            since.max().is_some_and(|newest| view.mesh.at_ms - newest >= SETTLED_MS)
+        };
+        self.until_each("no connection is new", old).await
     }
 
     /// Numbers of the running nodes.

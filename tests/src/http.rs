@@ -12,6 +12,8 @@ use futures_util::{Stream, StreamExt as _};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::programs::PATIENCE;
+
 /// A client for one node.
 #[derive(Clone, Debug)]
 pub struct Http {
@@ -77,6 +79,8 @@ pub fn client() -> reqwest::Client {
     // An error means that one is installed already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let client = reqwest::Client::builder().no_proxy().tls_certs_only([]);
+    // Below the node's own limit: a request must not meet a connection that is just being closed.
+    let client = client.pool_idle_timeout(Duration::from_secs(5));
     client.redirect(reqwest::redirect::Policy::none()).build().expect("a client")
 }
 
@@ -91,7 +95,7 @@ async fn read<T: DeserializeOwned>(response: reqwest::Response) -> Result<T> {
 pub fn raw(url: &str, bytes: &[u8], then: Then) -> Result<String> {
     let address = url.strip_prefix("http://").context("an http url")?;
     let mut stream = TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
     // The other side may have answered and closed before it read everything.
     let _ = stream.write_all(bytes);
     if then == Then::CloseWriting {

@@ -8,6 +8,7 @@ use agent_api::{
 use anyhow::{Context as _, Result};
 use edgecoder_tests::{
     cluster::{Cluster, View},
+    fault_proxy::{Fault, FaultProxy, Rule},
     node::{TestNode, eventually},
     pulls::{self, HEAD, PART},
     registry::{Content, Pushed, Registry},
@@ -15,11 +16,13 @@ use edgecoder_tests::{
 use serde_json::{Value, json};
 
 /// Two nodes of a mesh, of which the first has pulled the model; the second sees that it offers it.
-async fn one_has_it(registry: &Registry) -> Result<(Cluster, Pushed)> {
+/// `host` is where they know the registry to be.
+async fn one_has_it(registry: &Registry, host: &str) -> Result<(Cluster, Pushed)> {
     let folder = tempfile::tempdir()?;
     let file = pulls::medium_model(folder.path())?;
     let layers = [("model", Content::File(file))];
-    let pushed = registry.push_model("shared", "latest", &layers).await?;
+    let mut pushed = registry.push_model("shared", "latest", &layers).await?;
+    pushed.model = pushed.at(host);
     let cluster = Cluster::of(2).await?;
     pulls::pull(cluster.node(0), &pushed.model).await?;
     let giver = cluster.id(0);
@@ -56,10 +59,13 @@ async fn pulled(node: &TestNode, model: &str) -> Result<Pull> {
     pulls::done(node, &begun.id).await
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_model_that_a_peer_has_is_fetched_from_it_and_is_the_same() -> Result<()> {
     let registry = Registry::start().await?;
-    let (cluster, pushed) = one_has_it(&registry).await?;
+    let proxy = FaultProxy::start(&registry.origin()).await?;
+    let (cluster, pushed) = one_has_it(&registry, &proxy.host).await?;
+    // Else a fast registry has sent it all before the peer has hashed it for the first time.
+    proxy.rule(Rule::on("/blobs/", Fault::Slow(100_000)).get());
     let weights = &pushed.layers[0];
     let pull = pulled(cluster.node(1), &pushed.model).await?;
     assert!(by_peers(&pull) > weights.size / 2, "{:#?}", pull.sources);
@@ -70,10 +76,10 @@ async fn a_model_that_a_peer_has_is_fetched_from_it_and_is_the_same() -> Result<
     verified(&cluster, 1, &pushed.model).await
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_peers_model_can_be_had_when_its_registry_is_gone() -> Result<()> {
     let registry = Registry::start().await?;
-    let (cluster, pushed) = one_has_it(&registry).await?;
+    let (cluster, pushed) = one_has_it(&registry, &registry.host).await?;
     drop(registry);
     let pull = pulled(cluster.node(1), &pushed.model).await?;
     assert!(by_peers(&pull) >= pushed.layers[0].size, "{:#?}", pull.sources);
@@ -85,10 +91,10 @@ async fn a_peers_model_can_be_had_when_its_registry_is_gone() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_owner_who_shares_nothing_is_not_asked() -> Result<()> {
     let registry = Registry::start().await?;
-    let (cluster, pushed) = one_has_it(&registry).await?;
+    let (cluster, pushed) = one_has_it(&registry, &registry.host).await?;
     let off = json!({"mesh": {"share_models": false}});
     cluster.http(0).patch::<Value>("/settings", &off).await?;
     let pull = pulled(cluster.node(1), &pushed.model).await?;
@@ -96,10 +102,10 @@ async fn an_owner_who_shares_nothing_is_not_asked() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_kill_9_a_pull_from_a_peer_goes_on_and_fetches_nothing_twice() -> Result<()> {
     let registry = Registry::start().await?;
-    let (mut cluster, pushed) = one_has_it(&registry).await?;
+    let (mut cluster, pushed) = one_has_it(&registry, &registry.host).await?;
     let digest = &pushed.layers[0].digest;
     drop(registry);
     // Slow enough to be killed in the middle, fast enough not to wait for.
@@ -110,6 +116,8 @@ async fn after_kill_9_a_pull_from_a_peer_goes_on_and_fetches_nothing_twice() -> 
     })
     .await?;
     assert!(!half.state.is_settled(), "too fast to be killed in the middle: {half:#?}");
+    // The rest waits, however long the disk takes to write down what is here.
+    limit_upload(&cluster, 200_000).await?;
     let here = pulls::here(&half, digest);
     eventually("what is here is written down", || async {
         let folder = cluster.node(1).options.data_dir();
@@ -129,10 +137,10 @@ async fn after_kill_9_a_pull_from_a_peer_goes_on_and_fetches_nothing_twice() -> 
     verified(&cluster, 1, &pushed.model).await
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_upload_limit_leaves_most_of_a_model_to_the_registry() -> Result<()> {
     let registry = Registry::start().await?;
-    let (cluster, pushed) = one_has_it(&registry).await?;
+    let (cluster, pushed) = one_has_it(&registry, &registry.host).await?;
     // Of 26 MB, without a limit, the peer brings more than half: see above.
     limit_upload(&cluster, 50_000).await?;
     let pull = pulled(cluster.node(1), &pushed.model).await?;

@@ -80,6 +80,7 @@ async fn random_bytes_at_the_open_ports_change_nothing() -> Result<()> {
     let cluster =
         Cluster::started(3, |n, options| if n == 0 { options.args(SEED) } else { options }).await?;
     cluster.form().await?;
+    cluster.until_settled().await?;
     let before = cluster.view(0).await?;
     let since = |view: &edgecoder_tests::cluster::View| -> Vec<Option<i64>> {
         cluster.running_ids()[1..]

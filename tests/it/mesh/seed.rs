@@ -96,6 +96,7 @@ async fn nothing_stops_when_the_seed_dies() -> Result<()> {
         view.peer(id).and_then(|peer| peer.connected_since_ms)
     };
     let [seed, other] = [cluster.id(0), cluster.id(2)];
+    cluster.until_settled().await?;
     let before = since(&cluster.view(1).await?, &other).context("connected")?;
     cluster.kill(0)?;
     cluster.until_each("the seed is missed", |view| !view.is_connected(&seed)).await?;

@@ -11,7 +11,8 @@ use anyhow::{Context as _, Result};
 use edgecoder_tests::{
     cluster::{self, Cluster, View},
     node::{Options, signal},
-    programs, skipped,
+    programs::{self, PATIENCE},
+    skipped,
 };
 use futures_util::StreamExt as _;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
@@ -19,7 +20,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
 
 /// As long as anything else is waited for.
-const HEARD: Duration = Duration::from_secs(30);
+const HEARD: Duration = PATIENCE;
 /// Longer than a connection lives without a word.
 const SLEEP: Duration = Duration::from_secs(20);
 /// For a node that wakes: twice an anti-entropy period, after the longest wait between two dials.

@@ -36,7 +36,7 @@ async fn gives_up(rules: Vec<Rule>) -> Result<String> {
     Ok(why)
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_that_drop_cost_only_what_was_on_its_way() -> Result<()> {
     let cut = 1 << 20;
     let dropped = Rule::on("/blobs/", Fault::DropAfter(cut)).get().from_byte(PART).times(3);
@@ -48,7 +48,7 @@ async fn connections_that_drop_cost_only_what_was_on_its_way() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_registry_that_is_busy_or_broken_for_a_while_is_asked_again() -> Result<()> {
     survives(vec![
         Rule::on("/manifests/", Fault::Status(503, None)).times(1),
@@ -60,45 +60,45 @@ async fn a_registry_that_is_busy_or_broken_for_a_while_is_asked_again() -> Resul
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_that_stands_still_is_replaced() -> Result<()> {
     let stalled = Rule::on("/blobs/", Fault::StallAfter(100_000)).get().from_byte(PART).times(1);
     survives(vec![stalled]).await?;
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_without_ranges_serves_as_well() -> Result<()> {
     survives(vec![Rule::on("/blobs/", Fault::IgnoreRange)]).await?;
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_answer_with_wrong_headers_is_not_believed() -> Result<()> {
     survives(vec![Rule::on("/blobs/", Fault::WrongRange).get().from_byte(PART).times(1)]).await?;
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_shorter_than_its_length_is_completed() -> Result<()> {
     let short = Rule::on("/blobs/", Fault::LongerLength(1_000)).get().from_byte(PART).times(1);
     survives(vec![short]).await?;
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wrong_byte_is_noticed_and_fetched_again() -> Result<()> {
     survives(vec![Rule::on("/blobs/", Fault::FlipByte(PART + 12_345)).get().times(1)]).await?;
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bytes_that_stay_wrong_end_the_pull_and_name_the_host() -> Result<()> {
     gives_up(vec![Rule::on("/blobs/", Fault::FlipByte(PART + 12_345)).get()]).await?;
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redirect_away_from_http_is_refused() -> Result<()> {
     for target in ["file:///etc/passwd", "ftp://127.0.0.1/x"] {
         let redirect = Rule::on("/blobs/", Fault::Redirect(target.to_owned()));
@@ -107,7 +107,7 @@ async fn a_redirect_away_from_http_is_refused() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_forbidden_or_not_there_is_not_asked_for_for_ever() -> Result<()> {
     for status in [403, 404] {
         gives_up(vec![Rule::on("/manifests/", Fault::Status(status, None))]).await?;
@@ -122,7 +122,7 @@ fn with_layer(manifest: &[u8], change: impl Fn(&mut Value)) -> Result<Vec<u8>> {
     Ok(serde_json::to_vec(&manifest)?)
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_manifest_that_lies_is_found_out() -> Result<()> {
     let bench = Bench::new().await?;
     let node = Options::default().without_model().start()?;
@@ -162,7 +162,7 @@ async fn a_manifest_that_lies_is_found_out() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_layer_that_is_not_gguf_never_becomes_a_model() -> Result<()> {
     let bench = Bench::new().await?;
     let text = Content::Bytes(b"#!/bin/sh\necho not a model\n".repeat(50_000));
@@ -179,7 +179,7 @@ async fn a_layer_that_is_not_gguf_never_becomes_a_model() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_registry_that_is_away_is_waited_for() -> Result<()> {
     let bench = Bench::new().await?;
     bench.proxy.rule(Rule::on("/v2/", Fault::Status(503, None)));

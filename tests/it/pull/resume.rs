@@ -17,7 +17,7 @@ use tempfile::TempDir;
 
 use super::{Bench, installed_whole};
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_kill_9_a_pull_goes_on_by_itself_and_fetches_nothing_twice() -> Result<()> {
     let bench = Bench::new().await?;
     let node = Options::default().without_model().start()?;
@@ -47,7 +47,7 @@ async fn after_kill_9_a_pull_goes_on_by_itself_and_fetches_nothing_twice() -> Re
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pull_is_paused_and_resumed_with_its_parts() -> Result<()> {
     let bench = Bench::new().await?;
     let node = Options::default().without_model().start()?;
@@ -76,7 +76,7 @@ async fn a_pull_is_paused_and_resumed_with_its_parts() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cancelled_pull_leaves_nothing_behind() -> Result<()> {
     let bench = Bench::new().await?;
     let node = Options::default().without_model().start()?;
@@ -98,7 +98,7 @@ async fn a_cancelled_pull_leaves_nothing_behind() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_nodes_with_one_folder_pull_the_same_model_at_the_same_time() -> Result<()> {
     let bench = Bench::new().await?;
     let shared = TempDir::new()?;
@@ -117,7 +117,7 @@ async fn two_nodes_with_one_folder_pull_the_same_model_at_the_same_time() -> Res
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_model_removed_while_it_answers_breaks_nothing() -> Result<()> {
     let registry = Registry::start().await?;
     let layers = [("model", Content::File(demo_model()))];

@@ -1,6 +1,7 @@
 //! What a new user does first, the same in every browser.
 
 use anyhow::{Result, ensure};
+use edgecoder_tests::node::eventually;
 
 use super::page::Page;
 
@@ -47,18 +48,30 @@ async fn asks(page: &Page) -> Result<()> {
 }
 
 async fn stops_an_answer(page: &Page) -> Result<()> {
-    // Many short tries rather than one long answer: the demo model ends by itself quickly, so
-    // that the button may be gone before it is clicked.
+    // The demo model is done in a moment: the page itself clicks, as soon as there is a button. It
+    // may still be too late.
     for _ in 0..20 {
+        page.script(
+            "window.pressed = false;
+             const stopper = new MutationObserver(() => {
+                 const button = document.querySelector('#ask-stop');
+                 if (!button) return;
+                 stopper.disconnect();
+                 button.click();
+                 window.pressed = true;
+             });
+             stopper.observe(document.body, { childList: true, subtree: true });
+             return true",
+        )
+        .await?;
         page.type_into("#ask-input", "Write a long parser with many functions").await?;
         page.click("#ask-send").await?;
-        let clicked = page
-            .script("const b = document.querySelector('#ask-stop'); if (!b) return false; b.click(); return true")
-            .await?;
-        let footer = page
-            .text_when("#ask-footer", |text| text.contains("tok") || text.contains("topped"))
-            .await?;
-        if clicked == true && footer.contains("topped") {
+        eventually("the answer is over", || async {
+            let over = "return window.pressed && !document.querySelector('#ask-stop')";
+            page.script(over).await.is_ok_and(|over| over == true)
+        })
+        .await?;
+        if page.text("#ask-footer").await?.contains("topped") {
             return Ok(());
         }
     }

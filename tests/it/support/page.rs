@@ -1,10 +1,13 @@
 //! One page in one browser, driven through WebDriver. The same for WebKitGTK's webview and for
 //! Chromium.
 
-use std::{process::Command, process::Stdio, time::Duration};
+use std::{process::Command, process::Stdio};
 
 use anyhow::{Context as _, Result};
-use edgecoder_tests::{node::eventually, programs};
+use edgecoder_tests::{
+    node::eventually,
+    programs::{self, PATIENCE},
+};
 use fantoccini::{Client, ClientBuilder, Locator, elements::Element, key::Key, wd::Capabilities};
 use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::{Value, json};
@@ -93,7 +96,7 @@ impl Page {
     }
 
     pub(crate) async fn find(&self, css: &str) -> Result<Element> {
-        let wait = self.client.wait().at_most(Duration::from_secs(40));
+        let wait = self.client.wait().at_most(PATIENCE);
         wait.for_element(Locator::Css(css)).await.with_context(|| format!("looking for {css}"))
     }
 

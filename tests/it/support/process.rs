@@ -5,6 +5,7 @@ use std::{
     net::{TcpListener, TcpStream},
     os::unix::process::CommandExt as _,
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU16, Ordering},
     time::{Duration, Instant},
 };
 
@@ -41,9 +42,16 @@ impl Drop for Group {
     }
 }
 
-/// A port that nobody uses now.
+/// A port that nobody uses now, below those that are given to whoever asks for any: it is not taken
+/// before it is used.
 pub(crate) fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Each test is a process of its own.
+    let first = u16::try_from(std::process::id() % 11_000)?;
+    (0..1_000)
+        .map(|_| 20_000 + (first + 7 * NEXT.fetch_add(1, Ordering::Relaxed)) % 12_000)
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .context("no port is free")
 }
 
 /// Waits until something listens.

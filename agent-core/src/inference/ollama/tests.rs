@@ -367,7 +367,7 @@ async fn vectors_come_from_the_daemon_and_leaving_tells_it_to_free_the_model() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), told).await.expect("it is told");
+    tokio::time::timeout(Duration::from_secs(60), told).await.expect("it is told");
 }
 
 #[tokio::test]
@@ -437,7 +437,7 @@ async fn the_owners_keep_alive_counts_before_the_requests_and_that_before_the_se
     submit_to(&inference, &another(&url, None), leave_now).await;
     let mut state = inference.state();
     let gone = state.wait_for(|state| state.find("other:latest").is_none());
-    tokio::time::timeout(Duration::from_secs(10), gone).await.expect("in time").expect("a state");
+    tokio::time::timeout(Duration::from_secs(60), gone).await.expect("in time").expect("a state");
     submit_to(&inference, &another(&url, Some(KeepAlive::Forever)), leave_now).await;
     // A later answer proves that the pool had its turn to let it go.
     ask(&inference, chat()).await;
@@ -480,7 +480,7 @@ async fn a_removed_model_finishes_its_requests_and_a_new_one_of_its_name_is_anot
     drop(first);
     let mut state = inference.state();
     let gone = state.wait_for(|state| state.residents.len() == 1);
-    let state = tokio::time::timeout(Duration::from_secs(10), gone).await;
+    let state = tokio::time::timeout(Duration::from_secs(60), gone).await;
     let state = state.expect("in time").expect("a state");
     assert_eq!(state.residents[0].residency.id, "llama3.2:1b");
 }

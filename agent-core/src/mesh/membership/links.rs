@@ -292,8 +292,8 @@ impl Links {
     /// The handshake is done. Returns connections of the same pair that are not needed any more.
     ///
     /// Of two that were dialed at once, the one of the smaller key stays; otherwise the newer: the
-    /// older one may be dead. Only the end with the smaller key decides, so that both ends cannot
-    /// choose differently.
+    /// older one may be dead. Both ends choose by that; only the one with the smaller key ends the
+    /// others, so that both cannot end different ones.
     pub(super) fn greet(
         &mut self,
         peer: &NodeKey,
@@ -319,17 +319,20 @@ impl Links {
         }
         let dialed = link.conns.iter().any(|conn| conn.id == id && conn.side == Side::Dialed);
         link.note(true, if dialed { "connected" } else { "it connected" }.to_owned(), now);
-        if me > *peer {
-            return Vec::new();
-        }
+        let dialed_by_smaller = if me < *peer { Side::Dialed } else { Side::Accepted };
         let mut up: Vec<_> = link.conns.iter().filter(|conn| conn.is_up()).collect();
         up.sort_by_key(|conn| conn.opened);
         let Some(newest) = up.last() else { return Vec::new() };
         let newest_opened = newest.opened;
         let at_once = up.iter().rev().find(|conn| {
-            conn.side == Side::Dialed && newest_opened.saturating_sub(conn.opened) <= AT_ONCE
+            conn.side == dialed_by_smaller && newest_opened.saturating_sub(conn.opened) <= AT_ONCE
         });
         let stays = at_once.unwrap_or(newest).id;
+        if me > *peer {
+            // The last one is used.
+            link.conns.sort_by_key(|conn| conn.id == stays);
+            return Vec::new();
+        }
         let superseded: Vec<_> =
             up.iter().filter(|conn| conn.id != stays).map(|conn| conn.id).collect();
         for conn in &mut link.conns {

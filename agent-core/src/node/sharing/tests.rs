@@ -57,6 +57,8 @@ impl Owner {
         let guard = store.lock().expect("locks");
         store.install(&guard, &name, &manifest).expect("installs");
         drop(guard);
+        // Made when it is first asked for, which on a slow disk takes longer than is waited.
+        store.make_outboard(Digest::of(weights), &|| false).expect("hashes");
         let settings = watch::Sender::new(Settings::default());
         let shelf = Arc::new(StoreShelf(store.clone()));
         let provider = Provider::new(shelf, settings.subscribe(), CancellationToken::new());

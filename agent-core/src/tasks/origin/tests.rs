@@ -444,20 +444,19 @@ async fn a_task_is_cancelled_wherever_it_is_and_stays_so() {
 async fn tasks_expire_while_they_wait_and_while_they_run() {
     let bench = Bench::start(1).await;
     bench.fakes.script(&[Script::SilentRunning]);
-    let short = |n| {
+    let short = |n, lives_ms| {
         let mut new = new_task(n, &job());
-        let expires = now_ms() + 1_500;
+        let expires = now_ms() + lives_ms;
         new.row.expires_ms = Some(expires);
         // Whoever has it has it for most of its time.
         new.row.task.created_ms = expires - 20;
         new
     };
-    let (running, waiting) = (short(1), short(2));
-    let ids = [running.row.task.id.clone(), waiting.row.task.id.clone()];
-    bench.origin.add(running).await.expect("writes");
+    let ids = [task_id(1), task_id(2)];
+    bench.origin.add(short(1, 5_000)).await.expect("writes");
     bench.reaches(&ids[0], &[TaskState::Running]).await;
     bench.drain.send_replace(true);
-    bench.origin.add(waiting).await.expect("writes");
+    bench.origin.add(short(2, 500)).await.expect("writes");
     for id in &ids {
         assert_eq!(bench.ended(id).await.state, TaskState::Expired);
     }

@@ -9,7 +9,11 @@ use super::{
     mock::{Act, Mock, Seen, layer_json},
     model_bytes, tuning,
 };
-use crate::models::{manifest::Digest, pull::extent::PART_BYTES, registry::credentials::Login};
+use crate::models::{
+    manifest::Digest,
+    pull::{Tuning, extent::PART_BYTES},
+    registry::credentials::Login,
+};
 
 /// Lets the first so many requests for weights go wrong.
 fn first(count: usize, act: Act) -> impl FnMut(&Seen) -> Act + Send {
@@ -27,9 +31,11 @@ fn first(count: usize, act: Act) -> impl FnMut(&Seen) -> Act + Send {
 type Faulty = (Bench, u64, PullState, String, tempfile::TempDir);
 
 async fn faulty(script: impl FnMut(&Seen) -> Act + Send + 'static) -> Faulty {
+    faulty_with(tuning(), script).await
+}
+
+async fn faulty_with(tuning: Tuning, script: impl FnMut(&Seen) -> Act + Send + 'static) -> Faulty {
     let dir = tempfile::tempdir().expect("temp dir");
-    let mut tuning = tuning();
-    tuning.stall = Duration::from_millis(300);
     let models = dir.path().join("models");
     let bench = Bench::open_with(dir.path(), models, tuning, Default::default()).await;
     let mock = Mock::start().await;
@@ -54,7 +60,9 @@ async fn a_connection_that_breaks_goes_on_where_it_broke() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_that_stalls_is_dropped_and_goes_on() {
-    let (_, received, state, reason, _dir) = faulty(first(4, Act::Stall(100_000))).await;
+    let tuning = Tuning { stall: Duration::from_millis(300), ..tuning() };
+    let stalls = first(4, Act::Stall(100_000));
+    let (_, received, state, reason, _dir) = faulty_with(tuning, stalls).await;
     assert_eq!((state, received), (PullState::Done, TOTAL), "{reason}");
 }
 
