@@ -12,6 +12,7 @@ use std::{
 
 use agent_api::{models::ModelState, node::Status};
 use anyhow::{Context as _, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -318,9 +319,16 @@ pub fn wait(child: &mut Child) -> Result<ExitStatus> {
 
 /// Sends a signal by name.
 pub fn signal(pid: u32, name: &str) -> Result<()> {
-    let status = Command::new("kill").arg(format!("-{name}")).arg(pid.to_string()).status()?;
-    anyhow::ensure!(status.success(), "kill -{name} {pid}: {status}");
-    Ok(())
+    let signal = match name {
+        "STOP" => Signal::STOP,
+        "CONT" => Signal::CONT,
+        "KILL" => Signal::KILL,
+        "TERM" => Signal::TERM,
+        "INT" => Signal::INT,
+        _ => anyhow::bail!("no signal {name} is sent here"),
+    };
+    let process = Pid::from_raw(i32::try_from(pid)?).context("no process has that number")?;
+    kill_process(process, signal).with_context(|| format!("kill -{name} {pid}"))
 }
 
 /// Waits for a condition.
