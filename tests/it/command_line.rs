@@ -145,6 +145,10 @@ async fn settings_are_changed_and_the_node_paused_from_the_terminal() -> Result<
     assert_eq!(settings["node_name"], "42");
     assert_eq!(settings["mesh"]["seeds"], json!(["https://a.example", "https://b.example"]));
     assert_eq!(settings["tasks"]["accept"], false);
+    let (ok, out, err) = run(&node, &["settings", "set", "api_key=1234567890123456"]);
+    assert!(ok && out.contains("not shown") && !out.contains("12345"), "{out}{err}");
+    let (ok, out, err) = run(&node, &["settings", "set", "api_key="]);
+    assert!(ok && out.contains('-'), "{out}{err}");
     for (wrong, word) in [("no_such_setting=1", "no_such_setting"), ("context_length=1", "context")]
     {
         let (ok, _, err) = run(&node, &["settings", "set", "parallel=2", wrong]);

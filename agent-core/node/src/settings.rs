@@ -37,9 +37,7 @@ pub(crate) async fn run(args: SettingsArgs) -> anyhow::Result<()> {
         Some(SettingsCommand::Get(SettingsGet { name })) => {
             let view = client.call::<GetSettings>(&Nothing {}).await?;
             let rows = rows(&view)?;
-            let under = format!("{name}.");
-            let found: Vec<_> =
-                rows.iter().filter(|(row, _)| *row == name || row.starts_with(&under)).collect();
+            let found: Vec<_> = rows.iter().filter(|(row, _)| belongs(row, &name)).collect();
             match found.as_slice() {
                 [] => bail!("there is no setting {name:?}. edgecoder-node settings shows them all"),
                 [(row, value)] if *row == name => say(&format!("{}\n", shown(value))),
@@ -60,14 +58,23 @@ async fn set(client: &Client, assignments: Vec<Assignment>) -> anyhow::Result<()
         }
         let value = if value == "-" { from_stdin()? } else { value.clone() };
         let current = now.iter().find(|(row, _)| row == name).map(|(_, value)| value);
+        keep_the_others(&mut patch, name, &now)?;
         insert(&mut patch, name, typed(&value, current))?;
         // Each by itself, so that the message names the one that is wrong.
-        change(&patch).with_context(|| format!("cannot set {name}"))?;
+        if let Err(error) = change(&patch) {
+            // What is not chosen yet does not show its kind: a key may be nothing but digits.
+            insert(&mut patch, name, value.into())?;
+            if change(&patch).is_err() {
+                return Err(error).with_context(|| format!("cannot set {name}"));
+            }
+        }
     }
     let patch = change(&patch)?;
     let after = client.call::<PatchSettings>(&patch).await?;
     let set = rows(&after)?;
-    let named = |row: &str| assignments.iter().any(|assignment| assignment.name == row);
+    let named = |row: &str| {
+        assignments.iter().any(|Assignment { name, .. }| belongs(row, name) || belongs(name, row))
+    };
     let mut text = lines(set.iter().filter(|(row, _)| named(row)));
     if !after.after_restart.is_empty() {
         text.push_str(&format!(
@@ -76,6 +83,35 @@ async fn set(client: &Client, assignments: Vec<Assignment>) -> anyhow::Result<()
         ));
     }
     say(&text)
+}
+
+/// It is that setting, or one of that group.
+fn belongs(row: &str, group: &str) -> bool {
+    row.strip_prefix(group).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
+/// One key of a map (`tasks.weights.NODE`) is set: a change replaces the whole map, so that the
+/// others have to be in it.
+fn keep_the_others(
+    patch: &mut Map<String, Value>,
+    name: &str,
+    now: &[(String, Value)],
+) -> anyhow::Result<()> {
+    let map =
+        now.iter().find(|(row, value)| row != name && value.is_object() && belongs(name, row));
+    match map {
+        Some((row, value)) if !has(patch, row) => insert(patch, row, value.clone()),
+        _ => Ok(()),
+    }
+}
+
+fn has(patch: &Map<String, Value>, name: &str) -> bool {
+    match name.split_once('.') {
+        None => patch.contains_key(name),
+        Some((group, rest)) => {
+            patch.get(group).and_then(Value::as_object).is_some_and(|group| has(group, rest))
+        }
+    }
 }
 
 fn change(patch: &Map<String, Value>) -> serde_json::Result<SettingsPatch> {
@@ -237,5 +273,17 @@ mod tests {
         insert(&mut patch, "parallel", json!(2)).expect("puts");
         let patch = Value::Object(patch);
         assert_eq!(patch, json!({"mesh": {"lan": false, "seeds": []}, "parallel": 2}));
+    }
+
+    #[test]
+    fn one_weight_is_set_and_the_others_stay() {
+        let now = [("tasks.weights".to_owned(), json!({"a": 1, "b": 2}))];
+        let mut patch = Map::new();
+        for (name, weight) in [("tasks.weights.b", 5), ("tasks.weights.c", 3)] {
+            keep_the_others(&mut patch, name, &now).expect("keeps");
+            insert(&mut patch, name, json!(weight)).expect("puts");
+        }
+        let weights = json!({"tasks": {"weights": {"a": 1, "b": 5, "c": 3}}});
+        assert_eq!(Value::Object(patch), weights);
     }
 }

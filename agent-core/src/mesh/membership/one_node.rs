@@ -202,6 +202,38 @@ fn a_connection_that_another_one_replaces_ends_by_itself_unless_it_is_dead() {
 }
 
 #[test]
+fn of_two_connections_dialed_at_once_both_ends_use_the_same() {
+    for dialed_first in [true, false] {
+        let (mut smaller, mut larger) = decides(1);
+        let (smaller_key, larger_key) = (smaller.key(), larger.key());
+        // Connection 1 is dialed by the smaller key, 2 by the larger.
+        let order = if dialed_first { [2, 1] } else { [1, 2] };
+        let mut hellos = Vec::new();
+        for (ms, conn) in [1, 2].into_iter().zip(order) {
+            let (ours, theirs) = match conn {
+                1 => (Side::Dialed, Side::Accepted),
+                _ => (Side::Accepted, Side::Dialed),
+            };
+            let hello = smaller.handle(at(ms), connect(larger_key, conn, ours));
+            larger.handle(at(ms), connect(smaller_key, conn, theirs));
+            hellos.push((conn, frames_to(larger_key, hello).remove(0)));
+        }
+        for (conn, bytes) in hellos {
+            let frame = Input::Frame { peer: smaller_key, conn: ConnId(conn), bytes };
+            larger.handle(at(3), frame);
+        }
+        let used = larger.peer(&smaller_key).map(|peer| peer.connections[0].conn);
+        assert_eq!(used, Some(ConnId(1)), "dialed first: {dialed_first}");
+        // Over the other one it is still asked whether it lives, and says so there.
+        let bytes = Talk::Ping(7).encode();
+        let ping = Input::Frame { peer: smaller_key, conn: ConnId(2), bytes };
+        let outputs = larger.handle(at(4), ping);
+        let pong = |output: &Output| matches!(output, Output::Send { conn: ConnId(2), bytes, .. } if *bytes == Talk::Pong(7).encode());
+        assert!(outputs.iter().any(pong), "{outputs:?}");
+    }
+}
+
+#[test]
 fn a_blocked_peer_that_was_not_reached_is_not_in_the_list() {
     let mut ours = node(1);
     let peer = key(2).key();
