@@ -156,6 +156,8 @@ async fn settings_are_changed_and_the_node_paused_from_the_terminal() -> Result<
         let (ok, out, _) = run(&node, &["settings", "get", "parallel"]);
         assert!(ok && out == "4\n", "one is wrong, none is changed: {out}");
     }
+    let (ok, _, err) = run(&node, &["pause", "--for", "30d"]);
+    assert!(!ok && err.contains("7d") && err.contains("--for"), "{err}");
     let (ok, out, err) = run(&node, &["pause", "--for", "1h"]);
     assert!(ok && out.contains("resume"), "{out}{err}");
     let (_, out, _) = run(&node, &["status"]);

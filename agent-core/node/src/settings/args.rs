@@ -60,12 +60,21 @@ fn assignment(text: &str) -> Result<Assignment, String> {
     }
 }
 
+/// What the node takes, in the words of the command line.
+fn pause_time(text: &str) -> Result<u64, String> {
+    let time = seconds(text)?;
+    if (1..=7 * 86_400).contains(&time) {
+        return Ok(time);
+    }
+    Err("a pause is from 1s to 7d long; without --for it lasts until resumed".to_owned())
+}
+
 #[derive(Debug, Parser)]
 pub(crate) struct PauseArgs {
     #[command(flatten)]
     pub(crate) data: DataDir,
     /// Go on by itself after this time: 90s, 30min, 2h, 7d at most [default: until resumed]
-    #[arg(long = "for", value_name = "TIME", value_parser = seconds)]
+    #[arg(long = "for", value_name = "TIME", value_parser = pause_time)]
     pub(crate) for_s: Option<u64>,
     #[command(flatten)]
     pub(crate) output: Json,
